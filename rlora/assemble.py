@@ -1,0 +1,86 @@
+"""Build the parts of a run from its configuration, everything cheap and fallible first."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlora.errors import DataError
+from rlora.lora.peft_format import target_modules
+from rlora.models import end_token_ids, load_tokenizer
+from rlora.policy import Policy
+from rlora.rollout import RolloutEngine
+from rlora.run_config import RunConfig
+from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.proof import NUM_CANARIES, HotSwap
+from rlora.seeding import derive_seed
+from rlora.tasks import task
+from rlora.tasks.prompts import PromptRenderer
+from rlora.trainer import Trainer
+from rlora.types import Problem
+from rlora.verify import Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parts:
+    """What the loop works with."""
+
+    policy: Policy
+    trainer: Trainer
+    engine: RolloutEngine
+    hot_swap: HotSwap
+    sampler: Sampler
+
+
+def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
+    """Return training and test problems of the run's data set; DataError when either cannot be had or is empty."""
+    load = task(config.data).load
+    train, test = load("train", config.data_dir), load("test", config.data_dir)
+    if not train or not test:
+        raise DataError(f"the data set {config.data} has {len(train)} training and {len(test)} test problems.")
+    return train, test[: config.evaluation.num_problems or None]
+
+
+def assemble(
+    config: RunConfig,
+    folder: Path,
+    problems: Sequence[Problem],
+    verifier: Verifier,
+    make_sampler: Callable[[EngineSpec], Sampler],
+) -> Parts:
+    """Load tokenizer, policy and sampler of the model in `folder`, and join them; `problems` lend the canary its prompts."""
+    chosen = task(config.data)
+    tokenizer = load_tokenizer(folder, config.model)
+    renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
+    policy = Policy.load(
+        folder,
+        config.model,
+        config.lora,
+        seeds=[derive_seed(config.seed, "policy", 0)],
+        init_adapter=Path(config.init_adapter) if config.init_adapter else None,
+    )
+    sampler = make_sampler(
+        EngineSpec(
+            folder=folder,
+            model=config.model,
+            lora=config.lora,
+            config=config.sampler,
+            end_token_ids=end_token_ids(folder, tokenizer),
+            target_modules=tuple(target_modules(policy.adapter())),
+            max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
+            run_name=Path(config.run_dir).name,
+        )
+    )
+    engine = RolloutEngine(
+        renderer, sampler, verifier, last_number=chosen.last_number, max_prompt_tokens=config.sampler.max_prompt_tokens
+    )
+    canary = [prompt.token_ids for prompt in engine.render(problems[: 4 * NUM_CANARIES])]
+    if not canary:
+        raise DataError(f"the first {4 * NUM_CANARIES} prompts are all longer than {config.sampler.max_prompt_tokens} tokens.")
+    temperature = config.sampling.temperature
+    return Parts(
+        policy=policy,
+        trainer=Trainer(policy, config.optimizer, config.loss, temperature=temperature),
+        engine=engine,
+        hot_swap=HotSwap(policy, sampler, canary, temperature=temperature, seed=config.seed),
+        sampler=sampler,
+    )

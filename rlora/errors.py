@@ -1,0 +1,41 @@
+"""The errors of rlora: each is an `RloraError` and also the standard error it refines, so callers may catch either."""
+
+
+class RloraError(Exception):
+    """Base of every error that rlora raises on purpose; its message says what is wrong and what to do."""
+
+
+class ConfigError(RloraError, ValueError):
+    """A field of a configuration has a value that breaks a rule; nothing was loaded yet."""
+
+
+class DataError(RloraError, ValueError):
+    """A data set cannot be found or read, or a row lacks what is needed."""
+
+
+class MissingDependencyError(RloraError, ImportError):
+    """An optional package is needed and not installed; the message says which and how to get it."""
+
+
+class RunDirError(RloraError, ValueError):
+    """A run directory cannot be used: it belongs to another configuration, or is damaged."""
+
+
+class AdapterError(RloraError, ValueError):
+    """An adapter's files do not fit the model or the policy, or are in a form that is not read."""
+
+
+class StaleAdapterError(RloraError, RuntimeError):
+    """The sampler does not serve the policy version that it was given: it serves another one, or the base."""
+
+
+class StaleBatchError(RloraError, RuntimeError):
+    """A batch was sampled from another version of the policy than the trainer holds."""
+
+
+class NonFiniteError(RloraError, FloatingPointError):
+    """A loss or a gradient is not finite; the policy keeps its last good version."""
+
+
+class SamplerError(RloraError, RuntimeError):
+    """The sampling engine failed or returned something that breaks the contract of `Sampler`."""

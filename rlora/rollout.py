@@ -1,0 +1,117 @@
+"""Problems -> groups of judged rollouts: render, sample, verify, reward. Training and evaluation share this path."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlora.sampler.base import Sampler
+from rlora.tasks.prompts import PromptRenderer
+from rlora.types import (
+    Completion,
+    Group,
+    Problem,
+    Prompt,
+    Rollout,
+    SampleRequest,
+    SamplingParams,
+    StopReason,
+    Verdict,
+    VerdictKind,
+)
+from rlora.verify import JudgeRequest, Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """A prompt and its completions, not yet judged."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+
+
+class RolloutEngine:
+    """Collects rollouts with one renderer, sampler and verifier."""
+
+    def __init__(self, renderer: PromptRenderer, sampler: Sampler, verifier: Verifier, *, last_number: bool, max_prompt_tokens: int):
+        """`last_number` lets a text's last number be its answer; prompts above `max_prompt_tokens` are dropped."""
+        self._renderer, self._sampler, self._verifier = renderer, sampler, verifier
+        self._last_number, self._max_prompt_tokens = last_number, max_prompt_tokens
+
+    def render(self, problems: Sequence[Problem]) -> list[Prompt]:
+        """Return the prompts of the problems, without those that are too long."""
+        prompts = [self._renderer.render(problem) for problem in problems]
+        return [prompt for prompt in prompts if len(prompt.token_ids) <= self._max_prompt_tokens]
+
+    def sample(
+        self,
+        problems: Sequence[Problem],
+        sampling: SamplingParams,
+        *,
+        num_samples: int,
+        seed: int,
+        key: tuple[str | int, ...],
+        policy: int | None = 0,
+    ) -> list[Sampled]:
+        """Return `num_samples` completions of each problem whose prompt is not too long.
+
+        `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn. `policy` None is the base.
+        """
+        prompts = self.render(problems)
+        requests = [
+            SampleRequest(
+                token_ids=prompt.token_ids, num_samples=num_samples, key=(*key, index, prompt.problem.id), policy=policy
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        completions_PG = self._sampler.sample(requests, sampling, seed=seed)
+        return [
+            Sampled(prompt=prompt, completions=tuple(completions))
+            for prompt, completions in zip(prompts, completions_PG, strict=True)
+        ]
+
+    def judge(self, sampled: Sequence[Sampled], *, is_strict: bool = False) -> list[Group]:
+        """Return each prompt's completions with verdicts and rewards; strict takes no last number for an answer."""
+        requests = [
+            JudgeRequest(
+                text=completion.text,
+                gold=one.prompt.problem.answer,
+                question=one.prompt.problem.question,
+                is_truncated=completion.stop is StopReason.LENGTH,
+                last_number=self._last_number and not is_strict,
+            )
+            for one in sampled
+            for completion in one.completions
+        ]
+        verdicts = iter(self._verifier.judge_many(requests))
+        return [
+            Group(prompt=one.prompt, rollouts=tuple(_rollout(completion, next(verdicts)) for completion in one.completions))
+            for one in sampled
+        ]
+
+
+def _rollout(completion: Completion, verdict: Verdict) -> Rollout:
+    return Rollout(completion=completion, verdict=verdict, reward=float(verdict.is_correct))
+
+
+def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, float]:
+    """Return the reward, the shares of groups with and without signal, verdict kinds, and lengths of a step's rollouts."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    count, lengths = max(1, len(rollouts)), [len(rollout.completion.token_ids) for rollout in rollouts]
+    kinds = Counter(rollout.verdict.kind for rollout in rollouts)
+    num_mixed = sum(group.has_signal for group in groups)
+    num_right = sum(all(rollout.verdict.is_correct for rollout in group.rollouts) for group in groups)
+    of_groups = max(1, len(groups))
+    return {
+        "reward/mean": sum(rollout.reward for rollout in rollouts) / count,
+        "groups/all_right_share": num_right / of_groups,
+        "groups/mixed_share": num_mixed / of_groups,
+        "groups/all_wrong_share": (len(groups) - num_mixed - num_right) / of_groups,
+        "groups/num_without_signal": len(groups) - num_mixed,
+        "rollout/num_dropped_prompts": num_problems - len(groups),
+        "rollout/num_completions": len(rollouts),
+        "rollout/num_tokens": sum(lengths),
+        "rollout/mean_tokens": sum(lengths) / count,
+        "rollout/max_tokens": max(lengths, default=0),
+        "rollout/truncated_share": sum(r.completion.stop is StopReason.LENGTH for r in rollouts) / count,
+        **{f"verdict/{kind.value}_share": kinds[kind] / count for kind in VerdictKind},
+    }

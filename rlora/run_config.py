@@ -1,0 +1,88 @@
+"""The configuration of a training run: every field, its default, its help text and its rules."""
+
+from dataclasses import dataclass, field
+
+from rlora.advantages import ADVANTAGES, AdvantageName
+from rlora.batching import BatchConfig
+from rlora.errors import ConfigError
+from rlora.evaluate import EvaluationConfig
+from rlora.losses import LossConfig
+from rlora.lora.inject import LoraConfig
+from rlora.models import ModelConfig
+from rlora.sampler.base import SamplerConfig
+from rlora.tasks import task
+from rlora.tasks.prompts import PromptConfig
+from rlora.tracking import TrackingConfig
+from rlora.trainer import OptimizerConfig
+from rlora.types import SamplingParams
+from rlora.verify import VerifierConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """A training run. Every field can be set on the command line by its dotted name."""
+
+    run_dir: str
+    """Folder of the run; it must be new or empty."""
+    preset: str = "gpu"
+    """Which set of defaults applies; fields given beside it override them."""
+    data: str = "gsm8k"
+    """Data set to train and test on."""
+    data_dir: str | None = None
+    """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
+    num_steps: int = 100
+    """Iterations: each samples, trains once, and hands the new policy to the sampler."""
+    problems_per_step: int = 32
+    """Problems of an iteration."""
+    samples_per_problem: int = 8
+    """Completions of each problem, compared with one another."""
+    seed: int = 0
+    """Everything random derives from it: adapters, order of problems, samples."""
+    advantage: AdvantageName = "centered"
+    """centered (reward minus the group's mean), standardized, leave_one_out, or raw (no baseline)."""
+    init_adapter: str | None = None
+    """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
+    stop_after_hours: float | None = None
+    """End the run well after the step in which this many hours have passed."""
+    stop_at_reward: float | None = None
+    """End the run well after a step whose mean reward reaches this."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def check(self) -> None:
+        """Raise ConfigError (or MissingDependencyError) for the first value that breaks a rule, before anything loads."""
+        for part in (self.model, self.lora, self.optimizer, self.loss, self.batch, self.prompt, self.sampler, self.evaluation, self.tracking):
+            part.check()
+        task(self.data)
+        if self.num_steps < 1 or self.problems_per_step < 1:
+            raise ConfigError("num_steps and problems_per_step must be at least 1.")
+        if self.advantage not in ADVANTAGES:
+            raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
+        if self.samples_per_problem < (1 if self.advantage == "raw" else 2):
+            raise ConfigError(
+                f"samples_per_problem is {self.samples_per_problem}; a group of one has no baseline, so every advantage is 0. "
+                "Take at least 2, or --advantage raw."
+            )
+        _check_sampling(self.sampling)
+
+
+def _check_sampling(sampling: SamplingParams) -> None:
+    if sampling.top_p != 1:
+        raise ConfigError(
+            f"sampling.top_p is {sampling.top_p}; training needs 1, since cutting the distribution biases the ratio between trainer and sampler."
+        )
+    if not sampling.temperature > 0:
+        raise ConfigError(f"sampling.temperature is {sampling.temperature}; training needs more than 0: greedy samples are all equal.")
+    if sampling.stop:
+        raise ConfigError("sampling.stop is for evaluation: a policy trained with it never learns to stop by itself.")
+    if sampling.max_tokens < 1:
+        raise ConfigError(f"sampling.max_tokens is {sampling.max_tokens}; it must be at least 1.")

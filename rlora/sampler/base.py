@@ -1,0 +1,97 @@
+"""What every sampler does: hold the cohort's current adapters and draw completions from them."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from rlora.errors import ConfigError, MissingDependencyError
+from rlora.lora.inject import LoraConfig
+from rlora.lora.peft_format import Adapter
+from rlora.models import ModelConfig
+from rlora.types import Completion, SampleRequest, SamplingParams
+
+SamplerKind = Literal["auto", "vllm", "torch"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplerConfig:
+    """Which engine generates, and what it may use."""
+
+    kind: SamplerKind = "auto"
+    """vllm, torch (slow reference, any machine), or auto: vllm where it is installed, else torch, and it says so."""
+    kv_cache_gb: float = 1.0
+    """Memory for vLLM's KV cache in GiB; on a GPU 0 takes what the model, the trainer's copy and its batches leave."""
+    max_num_seqs: int = 256
+    """Completions that vLLM generates at once."""
+    max_prompt_tokens: int = 1024
+    """Longer prompts are dropped and counted."""
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that breaks a rule, MissingDependencyError for an engine that is not installed."""
+        if self.kind not in ("auto", "vllm", "torch"):
+            raise ConfigError(f"sampler.kind is {self.kind!r}; it must be auto, vllm or torch.")
+        if self.kind == "vllm" and not is_vllm_installed():
+            raise MissingDependencyError(
+                "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU), or `pip install 'rlora[cuda]'`, or take "
+                "the slow reference with --sampler.kind torch."
+            )
+        if self.kv_cache_gb < 0 or self.max_num_seqs < 1 or self.max_prompt_tokens < 1:
+            raise ConfigError("sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs and max_prompt_tokens at least 1.")
+
+    @property
+    def resolved_kind(self) -> Literal["vllm", "torch"]:
+        """The engine that `auto` stands for on this machine."""
+        if self.kind == "auto":
+            return "vllm" if is_vllm_installed() else "torch"
+        return self.kind
+
+
+def is_vllm_installed() -> bool:
+    """Whether vLLM can be imported, found without importing it."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSpec:
+    """What an engine is built from: the model, the shape of its adapters, and the longest prompt with its completion."""
+
+    folder: Path
+    model: ModelConfig
+    lora: LoraConfig
+    config: SamplerConfig
+    end_token_ids: tuple[int, ...]
+    target_modules: tuple[str, ...]
+    max_length: int
+    run_name: str = "rlora"
+    num_policies: int = 1
+
+
+class Sampler(Protocol):
+    """Generates completions. Both implementations pass the same contract tests."""
+
+    def load(self, adapters: Sequence[Adapter]) -> None:
+        """Serve these versions, one adapter a policy, from the next sample on, and forget the previous ones."""
+        ...
+
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
+    ) -> list[list[Completion]]:
+        """Return `num_samples` completions for each request, in order; a function of seed, keys, prompts and versions."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine."""
+        ...
+
+
+def build_sampler(spec: EngineSpec) -> Sampler:
+    """Build the engine that `spec.config` names."""
+    if spec.config.resolved_kind == "vllm":
+        from rlora.sampler.vllm_sampler import VllmSampler
+
+        return VllmSampler(spec)
+    from rlora.sampler.torch_sampler import TorchSampler
+
+    return TorchSampler(spec)

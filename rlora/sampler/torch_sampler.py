@@ -1,0 +1,116 @@
+"""The reference sampler: plain PyTorch with a KV cache, any model, any device, bit-for-bit repeatable, slow.
+
+Each request is computed by itself, so its completions do not depend on what is sampled beside it. It is also the fallback where
+vLLM does not install.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from rlora.errors import SamplerError
+from rlora.lora.peft_format import Adapter
+from rlora.models import load_tokenizer
+from rlora.policy import Policy
+from rlora.sampler.base import EngineSpec
+from rlora.seeding import generator
+from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
+
+
+class TorchSampler:
+    """The Sampler on a second copy of the base model in this process."""
+
+    def __init__(self, spec: EngineSpec):
+        """Load the base model of `spec` with adapters that are zero until `load`."""
+        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seeds=[0] * spec.num_policies)
+        self._tokenizer = load_tokenizer(spec.folder, spec.model)
+        self._end_token_ids = torch.tensor(spec.end_token_ids, device=self._policy.device)
+        self._versions: dict[int, int] = {}
+
+    def load(self, adapters: Sequence[Adapter]) -> None:
+        """Copy the adapters into this sampler's own flat vector."""
+        for adapter in adapters:
+            self._policy.flat.assign(adapter.tensors, adapter.policy)
+            self._versions[adapter.policy] = adapter.version
+
+    @torch.no_grad()
+    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int) -> list[list[Completion]]:
+        """Return the completions of each request, in order."""
+        results = []
+        for request in requests:
+            if request.policy is None:
+                with self._policy.adapter_off():
+                    results.append(self._sample_one(request, sampling, seed))
+            else:
+                results.append(self._sample_one(request, sampling, seed))
+        return results
+
+    def _sample_one(self, request: SampleRequest, sampling: SamplingParams, seed: int) -> list[Completion]:
+        from transformers import DynamicCache
+
+        if sampling.temperature == 0 and request.num_samples != 1:
+            raise SamplerError("greedy sampling gives one completion a prompt; set the temperature above 0 for more.")
+        device, rows = self._policy.device, request.num_samples
+        random = generator(seed, "sample", *request.key, device=device)
+        cache = DynamicCache()
+        tokens_B1 = torch.tensor([request.token_ids], device=device)
+        log_p_BV = _log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)
+        cache.batch_repeat_interleave(rows)
+        tokens, logprobs = [], []
+        is_done_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        while True:
+            tokens_B = _draw(log_p_BV, sampling, random)
+            tokens.append(tokens_B)
+            logprobs.append(log_p_BV.gather(1, tokens_B[:, None]).squeeze(1))
+            is_done_B |= torch.isin(tokens_B, self._end_token_ids)
+            if sampling.stop:
+                is_done_B |= torch.tensor([self._has_stop_string(row, sampling) for row in torch.stack(tokens, 1)], device=device)
+            if len(tokens) == sampling.max_tokens or bool(is_done_B.all()):
+                break
+            log_p_BV = _log_probabilities(self._policy.next_token_logits(tokens_B[:, None], cache), sampling)
+        tokens_BT, logprobs_BT = torch.stack(tokens, 1).cpu(), torch.stack(logprobs, 1).cpu()
+        return [
+            self._completion(request, row_T.tolist(), logprobs_T.tolist(), sampling)
+            for row_T, logprobs_T in zip(tokens_BT, logprobs_BT, strict=True)
+        ]
+
+    def _has_stop_string(self, row_T: torch.Tensor, sampling: SamplingParams) -> bool:
+        text = self._tokenizer.decode(row_T, skip_special_tokens=True)
+        return any(stop in text for stop in sampling.stop)
+
+    def _completion(self, request: SampleRequest, tokens: list[int], logprobs: list[float], sampling: SamplingParams) -> Completion:
+        """Cut a row at its first end token or stop string; later tokens were drawn only because other rows went on."""
+        ends = set(self._end_token_ids.tolist())
+        length = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
+        stop = StopReason.END if tokens[length - 1] in ends else StopReason.LENGTH
+        text = self._tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        if cuts := [text.index(string) for string in sampling.stop if string in text]:
+            text, stop = text[: min(cuts)], StopReason.STOP_STRING
+        return Completion(
+            token_ids=tuple(tokens[:length]),
+            logprobs=tuple(logprobs[:length]),
+            text=text,
+            stop=stop,
+            policy=request.policy or 0,
+            version=-1 if request.policy is None else self._versions[request.policy],
+        )
+
+    def close(self) -> None:
+        """Nothing to free beyond the object itself."""
+
+
+def _log_probabilities(logits_BV: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
+    """Return the log-probabilities that are drawn from: after temperature and top-p; greedy leaves the logits as they are."""
+    log_p_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
+    if sampling.top_p < 1:
+        ordered_BV, order_BV = log_p_BV.sort(-1, descending=True)
+        before_BV = ordered_BV.exp().cumsum(-1) - ordered_BV.exp()
+        is_out_BV = torch.zeros_like(log_p_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= sampling.top_p)
+        log_p_BV = log_p_BV.masked_fill(is_out_BV, float("-inf")).log_softmax(-1)
+    return log_p_BV
+
+
+def _draw(log_p_BV: torch.Tensor, sampling: SamplingParams, random: torch.Generator) -> torch.Tensor:
+    if sampling.temperature == 0:
+        return log_p_BV.argmax(-1)
+    return torch.multinomial(log_p_BV.exp(), 1, generator=random).squeeze(1)

@@ -1,0 +1,155 @@
+"""vLLM as a sampler: the engine in the trainer's process, one seed a request, a new name and id for every version.
+
+The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this process, so all
+requests of a call are there before the first step, and prefills are never cut in two. Left out on purpose: in-place reloading
+(`load_inplace` is sticky and re-reads the files on every request) and sleeping (a sleeping engine can drop its adapter).
+"""
+
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlora.errors import SamplerError
+from rlora.lora.peft_format import Adapter, save_adapter
+from rlora.models import gpu_kv_cache_bytes, load_tokenizer
+from rlora.sampler.base import EngineSpec
+from rlora.seeding import derive_seed
+from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
+
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CONFIGURE_LOGGING": "1",
+}
+_PREFILL_TOKENS = 4096  # prompt tokens computed at once; never below the longest prompt, which must not be cut
+
+
+class VllmSampler:
+    """The Sampler on vLLM."""
+
+    def __init__(self, spec: EngineSpec):
+        """Start an engine for `spec`; the base is loaded, and no adapter yet."""
+        for name, value in _ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        from vllm import LLM
+
+        kv_cache_bytes = int(spec.config.kv_cache_gb * 2**30)
+        self._llm = LLM(
+            str(spec.folder),
+            dtype=spec.model.dtype,
+            trust_remote_code=spec.model.trust_remote_code,
+            max_model_len=spec.max_length,
+            max_num_seqs=spec.config.max_num_seqs,
+            max_num_batched_tokens=max(_PREFILL_TOKENS, spec.max_length),
+            enable_chunked_prefill=False,
+            enable_prefix_caching=True,
+            kv_cache_memory_bytes=kv_cache_bytes or gpu_kv_cache_bytes(spec.folder, spec.model),
+            enable_lora=True,
+            max_lora_rank=_legal_rank(spec.lora.rank),
+            max_loras=spec.num_policies,
+            max_cpu_loras=2 * spec.num_policies,
+            lora_target_modules=list(spec.target_modules),
+            logprobs_mode="processed_logprobs",
+            hf_overrides={"head_dtype": spec.model.head_dtype},
+            generation_config="vllm",
+            disable_log_stats=True,
+        )
+        self._tokenizer = load_tokenizer(spec.folder, spec.model)
+        self._spec = spec
+        self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
+        self._versions: dict[int, int] = {}
+        self._num_loads = 0
+        memory_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        self._adapter_dir = Path(tempfile.mkdtemp(prefix="rlora-", dir=memory_dir))
+
+    def load(self, adapters: Sequence[Adapter]) -> None:
+        """Serve these adapters under names and ids never used before, then remove those they replace."""
+        from vllm.lora.request import LoRARequest
+
+        for adapter in adapters:
+            self._num_loads += 1
+            suffix = f"-p{adapter.policy:03d}" if self._spec.num_policies > 1 else ""
+            name = f"{self._spec.run_name}{suffix}-v{adapter.version:06d}-{self._num_loads}"
+            folder = self._adapter_dir / name
+            save_adapter(adapter, folder)
+            request = LoRARequest(name, self._num_loads, str(folder))
+            if not self._llm.llm_engine.add_lora(request):
+                raise SamplerError(f"vLLM did not load the adapter {name}.")
+            previous = self._current.get(adapter.policy)
+            self._current[adapter.policy], self._versions[adapter.policy] = request, adapter.version
+            if previous is not None:
+                self._llm.llm_engine.remove_lora(previous.lora_int_id)
+                shutil.rmtree(previous.lora_path)
+
+    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int) -> list[list[Completion]]:
+        """Return the completions of each request, in order."""
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": list(request.token_ids)} for request in requests],
+            [self._params(request, sampling, seed) for request in requests],
+            lora_request=[None if request.policy is None else self._current[request.policy] for request in requests],
+            use_tqdm=False,
+        )
+        results = []
+        for request, output in zip(requests, outputs, strict=True):
+            if len(output.outputs) != request.num_samples:
+                raise SamplerError(f"vLLM gave {len(output.outputs)} completions, {request.num_samples} were asked for.")
+            results.append([self._completion(request, sample) for sample in output.outputs])
+        return results
+
+    def _params(self, request: SampleRequest, sampling: SamplingParams, seed: int) -> Any:
+        from vllm import SamplingParams as VllmParams
+
+        if sampling.temperature == 0 and request.num_samples != 1:
+            raise SamplerError("greedy sampling gives one completion a prompt; set the temperature above 0 for more.")
+        return VllmParams(
+            n=request.num_samples,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=derive_seed(seed, "sample", *request.key),
+            logprobs=0,  # the sampled token's alone
+            stop=list(sampling.stop) or None,
+            stop_token_ids=list(self._spec.end_token_ids),
+            detokenize=bool(sampling.stop),
+        )
+
+    def _completion(self, request: SampleRequest, sample: Any) -> Completion:
+        token_ids = tuple(sample.token_ids)
+        if sample.finish_reason == "length":
+            stop = StopReason.LENGTH
+        else:
+            stop = StopReason.STOP_STRING if isinstance(sample.stop_reason, str) else StopReason.END
+        return Completion(
+            token_ids=token_ids,
+            logprobs=tuple(at[token].logprob for at, token in zip(sample.logprobs, token_ids, strict=True)),
+            text=sample.text if stop is StopReason.STOP_STRING else self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            stop=stop,
+            policy=request.policy or 0,
+            version=-1 if request.policy is None else self._versions[request.policy],
+        )
+
+    @property
+    def num_adapters(self) -> int:
+        """Adapters that the engine holds."""
+        return len(self._llm.llm_engine.list_loras())
+
+    def close(self) -> None:
+        """Shut the engine down and remove the adapter files."""
+        shutil.rmtree(self._adapter_dir, ignore_errors=True)
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _legal_rank(rank: int) -> int:
+    """Return the smallest `max_lora_rank` that vLLM accepts and that holds `rank`."""
+    return next(legal for legal in (1, 8, 16, 32, 64, 128, 256, 320, 512) if legal >= rank)

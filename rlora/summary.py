@@ -1,0 +1,117 @@
+"""The end of a run: score base and policy on held-out problems, write `summary.json`, print the table."""
+
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.table import Table
+
+from rlora.assemble import Parts
+from rlora.evaluate import Comparison, compare_with_base
+from rlora.models import model_title
+from rlora.run_config import RunConfig
+from rlora.run_dir import RunDir
+from rlora.statistics import Estimate
+from rlora.tracking import MetricsLog
+from rlora.types import Problem
+
+
+def summarize(
+    config: RunConfig, parts: Parts, test: Sequence[Problem], run_dir: RunDir, log: MetricsLog, best: float
+) -> dict[str, Any]:
+    """Evaluate greedily and at the training temperature, and return what `summary.json` now holds.
+
+    The headline is the greedy score by the task's rule. The last policy becomes `adapter-best` unless an earlier one scored higher.
+    """
+    sampling = replace(config.sampling, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens)
+    greedy = compare_with_base(parts.engine, test, replace(sampling, temperature=0.0), seed=config.seed)
+    drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed)
+    held_out = greedy.policy.scores_P[: config.evaluation.num_problems_during_training]
+    if sum(held_out) / len(held_out) >= best:
+        run_dir.save_adapter(parts.policy.adapter(), name="adapter-best")
+    rows = [json.loads(line) for line in (run_dir.path / "metrics.jsonl").read_text().splitlines()]
+    summary = {
+        "base": _score(greedy.base.accuracy),
+        "policy": _score(greedy.policy.accuracy),
+        "difference": {"mean": greedy.difference.mean, "ci95": _interval(greedy.difference)},
+        "num_problems": len(greedy.policy.scores_P),
+        "greedy": _comparison(greedy),
+        "sampled": {"temperature": sampling.temperature, **_comparison(drawn)},
+        "model": model_title(config.model),
+        "data": config.data,
+        "num_steps": len(rows),
+        "train_seconds": sum(row["seconds/step"] for row in rows),
+        "seconds_by_phase": _seconds_by_phase(rows),
+        "adapter_bytes": parts.policy.adapter().num_bytes,
+        "num_parameters": parts.policy.flat.theta_KD.shape[1],
+        **_agreement(rows),
+        "peak_resident_bytes": max(row["memory/peak_resident_bytes"] for row in rows),
+        "run_dir": str(run_dir.path),
+    }
+    run_dir.save_summary(summary)
+    log.display.console.print(_table(summary, greedy, drawn))
+    log.display.say(f"Run directory: {run_dir.path}   newest policy (PEFT format): {run_dir.path / 'adapter'}")
+    return summary
+
+
+def _interval(estimate: Estimate) -> list[float]:
+    return [estimate.low, estimate.high]
+
+
+def _score(estimate: Estimate) -> dict[str, Any]:
+    return {"accuracy": estimate.mean, "ci95": _interval(estimate)}
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "base": _score(comparison.base.accuracy),
+        "policy": _score(comparison.policy.accuracy),
+        "base_strict": _score(comparison.base.strict_accuracy),
+        "policy_strict": _score(comparison.policy.strict_accuracy),
+        "difference": {"mean": comparison.difference.mean, "ci95": _interval(comparison.difference)},
+        "format_share_of_strict_gain": comparison.format_share,
+        "base_truncated_share": comparison.base.truncated_share,
+        "policy_truncated_share": comparison.policy.truncated_share,
+    }
+
+
+def _seconds_by_phase(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    phases = sorted({name for row in rows for name in row if name.startswith("seconds/")} - {"seconds/step"})
+    return {name.removeprefix("seconds/"): sum(row.get(name, 0.0) for row in rows) for name in phases}
+
+
+def _agreement(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
+    """Return how far trainer and sampler were apart: the first trained step, the median and the maximum over steps."""
+    found: dict[str, float | None] = {}
+    for short, name in (("kl_k3", "agreement/kl_k3"), ("mean_abs_logprob_difference", "agreement/mean_abs_logprob_difference")):
+        values = [row[name] for row in rows if name in row]
+        found[f"first_{short}"] = values[0] if values else None
+        found[f"median_{short}"] = statistics.median(values) if values else None
+        found[f"max_{short}"] = max(values) if values else None
+    return found
+
+
+def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
+    table = Table(
+        title=f"{summary['data']}, {summary['num_problems']} held-out problems, {summary['model']} (95 % intervals)",
+        title_justify="left",
+    )
+    for column in ("", "base", "policy", "difference"):
+        table.add_column(column)
+    temperature = summary["sampled"]["temperature"]
+    for name, comparison in (("greedy", greedy), (f"temperature {temperature:g}", drawn)):
+        table.add_row(name, str(comparison.base.accuracy), str(comparison.policy.accuracy), str(comparison.difference))
+        table.add_row(f"{name}, strict", str(comparison.base.strict_accuracy), str(comparison.policy.strict_accuracy), "")
+    share = greedy.format_share
+    table.add_row("share of the strict gain that is format", "", "" if share is None else f"{100 * share:.0f} %", "", end_section=True)
+    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["seconds_by_phase"].items())
+    table.add_row("adapter", "", f"{summary['adapter_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")
+    table.add_row("training", "", f"{summary['num_steps']} steps, {summary['train_seconds']:.1f} s", phases)
+    if summary["max_kl_k3"] is not None:
+        table.add_row(
+            "trainer against sampler", "", f"KL {summary['max_kl_k3']:.1e}",
+            f"{summary['max_mean_abs_logprob_difference']:.4f} nats a token (largest of all steps)",
+        )
+    return table

@@ -1,0 +1,26 @@
+"""GSM8K: grade-school word problems whose gold answer follows "#### " (Cobbe et al. 2021, arXiv 2110.14168)."""
+
+from rlora.errors import DataError
+from rlora.tasks.source import read_rows
+from rlora.types import Problem
+
+INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{number}."
+
+
+def load(split: str, data_dir: str | None = None) -> list[Problem]:
+    """Return the 7,473 "train" or 1,319 "test" problems, from `DATA_DIR/gsm8k/SPLIT.jsonl` or the hub's openai/gsm8k."""
+    rows = read_rows(f"gsm8k/{split}.jsonl", hub="openai/gsm8k", subset="main", split=split, data_dir=data_dir)
+    problems = []
+    for number, row in enumerate(rows):
+        marker, separator, gold = row["answer"].rpartition("#### ")
+        if not separator:
+            raise DataError(f"row {number} of gsm8k {split} has no '#### ' before its answer: {marker[-80:]!r}")
+        problems.append(
+            Problem(
+                id=f"gsm8k/{split}/{number}",
+                question=row["question"].strip(),
+                answer=gold.strip().replace(",", ""),
+                source="gsm8k",
+            )
+        )
+    return problems

@@ -1,0 +1,68 @@
+"""The live progress of a run: one line a finished step and, on a terminal, what the current step is doing."""
+
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+PHASES = ("sample", "verify", "train", "swap", "evaluate", "save")
+
+
+class Display:
+    """Prints a line a step, with the time left; a progress bar names the phase while a step runs."""
+
+    def __init__(self, num_steps: int, console: Console | None = None):
+        """Show a run of `num_steps` on `console`, standard error by default."""
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._num_steps = num_steps
+        self._seconds: list[float] = []
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[phase]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("training", total=num_steps, phase="loading")
+
+    def __enter__(self) -> "Display":
+        """Start drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop drawing."""
+        self._progress.stop()
+
+    def phase(self, name: str) -> None:
+        """Say what the current step is doing."""
+        self._progress.update(self._task, phase=name)
+
+    def say(self, text: str) -> None:
+        """Print a line above the progress bar."""
+        self.console.print(text, markup=False)
+
+    def step(self, values: Mapping[str, float]) -> None:
+        """Print a finished step."""
+        self._seconds.append(values["seconds/step"])
+        done = int(values["step"]) + 1
+        recent = self._seconds[-5:]
+        left = (self._num_steps - done) * sum(recent) / len(recent)
+        phases = " ".join(f"{name} {values[f'seconds/{name}']:.1f}" for name in PHASES if f"seconds/{name}" in values)
+        kl = values.get("agreement/kl_k3")
+        self.say(
+            f"step {done:>4}/{self._num_steps}  reward {values['reward/mean']:.3f}  KL {'   -   ' if kl is None else f'{kl:.1e}'}  "
+            f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s  {values['seconds/step']:>5.1f} s ({phases})  "
+            f"left {_clock(left)}"
+        )
+        self._progress.update(self._task, completed=done)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,67 @@
+"""Where the metrics of a run go: `metrics.jsonl`, the display, and wandb when asked."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+from rlora.errors import ConfigError
+from rlora.tracking.console import Display
+
+WandbMode = Literal["online", "offline", "disabled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """Where metrics go besides the run directory."""
+
+    wandb: WandbMode = "disabled"
+    """online (needs a login), offline (files under the run directory, `wandb sync` sends them later), or disabled."""
+    wandb_project: str = "rlora"
+    """Project that wandb files the run under."""
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that breaks a rule."""
+        if self.wandb not in ("online", "offline", "disabled"):
+            raise ConfigError(f"tracking.wandb is {self.wandb!r}; it must be online, offline or disabled.")
+
+
+class MetricsLog:
+    """Writes each step once: a JSON line, a line on the display, a wandb record."""
+
+    def __init__(self, run_dir: Path, config: TrackingConfig, *, num_steps: int, run_config: Mapping[str, Any]):
+        """Open the log of the run in `run_dir`."""
+        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+        self.display = Display(num_steps)
+        self._wandb: Any = None
+        if config.wandb != "disabled":
+            import wandb
+
+            self._wandb = wandb.init(
+                project=config.wandb_project, name=run_dir.name, dir=str(run_dir), mode=config.wandb, config=dict(run_config)
+            )
+
+    def __enter__(self) -> "MetricsLog":
+        """Start the display."""
+        self.display.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close everything."""
+        self.display.__exit__(kind, error, trace)
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish(exit_code=int(kind is not None))
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Write the numbers of a finished step; all must be finite."""
+        if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
+            raise ValueError(f"metrics that are not finite: {', '.join(wrong)}")
+        self._file.write(json.dumps(values) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            self._wandb.log(dict(values), step=int(values["step"]))
+        self.display.step(values)

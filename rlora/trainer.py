@@ -1,0 +1,192 @@
+"""One update of the policy from one batch: accumulate the gradient, clip it, step the optimizer, say what happened."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from rlora.batching import Batch, MicroBatch
+from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
+from rlora.losses import LOSSES, LossConfig, LossInputs, k3
+from rlora.policy import Policy, TokenScores
+
+ScheduleName = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW on the policy's flat fp32 vector."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate of both factors; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models, about 1e-3 on the bundled one."""
+    beta1: float = 0.9
+    """Decay of the first moment."""
+    beta2: float = 0.95
+    """Decay of the second moment."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay, a fraction of the learning rate."""
+    max_grad_norm: float = 1.0
+    """The gradient of each policy is scaled down to this norm; 0 turns clipping off."""
+    schedule: ScheduleName = "constant"
+    """constant, linear (to 0) or cosine (to 0)."""
+    warmup_steps: int = 0
+    """Updates over which the rate rises linearly from 0."""
+    schedule_steps: int = 100
+    """Length of a linear or cosine schedule in updates, warm-up included; its own number, so --num-steps moves nothing."""
+    updates_per_batch: int = 1
+    """Optimizer steps on each batch."""
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that breaks a rule."""
+        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0. Try 1e-4.")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ConfigError(f"optimizer.beta1 is {self.beta1} and beta2 {self.beta2}; both must be in [0, 1).")
+        if self.epsilon < 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
+            raise ConfigError("optimizer.epsilon, weight_decay and max_grad_norm must be at least 0.")
+        if self.schedule not in ("constant", "linear", "cosine"):
+            raise ConfigError(f"optimizer.schedule is {self.schedule!r}; it must be constant, linear or cosine.")
+        if self.warmup_steps < 0 or self.schedule_steps < 1 or self.updates_per_batch < 1:
+            raise ConfigError("optimizer.warmup_steps must be at least 0, schedule_steps and updates_per_batch at least 1.")
+
+
+def learning_rate_at(config: OptimizerConfig, step: int) -> float:
+    """Return the learning rate of the update that takes version `step` to `step` + 1."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    length = max(1, config.schedule_steps - config.warmup_steps)
+    progress = min(1.0, max(0.0, (step - config.warmup_steps) / length))
+    decay = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[config.schedule]
+    return config.learning_rate * warmup * decay
+
+
+@dataclass(slots=True, eq=False)
+class _TokenLog:
+    """Per-token observations of one pass over a batch, on the CPU, from which the metrics are made."""
+
+    trainer_logprobs: list[torch.Tensor]
+    sampler_logprobs: list[torch.Tensor]
+    entropies: list[torch.Tensor]
+    is_clipped: list[torch.Tensor]
+
+
+class Trainer:
+    """Holds the optimizer of a cohort and applies batches to its policies."""
+
+    def __init__(self, policy: Policy, optimizer: OptimizerConfig, loss: LossConfig, *, temperature: float = 1.0):
+        """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
+        self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
+        flat = policy.flat
+        rows = [torch.nn.Parameter(flat.theta_KD[k]) for k in range(policy.num_policies)]
+        for row, grad_D in zip(rows, flat.grad_KD, strict=True):
+            row.grad = grad_D
+        self.optimizer = torch.optim.AdamW(
+            [{"params": [row]} for row in rows],
+            lr=optimizer.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.epsilon,
+            weight_decay=optimizer.weight_decay,
+            foreach=False,
+        )
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
+
+        A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of another
+        version, and NonFiniteError, with the policy unchanged, when a loss or the gradient is not finite.
+        """
+        if batch.version != self.policy.version:
+            raise StaleBatchError(f"the batch is of version {batch.version}, the policy of version {self.policy.version}.")
+        metrics: dict[str, float] = {}
+        if batch.micro_batches:
+            micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
+            old = self._old_logprobs(micro_batches)
+            for update in range(self._config.updates_per_batch):
+                update_metrics = self._update(micro_batches, old, batch.num_trained_tokens_K)
+                if update == 0:  # agreement with the sampler is meant at the version that sampled
+                    metrics = update_metrics
+                metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
+        metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
+        metrics["optimizer/step_size"] = metrics["optimizer/learning_rate"] * self.policy.config.alpha
+        metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
+        metrics["optimizer/adapter_norm"] = float(self.policy.flat.theta_KD.norm())
+        metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
+        metrics["batch/num_positions"] = batch.num_positions
+        metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
+        metrics["batch/num_micro_batches"] = len(batch.micro_batches)
+        self.policy.version += 1
+        return metrics
+
+    def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """Return what a clip measures from: the sampler's log-probabilities, or with several updates the trainer's first."""
+        if self._config.updates_per_batch == 1:
+            return [micro_batch.sampler_logprobs_N for micro_batch in micro_batches]
+        with torch.no_grad():
+            return [self._score(micro_batch).logprobs_N for micro_batch in micro_batches]
+
+    def _score(self, micro_batch: MicroBatch) -> TokenScores:
+        return self.policy.score(micro_batch, temperature=self._temperature)
+
+    def _update(self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]) -> dict[str, float]:
+        flat = self.policy.flat
+        flat.zero_grad()
+        log, loss, kl_to_base = _TokenLog([], [], [], []), 0.0, 0.0
+        denominator_K = torch.tensor(num_trained_K, dtype=torch.float32, device=self.policy.device)
+        for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
+            weight_N = 1 / denominator_K[micro_batch.policy_N]
+            scores = self._score(micro_batch)
+            inputs = LossInputs(
+                logprobs_N=scores.logprobs_N,
+                sampler_logprobs_N=micro_batch.sampler_logprobs_N,
+                old_logprobs_N=old_logprobs_N,
+                advantages_N=micro_batch.advantages_N,
+                completion_N=micro_batch.completion_N,
+            )
+            outputs = LOSSES[self._loss.name](inputs, self._loss)
+            loss_N = outputs.loss_N
+            if self._loss.kl_coefficient:
+                with torch.no_grad(), self.policy.adapter_off():
+                    base_logprobs_N = self._score(micro_batch).logprobs_N
+                kl_N = k3(scores.logprobs_N, base_logprobs_N)
+                loss_N = loss_N + self._loss.kl_coefficient * kl_N
+                kl_to_base += float((kl_N.detach() * weight_N).sum())
+            micro_loss = (loss_N * weight_N).sum()
+            micro_loss.backward()
+            loss += float(micro_loss.detach())
+            log.trainer_logprobs.append(inputs.logprobs_N.detach().cpu())
+            log.sampler_logprobs.append(inputs.sampler_logprobs_N.cpu())
+            log.entropies.append(scores.entropy_N.cpu())
+            log.is_clipped.append(outputs.is_clipped_N.cpu())
+        grad_norm_K = flat.grad_KD.norm(dim=1)
+        if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
+            raise NonFiniteError(
+                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; the policy "
+                "keeps its last good version. Try a lower --optimizer.learning-rate or another --seed."
+            )
+        self._apply(grad_norm_K)
+        metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}
+        return metrics | ({"loss/kl_to_base": kl_to_base} if self._loss.kl_coefficient else {})
+
+    def _apply(self, grad_norm_K: torch.Tensor) -> None:
+        if self._config.max_grad_norm > 0:
+            self.policy.flat.grad_KD.mul_((self._config.max_grad_norm / (grad_norm_K + 1e-12)).clamp(max=1.0)[:, None])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self._config, self.policy.version)
+        self.optimizer.step()
+
+
+def _token_metrics(log: _TokenLog) -> dict[str, float]:
+    trainer_N, sampler_N = torch.cat(log.trainer_logprobs), torch.cat(log.sampler_logprobs)
+    difference_N = (trainer_N - sampler_N).abs()
+    return {
+        "agreement/mean_abs_logprob_difference": float(difference_N.mean()),
+        "agreement/p99_abs_logprob_difference": float(difference_N.quantile(0.99)),
+        "agreement/max_abs_logprob_difference": float(difference_N.max()),
+        "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
+        "loss/clipped_share": float(torch.cat(log.is_clipped).float().mean()),
+        "policy/entropy": float(torch.cat(log.entropies).mean()),
+        "batch/num_trained_tokens": float(trainer_N.numel()),
+    }

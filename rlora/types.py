@@ -1,0 +1,124 @@
+"""The records that pass between the parts of rlora; standard library only, so any part can be read and tested alone.
+
+Axes, used as suffixes of names everywhere: K policies, P problems of a step, G rollouts of a problem, B rows of a batch,
+T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class VerdictKind(StrEnum):
+    """What the verifier concluded about a completion, and why."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"  # no text of the completion qualifies as its answer
+    UNPARSED = "unparsed"  # an answer was found but is not an expression that can be compared
+    TIMEOUT = "timeout"  # comparing took longer or more memory than allowed; the worker was killed
+    TRUNCATED = "truncated"  # cut off by the token limit before it answered
+
+
+class StopReason(StrEnum):
+    """Why a completion ended."""
+
+    END = "end"  # an end-of-sequence token, which is the completion's last token
+    LENGTH = "length"  # the token limit
+    STOP_STRING = "stop_string"  # evaluation only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A question with a checkable answer. `id` is unique in its set, as in "aime2024/I-7"."""
+
+    id: str
+    question: str
+    answer: str
+    source: str
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A problem rendered for one model: the exact token ids that the sampler is given, and their text."""
+
+    problem: Problem
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """What the sampler generated for a prompt.
+
+    `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was drawn from, that is after
+    temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the row of the cohort
+    and `version` the policy's step.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    stop: StopReason
+    policy: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The verifier's judgement: its kind, the text taken as the answer ("" if none), and the seconds it took."""
+
+    kind: VerdictKind
+    extracted: str = ""
+    seconds: float = 0.0
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether the completion earned the reward."""
+        return self.kind is VerdictKind.CORRECT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """A completion with its verdict and its reward."""
+
+    completion: Completion
+    verdict: Verdict
+    reward: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The rollouts of one prompt by one version of one policy."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether the rewards differ; a group whose rewards are all equal carries no gradient."""
+        return len({rollout.reward for rollout in self.rollouts}) > 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleRequest:
+    """A prompt of which `num_samples` completions are wanted from one policy of the cohort.
+
+    `key` seeds the request: the same key, prompt, policy version and run seed give the same completions whatever else
+    is sampled beside it. `policy` None means the base model without an adapter.
+    """
+
+    token_ids: tuple[int, ...]
+    num_samples: int
+    key: tuple[str | int, ...]
+    policy: int | None = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How completions are drawn. Nothing else shapes the distribution: top-k, min-p and penalties are off."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+    stop: tuple[str, ...] = field(default=())

@@ -1,0 +1,37 @@
+"""Sums, products, integrals and limits, which only SymPy can give a value; in the worker, under its deadline.
+
+SymPy must find a closed form: a numerical integral or series that merely agrees to some digits proves nothing.
+"""
+
+import re
+
+import sympy
+from latex2sympy2_extended import latex2sympy
+
+from rlora.verify.normalize import plain_latex
+
+_UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
+_DIGITS = 60
+_NAME = re.compile(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=")
+
+
+def same_value(a: str, b: str) -> bool | None:
+    """Whether two expressions have the same closed form; None where SymPy finds none.
+
+    Raises whatever the parser raises for a text it does not read: the worker's boundary turns that into a verdict.
+    """
+    left, right = (sympy.sympify(latex2sympy(right_side(plain_latex(text)))).doit() for text in (a, b))
+    if any(isinstance(side, bool) or side.has(*_UNEVALUATED) for side in (left, right)):
+        return None
+    if not all(isinstance(side, sympy.Expr) for side in (left, right)):
+        return None
+    difference = left - right
+    if difference.free_symbols:
+        return True if sympy.simplify(difference) == 0 else None
+    if difference == 0:
+        return True
+    value = difference.evalf(_DIGITS)
+    size = max(abs(left.evalf(_DIGITS)), abs(right.evalf(_DIGITS)), sympy.Integer(1))
+    if not value.is_number or value.has(sympy.nan, sympy.zoo, sympy.oo):
+        return None
+    return bool(abs(value) < size * sympy.Float(10) ** (20 - _DIGITS))

@@ -1,0 +1,214 @@
+"""Which text of a completion is its answer.
+
+In order: what follows the thinking; what follows the last retraction; the last marked answer (box, ####, tag, phrase); a plain
+last line; the last number, where the task accepts it. Several candidates in one final sentence stay several (a list), so that
+an answer cannot be fished from them. What is cut off before it answered has no answer.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from rlora.types import VerdictKind
+from rlora.verify import prose
+from rlora.verify.equal import cheap_verdict
+from rlora.verify.normalize import INVISIBLE
+from rlora.verify.markers import Marker, boxes, markers
+
+_THINK_OPEN = re.compile(r"<(think(?:ing)?|thought|reasoning)>|◁think▷", re.IGNORECASE)
+_THINK_CLOSE = re.compile(r"</(?:think(?:ing)?|thought|reasoning)>|◁/think▷", re.IGNORECASE)
+_TURN_END = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE)
+_NOISE = re.compile(r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE)  # GSM8K's calculator marks, other special tokens
+_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
+_ROWS = re.compile(r"\\begin\{((?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?)\}(.*?)\\end\{\1\}", re.DOTALL)
+_RETRACTION = re.compile(
+    r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
+    r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))|i made (?:a|an) (?:mistake|error)"
+    r"|(?:i )?apologize|no,|actually,|hmm)(?![\w])",
+    re.IGNORECASE,
+)
+_CONFIRMS = re.compile(r"\b(?:correct|right|confirmed|checks? out|consistent|holds|works)\b", re.IGNORECASE)
+_DENIES = re.compile(r"\b(?:not|n't|wrong|incorrect|mistake|error|instead)\b", re.IGNORECASE)
+_CLAUSE = re.compile(r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b)(?=\s)|[;—]", re.IGNORECASE)
+_SEPARATE = re.compile(
+    r"\n\n|[.!?]\s|=\s*$|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)", re.IGNORECASE
+)
+_MAX_CHARACTERS = 400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """The text taken as the answer, or the kind of verdict that its absence makes."""
+
+    text: str = ""
+    kind: VerdictKind | None = None
+    is_plain: bool = False
+    """Whether no mark set the answer off, so that of an equation in prose the right-hand side may be meant."""
+
+
+_NONE = Extraction(kind=VerdictKind.NO_ANSWER)
+_TRUNCATED = Extraction(kind=VerdictKind.TRUNCATED)
+
+
+def gold_text(gold: str) -> str:
+    """Return the answer in a gold text: the content of its last box, what follows ####, or all of it."""
+    found, _ = boxes(gold)
+    if found:
+        return _boxed(gold, found, found[-1]).text
+    if "####" in gold:
+        gold = gold.rpartition("####")[2]
+    gold = gold.strip()
+    while len(gold) > 2 and gold[0] == gold[-1] == "$" and "$" not in gold[1:-1]:
+        gold = gold[1:-1].strip()
+    return gold
+
+
+def _unboxed(content: str) -> str:
+    for _ in range(5):
+        inner, _ = boxes(content)
+        if len(inner) == 1 and not content.replace(content[inner[0].start : inner[0].end], "").strip(" $.,"):
+            content = inner[0].content
+        else:
+            break
+    return content.strip().strip("$").strip()
+
+
+def visible(text: str) -> tuple[str, bool]:
+    """Return what a completion says after its thinking, and whether the thinking never ended."""
+    text = _before_next_turn(INVISIBLE.sub("", text[-_MAX_CHARACTERS:]))
+    closes = list(_THINK_CLOSE.finditer(text))
+    if closes:
+        text = text[closes[-1].end() :]
+    opened = _THINK_OPEN.search(text)
+    return (text[: opened.start()], True) if opened else (text, False)
+
+
+def _before_next_turn(text: str) -> str:
+    """Return the text up to the first end-of-turn token behind something said, without figures and noise."""
+    for match in _TURN_END.finditer(text) if "<" in text else ():
+        if text[: match.start()].strip():
+            text = text[: match.start()]
+            break
+    text = _NOISE.sub("", text) if "<" in text else text
+    text = _FIGURE.sub(" ", text) if "[asy]" in text else text
+    return _ROWS.sub(_lines, text) if "\\begin{" in text else text
+
+
+def _lines(match: re.Match[str]) -> str:
+    """Return the rows of an aligned formula as lines of their own."""
+    rows = [row.replace("&", " ").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
+    return "\n" + "\n".join(row for row in rows if row) + "\n"
+
+
+def _last_words(text: str) -> tuple[str, bool]:
+    """Return the text after the last retraction that follows an answer; True if something was given up."""
+    last = None
+    for last in _RETRACTION.finditer(text):  # noqa: B007
+        pass
+    if last is None:
+        return text, False
+    rest = text[last.end() :]
+    if _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(rest)[0]:
+        return text[: last.start()], False
+    return rest, True
+
+
+def _is_repetition(text: str, question: str) -> bool:
+    said = "".join(c for c in text.casefold() if c.isalnum())
+    asked = "".join(c for c in question.casefold() if c.isalnum())
+    return bool(said) and len(said) > 12 and said in asked
+
+
+def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True) -> Extraction:
+    """Return the answer of a completion, or why it has none; never raises."""
+    body, is_thinking = visible(text)
+    if is_thinking:
+        return _TRUNCATED
+    if not body.strip():
+        return _TRUNCATED if is_truncated else _NONE
+    if question and _is_repetition(body, question):
+        return _TRUNCATED if is_truncated else _NONE
+    body, _ = _last_words(body)
+    found, unclosed = markers(body)
+    has_box = any(marker.kind == "box" for marker in found)
+    found = [marker for marker in found if _is_conclusive(marker, has_box)]
+    if unclosed >= 0 and (not found or unclosed > found[-1].start):
+        return _TRUNCATED
+    if found:
+        return _marked(body, found, is_truncated, last_number)
+    if is_truncated or prose.is_unfinished(body):
+        return _TRUNCATED if is_truncated else _NONE
+    return _unmarked(body, last_number)
+
+
+def _is_conclusive(marker: Marker, has_box: bool) -> bool:
+    """Whether a mark says an answer: not a heading, and beside a box no phrase that goes on in words."""
+    if marker.kind in ("box", "tag"):
+        return True
+    bare = prose.unwrapped(marker.content)
+    if marker.kind == "hash":
+        return prose.is_mathematics(bare) or len(bare.split()) <= 2
+    return not has_box or "boxed" in bare or prose.is_mathematics(_clause(bare)) or bool(prose.spans(marker.content))
+
+
+def _clause(content: str) -> str:
+    return prose.unwrapped(_CLAUSE.split(content, maxsplit=1)[0].strip(" ,:"))
+
+
+def _marked(body: str, found: list[Marker], is_truncated: bool, last_number: bool) -> Extraction:
+    last = found[-1]
+    if last.kind in ("phrase", "tag"):
+        inner = [m for m in found if m.kind == "box" and last.start <= m.start and m.end <= last.end]
+        if inner:
+            last = inner[-1]
+    if is_truncated and last.kind in ("phrase", "hash") and not body[last.end :].strip(" .*`$"):
+        return _TRUNCATED
+    if last.kind == "box":
+        return _boxed(body, [m for m in found if m.kind == "box"], last)
+    content = prose.unwrapped(last.content)
+    if last.kind == "phrase":
+        return replace(_phrase(content, last.content, last_number), is_plain=True)
+    return Extraction(text=_unboxed(content)) if content else _NONE
+
+
+def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
+    """Return the last box, joined with other boxes of the same sentence into a list."""
+    contents = [_unboxed(last.content)]
+    position = last.start
+    for box in reversed(found[: found.index(last)]):
+        between = body[box.end : position]
+        if len(between) > 60 or _SEPARATE.search(between):
+            break
+        contents.insert(0, _unboxed(box.content))
+        position = box.start
+    if not contents[-1]:
+        return _NONE
+    distinct = [contents[-1]]
+    for content in reversed(contents[:-1]):
+        if content and not any(cheap_verdict(content, other, is_rounding=False) for other in distinct):
+            distinct.insert(0, content)
+    return Extraction(text=", ".join(distinct))
+
+
+def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
+    if not content:
+        return _NONE
+    if prose.is_mathematics(content):
+        return Extraction(text=content)
+    found = prose.spans(raw)
+    if found is not None and prose.is_mathematics(found):
+        return Extraction(text=found)
+    cut = _clause(content)
+    if cut and prose.is_mathematics(cut):
+        return Extraction(text=cut)
+    number = prose.last_number(content) if last_number else None
+    return Extraction(text=number or cut or content)
+
+
+def _unmarked(body: str, last_number: bool) -> Extraction:
+    lines = prose.last_lines(body)
+    if not lines:
+        return _NONE
+    answer = prose.plain_final(lines[0])
+    if answer is None and last_number:
+        answer = prose.last_number(lines[0]) or prose.last_formula(lines[0]) or prose.last_number(body)
+    return Extraction(text=answer, is_plain=True) if answer is not None else _NONE

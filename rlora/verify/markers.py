@@ -1,0 +1,116 @@
+"""Marked answers in a completion: boxes, `####` lines, answer tags and "the answer is" phrases, with where they stand."""
+
+import re
+from dataclasses import dataclass
+
+_BOX = re.compile(r"\\f?boxed(?![a-zA-Z])\s*")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"[^\s{}$.,\\]+")
+_HASHES = re.compile(r"(?:^|(?<=\s))#{4}[ \t]*([^#\s][^\n]*)")
+_PHRASE = re.compile(
+    r"(?<![\w\\])(?:final\s+|correct\s+)?answers?\b"
+    r"(?P<of>\s+(?:to|for|of|in)\s[^.\n:=]{1,80}?)?"
+    r"[\s*_`]*(?:\s(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
+    r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?[ \t]*",
+    re.IGNORECASE,
+)
+_CHINESE = re.compile(r"答案(?:是|为|：|:)[ \t]*")
+_SENTENCE_END = re.compile(r"\n|[.!?。](?=\s|$|[*_`\"')\]])|[!?。]")
+_MAX_PHRASES = 8  # of a hostile repetition, the last are enough
+_MAX_CONTENT = 4_000  # characters behind a phrase
+_INLINE_SKIP = re.compile(r"\s*\n\s*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marker:
+    """A marked answer: the text between `start` and `end` is the mark with its content; `kind` is box, hash, tag or phrase."""
+
+    kind: str
+    start: int
+    end: int
+    content: str
+
+
+def braces(text: str) -> dict[int, int]:
+    """Return the position of each closing brace by that of its opening one, in one pass over the text."""
+    pairs: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _BRACE.finditer(text):
+        if match[0] == "{":
+            opened.append(match.start())
+        elif match[0] == "}" and opened:
+            pairs[opened.pop()] = match.start()
+    return pairs
+
+
+def boxes(text: str) -> tuple[list[Marker], int]:
+    """Return the complete outermost boxes, and the position of the last box that is never closed (-1: none)."""
+    if "boxed" not in text:
+        return [], -1
+    pairs = braces(text)
+    found: list[Marker] = []
+    unclosed, inside = -1, -1
+    for match in _BOX.finditer(text):
+        if match.start() < inside:
+            continue
+        at = match.end()
+        if at < len(text) and text[at] == "{":
+            close = pairs.get(at)
+            if close is None:
+                unclosed = match.start()
+                continue
+            found.append(Marker(kind="box", start=match.start(), end=close + 1, content=text[at + 1 : close]))
+            inside = close
+        elif bare := _BARE_BOX.match(text, at):
+            found.append(Marker(kind="box", start=match.start(), end=bare.end(), content=bare[0]))
+        elif at >= len(text):
+            unclosed = match.start()
+    return found, unclosed
+
+
+def sentence_end(text: str, start: int) -> int:
+    """Return where the sentence that goes on at `start` ends: a full stop before a space, or the end of the line."""
+    match = _SENTENCE_END.search(text, start)
+    return match.start() if match else len(text)
+
+
+def phrases(text: str) -> list[Marker]:
+    """Return what stands behind "the answer is" and its like, to the end of the sentence (or of the next line)."""
+    found: list[Marker] = []
+    matches = [*_PHRASE.finditer(text), *(_CHINESE.finditer(text) if "答案" in text else ())]
+    for match in matches[-_MAX_PHRASES:]:
+        start = match.end()
+        if start < len(text) and text[start] == "\n":
+            skip = _INLINE_SKIP.match(text, start)
+            start = skip.end() if skip else start
+        end = min(_display_end(text, start) or sentence_end(text, start), start + _MAX_CONTENT)
+        content = text[start:end].strip()
+        if content and not re.match(r"(?:not|n't|incorrect|wrong|correct|right)\b", content, re.IGNORECASE):
+            found.append(Marker(kind="phrase", start=match.start(), end=end, content=content))
+    return found
+
+
+def _display_end(text: str, start: int) -> int | None:
+    """Return the end of displayed mathematics that begins at `start`, which may span lines."""
+    for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("```", "```")):
+        if text.startswith(opening, start):
+            end = text.find(closing, start + len(opening))
+            return None if end < 0 else end + len(closing)
+    return None
+
+
+def _tags(text: str) -> list[Marker]:
+    """Return the last <answer> element."""
+    lowered = text.lower() if "</" in text else ""
+    close = lowered.rfind("</answer>")
+    start = lowered.rfind("<answer>", 0, close) if close >= 0 else -1
+    if start < 0:
+        return []
+    return [Marker(kind="tag", start=start, end=close + 9, content=text[start + 8 : close].strip())]
+
+
+def markers(text: str) -> tuple[list[Marker], int]:
+    """Return every marked answer in order of position, and the position of a box left open (-1: none)."""
+    found, unclosed = boxes(text)
+    hashes = [Marker(kind="hash", start=m.start(), end=m.end(), content=m[1].strip()) for m in list(_HASHES.finditer(text))[-_MAX_PHRASES:]]
+    return sorted([*found, *hashes, *_tags(text), *phrases(text)], key=lambda marker: (marker.end, -marker.start)), unclosed

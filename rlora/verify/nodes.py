@@ -1,0 +1,72 @@
+"""The tree that an answer is parsed into: one small node type for numbers, expressions, sets, relations and text.
+
+Operations, by kind:
+    leaves     num, big (a numeral too long to convert), base (digits in a base), sym, const (pi, e, i, inf), text
+    scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, sqrt, ...), apply (an unknown function)
+    structures list (no brackets), set, seq (name: its two brackets), matrix (children: rows), union, rel (name: operators),
+               pm (a value of either sign), all (every real), calculus (left to SymPy, name: the source)
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+STRUCTURES = frozenset({"list", "set", "seq", "matrix", "union", "rel", "text", "calculus"})
+
+
+class ParseError(ValueError):
+    """A text is not an expression that this package reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of an answer's tree; `places` counts the decimals that a numeral was written with (None: an integer)."""
+
+    op: str
+    args: "tuple[Node, ...]" = ()
+    name: str = ""
+    number: Fraction | None = None
+    places: int | None = None
+
+
+ONE = Node("num", number=Fraction(1))
+INFINITY = Node("const", name="inf")
+PI = Node("const", name="pi")
+
+
+def num(value: int | Fraction) -> Node:
+    """Return the node of an exact number."""
+    return Node("num", number=Fraction(value))
+
+
+def sym(name: str) -> Node:
+    """Return the node of a variable."""
+    return Node("sym", name=name)
+
+
+def op(kind: str, *args: Node) -> Node:
+    """Return a node of `kind` over `args`."""
+    return Node(kind, args)
+
+
+def fn(name: str, *args: Node) -> Node:
+    """Return a known function applied to `args`."""
+    return Node("fn", args, name)
+
+
+def is_structure(node: Node) -> bool:
+    """Whether the node is not a single value, so that arithmetic on it has no meaning here."""
+    return node.op in STRUCTURES
+
+
+def contains(node: Node, kind: str, name: str | None = None) -> bool:
+    """Whether a node of this kind (and name) occurs in the tree."""
+    if node.op == kind and (name is None or node.name == name):
+        return True
+    return any(contains(child, kind, name) for child in node.args)
+
+
+def symbols(node: Node) -> frozenset[str]:
+    """Return the names of the variables in the tree."""
+    if node.op == "sym":
+        return frozenset((node.name,))
+    return frozenset().union(*(symbols(child) for child in node.args)) if node.args else frozenset()

@@ -1,0 +1,178 @@
+"""Answers that carry no mark: a plain last line, bold, code, mathematics at the end of a sentence, the last number."""
+
+import re
+
+from rlora.verify.normalize import SPACED_THOUSANDS
+from rlora.verify.structure import parse_answer
+
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)([\w+-]*)[ \t]*$")
+_BULLET = re.compile(r"^\s*(?:>\s*|[-*+•]\s+(?=\S)|#{1,6}\s+)+")
+_WRAPPERS = [
+    re.compile(p, re.DOTALL)
+    for p in (r"\*\*\*(.+)\*\*\*", r"\*\*(.+)\*\*", r"__(.+)__", r"`+([^`]+)`+", r"\*([^*]+)\*", r"\$\$(.+)\$\$", r"\$([^$]+)\$",
+              r"\\\((.+)\\\)", r"\\\[(.+)\\\]", r"\"([^\"]+)\"")
+]  # fmt: skip
+_SPAN = re.compile(r"\*\*([^*\n]+)\*\*|`([^`\n]+)`|\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_LEAD = re.compile(
+    r"^(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|we (?:get|have|find|obtain)|it is|it's|this is|result|final result"
+    r"|solution|ans)\b[\s,:]*",
+    re.IGNORECASE,
+)
+_CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
+_IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
+_PROSE = re.compile(r"[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
+_NUMBER = re.compile(
+    r"(?<![\w.\\^_])(?P<sign>[-+−]\s?)?(?:\\?\$\s?)?(?P<body>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<bottom>\s?/\s?\d+)?"
+)
+_NEGATED = re.compile(r"(?:\b(?:not|never)|n't)\s+(?:[a-z]+\s+){0,2}[$*`]*$", re.IGNORECASE)
+_NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
+_CONNECTOR = re.compile(r"\s*(?:,\s*(?:and|or)?|;|\band\b|\bor\b|&)\s*", re.IGNORECASE)
+_UNFINISHED = re.compile(r"(?:[=+\-*/^_({\[,:<>&\\]|\b(?:and|or|is|are|the|a|of|to|so|then|that|we|with|by|if|because|plus|times))\s*$")
+
+
+def unwrapped(text: str) -> str:
+    """Return a line without list marks, bold, code and mathematics marks around all of it."""
+    text = _BULLET.sub("", text).strip()
+    for _ in range(6):
+        bare = text.strip().rstrip(".。 \t").strip()
+        for pattern in _WRAPPERS:
+            match = pattern.fullmatch(bare)
+            if match and not _is_several(pattern, match[1]):
+                text = match[1].strip()
+                break
+        else:
+            return text
+    return text
+
+
+def _is_several(pattern: re.Pattern[str], inner: str) -> bool:
+    mark = {"\\*\\*(": "**", "\\$\\$(": "$$", "\\\\\\(": "\\(", "\\\\\\[": "\\["}.get(pattern.pattern[:5], "")
+    return bool(mark) and mark in inner
+
+
+def is_mathematics(text: str) -> bool:
+    """Whether a text reads as an expression (not as words)."""
+    node = parse_answer(text)
+    return node is not None and node.op != "text"
+
+
+def last_lines(text: str) -> list[str]:
+    """Return the last line that says something, inside a code block or displayed mathematics if one ends the text."""
+    lines = text.rstrip().split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        return []
+    if _FENCE.match(lines[-1]) and len(lines) > 1:
+        for i in range(len(lines) - 2, -1, -1):
+            opening = _FENCE.match(lines[i])
+            if opening:
+                inside = [line for line in lines[i + 1 : -1] if line.strip()]
+                if opening[1].lower() in ("", "text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"):
+                    return inside[-1:]
+                return []
+    last = lines[-1].strip()
+    if last in ("$$", "\\]") and len(lines) > 1:
+        inside = [line for line in lines[:-1] if line.strip() and line.strip() not in ("$$", "\\[")]
+        return inside[-1:]
+    return [lines[-1]]
+
+
+def last_sentence(line: str) -> str:
+    """Return the last sentence of a line; a point inside a number or mathematics does not end one."""
+    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])", line.strip())
+    return parts[-1]
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether a text breaks off: in the middle of a formula, at a sign, or at a word that something must follow."""
+    tail = text.rstrip()[-2000:].split("\n")[-1]
+    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "`", "!")):
+        return True
+    return len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail) or tail.count("\\(") > tail.count("\\)")
+
+
+def spans(sentence: str) -> str | None:
+    """Return what bold, code or mathematics ends the sentence; several joined by commas or words count as one list."""
+    found = list(_SPAN.finditer(sentence))
+    if not found:
+        return None
+    tail = sentence[found[-1].end() :].strip(" .!*_)\"'")
+    if tail and not re.fullmatch(r"[A-Za-z%°]+(?:\s[A-Za-z]+){0,3}", tail):
+        return None
+    group = [found[-1]]
+    for previous in reversed(found[:-1]):
+        if not _CONNECTOR.fullmatch(sentence[previous.end() : group[0].start()]):
+            break
+        group.insert(0, previous)
+    contents = [next(part for part in match.groups() if part is not None) for match in group]
+    contents = [unwrapped(content) for content in contents]
+    if any("=" in content for content in contents) and not all(_NAMED.match(content) for content in contents):
+        return contents[-1]  # steps of a computation, of which the last is the result
+    return ", ".join(contents) if len(set(contents)) > 1 else contents[0]
+
+
+def plain_final(line: str) -> str | None:
+    """Return the answer of a last line that itself is an expression, a short phrase of words, or ends in marked text."""
+    bare = unwrapped(line)
+    for candidate in (bare, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
+        candidate = candidate.strip()
+        if candidate and is_mathematics(candidate) and not _PROSE.search(candidate):
+            return candidate
+    sentence = last_sentence(line.strip())
+    found = spans(sentence)
+    is_symbol = found is not None and re.fullmatch(r"[a-z]\.?", found) and re.search(r"\d", sentence)
+    if found is not None and not is_symbol and (is_mathematics(found) or len(found.split()) <= 4):
+        return found
+    if 0 < len(bare.split()) <= 3 and not re.search(r"\d", bare) and not bare.endswith((":", "?", ",")):
+        return bare
+    return None
+
+
+def last_number(text: str) -> str | None:
+    """Return the last number of a text; the whole list where it ends one, None where it is part of a larger formula."""
+    text = SPACED_THOUSANDS.sub("", text[-4000:])
+    matches = list(_NUMBER.finditer(text))
+    if not matches:
+        return None
+    group = [matches[-1]]
+    for previous in reversed(matches[:-1]):
+        between = text[previous.end() : group[0].start()]
+        if "\n" in between or not _CONNECTOR.fullmatch(between.replace("$", "").replace("*", "")):
+            break
+        group.insert(0, previous)
+    after = text[group[-1].end() :]
+    if re.match(r"\s?[\\^_({]|[A-Za-z]\b|\s?[*+/=<>]\s?[\w\\(]", after) and not after.startswith(("\\)", "\\]", "\\%", "**", "\\text")):
+        return None
+    left, right = text[: group[0].start()].rstrip(" $")[-2:], after.lstrip(" $")[:1]
+    is_open, is_closed = left[-1:] in ("(", "[", "{"), right in (")", "]", "}")
+    if is_open != is_closed or (is_open and (left[-1] == "{" or left[:1].isalnum())):
+        return None
+    if _NEGATED.search(text[max(0, group[0].start() - 60) : group[0].start()]) or text.rstrip().endswith("?"):
+        return None
+    values = [_number_text(match, text) for match in group]
+    return ", ".join(values) if len(set(values)) > 1 else values[0]
+
+
+def _number_text(match: re.Match[str], text: str) -> str:
+    before = text[: match.start()].rstrip()
+    is_minus = match["sign"] is not None and match["sign"].strip() in "-−" and not re.search(r"[\w)\]}]$", before)
+    return ("-" if is_minus else "") + match["body"] + (match["bottom"] or "").replace(" ", "")
+
+
+def last_formula(line: str) -> str | None:
+    """Return the longest formula that ends a line, as in "so we get x = 2\\sqrt{3}."; None if words end it."""
+    words = last_sentence(line.strip()).rstrip(". ").split(" ")[-40:]
+    for start, word in enumerate(words):
+        if re.search(r"[\d\\$]|^[(\[]?[A-Za-z]\b", word):
+            tail = " ".join(words[start:])
+            if _NEGATED.search(" ".join(words[:start]) + " "):
+                return None
+            if is_mathematics(tail) and not _PROSE.search(tail):
+                return tail
+    return None
+
+
+def right_side(text: str) -> str:
+    """Return the last side of a formula with equals signs or implications, where all of it cannot be the answer."""
+    return re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.{}") if "=" in text else text

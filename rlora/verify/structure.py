@@ -1,0 +1,210 @@
+"""From an answer's text to its tree: brackets, lists, sets, intervals, matrices, relations and plain words."""
+
+import re
+from functools import lru_cache
+
+from rlora.verify.lex import tokens
+from rlora.verify.nodes import Node, ParseError, is_structure, op, sym
+from rlora.verify.normalize import plain_latex, plain_words
+from rlora.verify.parse import Parser
+from rlora.verify.relations import REALS
+
+MAX_CHARACTERS = 20_000
+MAX_TREE_DEPTH = 150
+_CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "\\langle": ("\\rangle",)}
+_RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in", ":": ":",
+              "\\sim": "~", "\\equiv": "=", "\\iff": "iff", "\\to": "to"}  # fmt: skip
+_MEANINGS = {
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x", "mathbb r"), REALS),
+    **dict.fromkeys(("no solution", "no solutions", "empty set", "the empty set", "no real solution", "no real solutions"),
+                    Node("set")),
+}  # fmt: skip
+_BRACED = re.compile(r"^\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}$")  # braces that TeX does not print, around a whole answer
+_UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
+_CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix vmatrix smallmatrix array".split())
+
+
+def _bracket(parser: Parser) -> Node:
+    if parser.token.text == "\\begin":
+        return _matrix(parser)
+    parser.depth += 1
+    bars, parser.bars = parser.bars, 0
+    opening = parser.take().text
+    closing = _CLOSING[opening]
+    items: list[Node] = []
+    if parser.token.text not in closing:
+        items = _items(parser)
+    end = parser.take().text
+    if end not in closing:
+        raise ParseError(f"{opening} closed by {end}")
+    parser.depth -= 1
+    parser.bars = bars
+    if opening == "\\{":
+        return Node("set", tuple(items))
+    if len(items) == 1 and end == closing[0] and opening != "\\langle":
+        return items[0]
+    return Node("seq", tuple(items), "()" if opening == "\\langle" else opening + end)
+
+
+def _items(parser: Parser) -> list[Node]:
+    """Parse values between commas, semicolons or the words `and` and `or`."""
+    return list(_listed(parser).args)
+
+
+def _listed(parser: Parser) -> Node:
+    """Parse values between separators into a list, whose name is "or" if that word separates them."""
+    items = [_relation(parser)]
+    words: set[str] = set()
+    while parser.token.text in (",", ";") or parser.token.kind == "sep":
+        words.add(parser.take().text)
+        if parser.token.kind == "sep":
+            words.add(parser.take().text)
+        items.append(_relation(parser))
+    return Node("list", tuple(items), "or" if "or" in words and "and" not in words else "")
+
+
+def _relation(parser: Parser) -> Node:
+    sides = [_union(parser)]
+    signs: list[str] = []
+    while parser.token.text in _RELATIONS and parser.token.kind != "text":
+        signs.append(_RELATIONS[parser.take().text])
+        sides.append(_union(parser))
+    return Node("rel", tuple(sides), " ".join(signs)) if signs else sides[0]
+
+
+def _union(parser: Parser) -> Node:
+    first = _side(parser)
+    parts = [first]
+    while parser.accept("\\cup"):
+        parts.append(_side(parser))
+    if len(parts) == 1:
+        if parser.token.text in ("\\setminus", "\\cap", "\\backslash"):
+            name = parser.take().text
+            return Node("seq", (first, _side(parser)), name)
+        return first
+    return Node("union", tuple(parts))
+
+
+def _side(parser: Parser) -> Node:
+    """Parse a side of a relation; words may name it, as in "Area = 5"."""
+    token = parser.token
+    if token.kind in ("text", "word"):
+        start = parser.position
+        words: list[str] = []
+        while parser.token.kind in ("text", "word"):
+            words.append(parser.take().text)
+        if parser.token.text in ("=", ":", "\\approx"):
+            return sym(" ".join(words))
+        if plain_words(" ".join(words)) in ("about", "approximately", "approx", "exactly", "a total of", "total"):
+            return parser.expression()
+        parser.position = start
+    return parser.expression()
+
+
+def _matrix(parser: Parser) -> Node:
+    parser.take("\\begin")
+    name = _environment(parser)
+    if name not in _MATRICES:
+        raise ParseError(f"environment {name}")
+    if name == "array" and parser.accept("{"):
+        while not parser.accept("}"):
+            parser.take()
+    rows: list[Node] = []
+    cells: list[Node] = []
+    while parser.token.text != "\\end":
+        if parser.accept("\\hline"):
+            continue
+        cells.append(_relation(parser))
+        if parser.accept("&"):
+            continue
+        if parser.token.kind == "row" or parser.token.text == "\\end":
+            rows.append(Node("list", tuple(cells)))
+            cells = []
+            if parser.token.kind == "row":
+                parser.take()
+            continue
+        raise ParseError(f"unexpected {parser.token.text!r} in a matrix")
+    parser.take("\\end")
+    if _environment(parser) != name or not rows or cells:
+        raise ParseError("unfinished matrix")
+    return Node("matrix", tuple(rows), "det" if name == "vmatrix" else "")
+
+
+def _environment(parser: Parser) -> str:
+    parser.take("{")
+    name = ""
+    while not parser.accept("}"):
+        name += parser.take().text
+    return name
+
+
+def _read(text: str) -> tuple[Node, tuple[str, ...]]:
+    parser = Parser(tokens(text), _bracket)
+    node = _listed(parser)
+    if parser.token.kind != "end":
+        raise ParseError(f"unexpected {parser.token.text!r}")
+    node = node.args[0] if len(node.args) == 1 else node
+    if _depth(node) > MAX_TREE_DEPTH:
+        raise ParseError("too many terms or levels")
+    return _expand_signs(node), tuple(parser.units)
+
+
+def _depth(node: Node) -> int:
+    """Return the levels of a tree, without recursion, so that a long sum cannot exhaust the stack."""
+    level, nodes = 0, [node]
+    while nodes:
+        level += 1
+        nodes = [child for parent in nodes for child in parent.args]
+    return level
+
+
+def _expand_signs(node: Node) -> Node:
+    """Return the tree with a plus-or-minus value replaced by the list of both values."""
+    if node.op in ("list", "set"):
+        parts: list[Node] = []
+        for child in node.args:
+            expanded = _expand_signs(child)
+            parts.extend(expanded.args if expanded.op == "list" else (expanded,))
+        return Node(node.op, tuple(parts), node.name)
+    if not _has_sign(node) or (is_structure(node) and node.op != "rel"):
+        return node
+    return Node("list", (_choose(node, False), _choose(node, True)))
+
+
+def _has_sign(node: Node) -> bool:
+    return node.op == "pm" or any(_has_sign(child) for child in node.args)
+
+
+def _choose(node: Node, minus: bool) -> Node:
+    if node.op == "pm":
+        inner = _choose(node.args[0], minus)
+        return op("neg", inner) if minus == (node.name == "\\pm") else inner
+    if not node.args:
+        return node
+    return Node(node.op, tuple(_choose(child, minus) for child in node.args), node.name, node.number, node.places)
+
+
+@lru_cache(maxsize=4096)
+def parse_answer(text: str) -> Node | None:
+    """Return the tree of an answer, a `text` node for words, or None for what is neither.
+
+    Never raises: a text that cannot be read is data, not an error.
+    """
+    if len(text) > MAX_CHARACTERS:
+        stripped = text.strip().lstrip("+0")
+        return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
+    plain = plain_latex(text)
+    plain = plain[:-1].rstrip() if plain.endswith((".", ",", ";")) and not plain.endswith("\\;") else plain
+    if not plain:
+        return None
+    bare = _BRACED.sub(lambda m: rf"\{{{m[1]}\}}" if "," in m[1] else m[1], plain) if plain[0] == "{" or plain[0] == "\\" else plain
+    if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
+        return Node("text", name=f"{clock[1].lstrip('0')} {clock[2].lower()}m")
+    try:
+        return _read(bare)[0]
+    except (ParseError, RecursionError):
+        words = plain_words(plain)
+        if words in _MEANINGS:
+            return _MEANINGS[words]
+        return Node("text", name=words) if any(c.isalpha() for c in words) else None
