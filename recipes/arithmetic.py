@@ -35,6 +35,7 @@ TOY_PRESET = replace(
     preset="toy",
     data="digits",
     num_steps=4,
+    num_threads=1,
     problems_per_step=4,
     samples_per_problem=16,
     model=ModelConfig(name=TOY, dtype="float32"),

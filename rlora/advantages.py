@@ -7,7 +7,9 @@ AdvantageName = Literal["centered", "standardized", "leave_one_out", "raw"]
 
 
 def centered(rewards_G: Sequence[float]) -> list[float]:
-    """Return reward minus the group's mean, the default: no division by the standard deviation, which favours easy groups."""
+    """Return reward minus the group's mean, the default: no division by the standard deviation, which favours easy
+    groups.
+    """
     mean = sum(rewards_G) / len(rewards_G)
     return [reward - mean for reward in rewards_G]
 

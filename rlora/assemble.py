@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from rlora.errors import DataError
 from rlora.lora.peft_format import target_modules
 from rlora.models import end_token_ids, load_tokenizer
@@ -11,13 +13,15 @@ from rlora.policy import Policy
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
-from rlora.sampler.proof import NUM_CANARIES, HotSwap
+from rlora.sampler.proof import HotSwap
 from rlora.seeding import derive_seed
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
+
+_CANARY_CANDIDATES = 16  # training problems among which the first short enough prompt becomes the canary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +51,11 @@ def assemble(
     verifier: Verifier,
     make_sampler: Callable[[EngineSpec], Sampler],
 ) -> Parts:
-    """Load tokenizer, policy and sampler of the model in `folder`, and join them; `problems` lend the canary its prompts."""
+    """Load tokenizer, policy and sampler of the model in `folder`, and join them; `problems` lend the canary its
+    prompts.
+    """
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
     chosen = task(config.data)
     tokenizer = load_tokenizer(folder, config.model)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
@@ -70,17 +78,19 @@ def assemble(
             run_name=Path(config.run_dir).name,
         )
     )
-    engine = RolloutEngine(
-        renderer, sampler, verifier, last_number=chosen.last_number, max_prompt_tokens=config.sampler.max_prompt_tokens
-    )
-    canary = [prompt.token_ids for prompt in engine.render(problems[: 4 * NUM_CANARIES])]
-    if not canary:
-        raise DataError(f"the first {4 * NUM_CANARIES} prompts are all longer than {config.sampler.max_prompt_tokens} tokens.")
+    engine = RolloutEngine(renderer, sampler, verifier, task=chosen, max_prompt_tokens=config.sampler.max_prompt_tokens)
+    prompts = engine.render(problems[:_CANARY_CANDIDATES])
+    if not prompts:
+        raise DataError(
+            f"the first {_CANARY_CANDIDATES} prompts are all longer than {config.sampler.max_prompt_tokens} tokens."
+        )
     temperature = config.sampling.temperature
     return Parts(
         policy=policy,
         trainer=Trainer(policy, config.optimizer, config.loss, temperature=temperature),
         engine=engine,
-        hot_swap=HotSwap(policy, sampler, canary, temperature=temperature, seed=config.seed),
+        hot_swap=HotSwap(
+            policy, sampler, [prompt.token_ids for prompt in prompts], temperature=temperature, seed=config.seed
+        ),
         sampler=sampler,
     )

@@ -1,7 +1,8 @@
 """Attention over rows that hold one prompt and several of its completions, computed once for the prompt.
 
-Registered with Transformers under `ATTENTION`. Scores are materialised: rows are short (batching bounds them), and PyTorch's
-fused CPU kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). On CUDA the fused kernel is used.
+Registered with Transformers under `ATTENTION`. Scores are materialised: rows are short (batching bounds them), and
+PyTorch's fused CPU kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). On CUDA the
+fused kernel is used.
 """
 
 from typing import Any
@@ -13,7 +14,8 @@ ATTENTION = "rlora"
 
 
 def visibility_mask(segments_BT: torch.Tensor) -> torch.Tensor:
-    """Return which positions see which, (B, 1, T, T) bool, for rows of one prompt (segment 0) and completions (1, 2, ...).
+    """Return which positions see which, (B, 1, T, T) bool, for rows of one prompt (segment 0) and completions (1, 2,
+    ...).
 
     A position sees itself, the prompt before it and its own segment before it; padding (-1) sees padding alone.
     """
@@ -33,7 +35,8 @@ def attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Return softmax(q k^T scaling) v, (B, T, heads, head size), for query (B, heads, T, .) and fewer key and value heads.
+    """Return softmax(q k^T scaling) v, (B, T, heads, head size), for query (B, heads, T, .) and fewer key and value
+    heads.
 
     The signature is Transformers'. Softmax is in fp32; `attention_mask` (B, 1, T, keys) says what is seen.
     """

@@ -1,8 +1,8 @@
 """Groups and advantages -> a `Batch` of micro-batches: rows sorted by length, cut by a token budget, hardly padded.
 
-A row is a prompt followed by several of its completions, which see the prompt and themselves (see attention.py): the prompt is
-computed once for them all. A rollout whose advantage is zero has no gradient and is left out, but its tokens stay in the
-denominator, so leaving it out is exact.
+A row is a prompt followed by several of its completions, which see the prompt and themselves (see attention.py): the
+prompt is computed once for them all. A rollout whose advantage is zero has no gradient and is left out, but its tokens
+stay in the denominator, so leaving it out is exact.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ class BatchConfig:
     tokens_per_micro_batch: int = 2048
     """Positions computed at once, padding included; bounds the trainer's memory and changes nothing else."""
     tokens_per_row: int = 512
-    """Completions share one computation of their prompt up to this row length; attention costs its square. 0 shares nothing."""
+    """Completions share one computation of their prompt up to this row length; attention costs its square. 0 shares
+    nothing.
+    """
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss; otherwise they are trained with their reward, 0."""
 
@@ -39,10 +41,10 @@ class BatchConfig:
 class MicroBatch:
     """Rows that are computed together, padded on the right, and the N tokens that are trained.
 
-    `tokens_BT` are the inputs and `positions_BT` their places in prompt + completion; `segments_BT` is 0 in the prompt, c in the
-    row's c-th completion and -1 in padding; `policy_B` is each row's policy. Of a trained token, `source_N` is the
-    index into the flattened (B, T) of the position that predicts it, `target_N` its id, `sampler_logprobs_N` and `advantages_N`
-    what the loss needs, `completion_N` its completion, numbered within the micro-batch.
+    `tokens_BT` are the inputs and `positions_BT` their places in prompt + completion; `segments_BT` is 0 in the prompt,
+    c in the row's c-th completion and -1 in padding; `policy_B` is each row's policy. Of a trained token, `source_N` is
+    the index into the flattened (B, T) of the position that predicts it, `target_N` its id, `sampler_logprobs_N` and
+    `advantages_N` what the loss needs, `completion_N` its completion, numbered within the micro-batch.
     """
 
     tokens_BT: torch.Tensor
@@ -69,8 +71,8 @@ class MicroBatch:
 class Batch:
     """A step's training data: micro-batches, the denominators, and the version of the policy that sampled it.
 
-    `num_trained_tokens_K` counts the completion tokens of every sampled rollout of each policy, those left out for lack of
-    signal included. `num_positions` and `num_padding` count what is computed; `num_unshared_positions` what would be
+    `num_trained_tokens_K` counts the completion tokens of every sampled rollout of each policy, those left out for lack
+    of signal included. `num_positions` and `num_padding` count what is computed; `num_unshared_positions` what would be
     if every completion had its prompt computed for itself.
     """
 

@@ -21,5 +21,8 @@ def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt:
-        print(f"Interrupted. What was finished is in {config.run_dir}: the newest policy in adapter/, metrics, rollouts.", file=sys.stderr)
+        print(
+            f"Interrupted. What was finished is in {config.run_dir}: the newest policy in adapter/, metrics, rollouts.",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None

@@ -16,7 +16,8 @@ C = typing.TypeVar("C")
 
 
 def cli(presets: Mapping[str, C], *, description: str, arguments: Sequence[str] | None = None) -> C:
-    """Return the configuration that the command line asks for: a preset (the first by default), with fields changed by name.
+    """Return the configuration that the command line asks for: a preset (the first by default), with fields changed by
+    name.
 
     Ends the process with code 2 and a message for an unknown preset or field.
     """
@@ -49,7 +50,9 @@ def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     hints = typing.get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - names):
-        raise ConfigError(f"{kind.__name__} has no field {', '.join(unknown)}; was it written by another version of rlora?")
+        raise ConfigError(
+            f"{kind.__name__} has no field {', '.join(unknown)}; was it written by another version of rlora?"
+        )
     try:
         return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
     except TypeError as error:

@@ -1,4 +1,6 @@
-"""Score a policy, or the base, on problems it was not trained on, with intervals, and compare the two problem by problem."""
+"""Score a policy, or the base, on problems it was not trained on, with intervals, and compare the two problem by
+problem.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,7 +84,8 @@ class Comparison:
 
     @property
     def format_share(self) -> float | None:
-        """The share of the strict gain that the lenient rule does not see: answers that were right but not put as asked.
+        """The share of the strict gain that the lenient rule does not see: answers that were right but not put as
+        asked.
 
         None when the strict score did not rise.
         """

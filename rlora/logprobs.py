@@ -1,13 +1,13 @@
-"""Token log-probabilities and entropies from hidden states, in chunks, so memory does not grow with vocabulary x length.
+"""Token log-probabilities and entropies from hidden states, in chunks: memory does not grow with vocabulary x length.
 
 Only positions that are trained reach this module. Because the unembedding is frozen, the derivative of a token's
-log-probability with respect to its hidden state is one vector, (W[target] - p W) / temperature; it is computed in the forward
-pass while the chunk's probabilities p exist, so no logits are kept and none are computed twice.
+log-probability with respect to its hidden state is one vector, (W[target] - p W) / temperature; it is computed in the
+forward pass while the chunk's probabilities p exist, so no logits are kept and none are computed twice.
 """
 
 import torch
 
-CHUNK_TOKENS = 256  # 256 x 49,152 fp32 logits are 50 MB; larger chunks measured no faster on a CPU
+CHUNK_TOKENS = 256  # 256 x 49,152 fp32 logits are 50 MB
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -46,9 +46,12 @@ def token_logprobs(
     temperature: float = 1.0,
     gradient_head_VH: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats, constant).
+    """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats,
+    constant).
 
     Logits are computed in the dtype of `head_VH` (fp32 for agreement with the sampler) and softened by `temperature`;
     `gradient_head_VH`, the same weights in the dtype of the model, makes the gradient's product cheaper.
     """
-    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH if gradient_head_VH is not None else head_VH, targets_N, temperature)
+    return _TokenLogprobs.apply(
+        hidden_NH, head_VH, gradient_head_VH if gradient_head_VH is not None else head_VH, targets_N, temperature
+    )

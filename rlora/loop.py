@@ -26,8 +26,9 @@ from rlora.verify import Verifier
 def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Path:
     """Train until `config.num_steps` and return the run directory.
 
-    `step` counts finished iterations and is the version of the policy that samples. Every update is handed to the sampler and
-    proven there before the next sample; a sampler that serves anything else ends the run with StaleAdapterError.
+    `step` counts finished iterations and is the version of the policy that samples. Every update is handed to the
+    sampler and proven there before the next sample; a sampler that serves anything else ends the run with
+    StaleAdapterError.
     """
     config.check()
     train, test = load_problems(config)
@@ -50,7 +51,11 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
                 chosen = problems.take(config.problems_per_step)
                 with metrics.timed("sample"):
                     sampled = parts.engine.sample(
-                        chosen, config.sampling, num_samples=config.samples_per_problem, seed=config.seed, key=("train", step)
+                        chosen,
+                        config.sampling,
+                        num_samples=config.samples_per_problem,
+                        seed=config.seed,
+                        key=("train", step),
                     )
                 with metrics.timed("verify"):
                     groups = parts.engine.judge(sampled)
@@ -80,7 +85,9 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
 def keep_best(
     config: RunConfig, parts: Parts, test: Sequence[Problem], run_dir: RunDir, best: float, metrics: StepMetrics
 ) -> float:
-    """Score the policy greedily on a held-out part, keep its adapter if it is the best so far, and return the best score."""
+    """Score the policy greedily on a held-out part, keep its adapter if it is the best so far, and return the best
+    score.
+    """
     sampling = replace(
         config.sampling, temperature=0.0, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens
     )

@@ -1,7 +1,8 @@
 """The policy-gradient losses: each is one small function from `LossInputs` to a loss per trained token.
 
-The trainer sums the losses of all tokens and divides once by the policy's tokens in the whole batch, so no loss knows of
-micro-batches. Ratios are exp(log-probability now - log-probability then), and gradients flow through `logprobs_N` alone.
+The trainer sums the losses of all tokens and divides once by the policy's tokens in the whole batch, so no loss knows
+of micro-batches. Ratios are exp(log-probability now - log-probability then), and gradients flow through `logprobs_N`
+alone.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,9 @@ class LossConfig:
         if self.name not in LOSSES:
             raise ConfigError(f"loss.name is {self.name!r}; it must be one of {', '.join(LOSSES)}.")
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
-            raise ConfigError(f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], clip_high at least 0.")
+            raise ConfigError(
+                f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], clip_high at least 0."
+            )
         if self.max_ratio < 1:
             raise ConfigError(f"loss.max_ratio is {self.max_ratio}; it must be at least 1.")
         if self.kl_coefficient < 0:
@@ -46,9 +49,9 @@ class LossConfig:
 class LossInputs:
     """Everything a loss may look at, for N trained tokens.
 
-    `logprobs_N` are the trainer's now, with gradient; `sampler_logprobs_N` those sampled from; `old_logprobs_N` those that a
-    clip measures from (the sampler's for one update a batch, else the trainer's at the batch's version). `completion_N` says
-    which completion a token belongs to, numbered from 0.
+    `logprobs_N` are the trainer's now, with gradient; `sampler_logprobs_N` those sampled from; `old_logprobs_N` those
+    that a clip measures from (the sampler's for one update a batch, else the trainer's at the batch's version).
+    `completion_N` says which completion a token belongs to, numbered from 0.
     """
 
     logprobs_N: torch.Tensor
@@ -115,7 +118,8 @@ def _clipped_surrogate(ratio_N: torch.Tensor, advantages_N: torch.Tensor, config
 
 
 def k3(logprobs_N: torch.Tensor, reference_logprobs_N: torch.Tensor) -> torch.Tensor:
-    """Return r - 1 - ln r with r = p_reference / p: an unbiased, non-negative estimate of KL(p || reference), nats a token.
+    """Return r - 1 - ln r with r = p_reference / p: an unbiased, non-negative estimate of KL(p || reference), nats a
+    token.
 
     The tokens must be drawn from p. Source: J. Schulman, "Approximating KL divergence" (2020), estimator k3.
     """

@@ -1,6 +1,7 @@
 """A model's name -> a local folder of safetensors and tokenizer that trainer and sampler both load.
 
-A name is the bundled small model, a folder, or a model of the hub. Pickled weights (`.bin`) are refused: they can run code.
+A name is the bundled small model, a folder, or a model of the hub. Pickled weights (`.bin`) are refused: they can run
+code.
 """
 
 import importlib.util
@@ -119,19 +120,38 @@ def _make_bundled(folder: Path) -> None:
 
 
 def make_toy(folder: Path, *, seed: int = 0) -> None:
-    """Write a two-layer Llama of random weights over single characters, for tests: it says short numbers and stops by chance."""
+    """Write a two-layer Llama of random weights over single characters, for tests: it says short numbers and stops by
+    chance.
+    """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    characters = ["<end>", "<unknown>", *"0123456789", *" +-=?.,:\\{}", *map(chr, range(ord("a"), ord("z") + 1)), *"WQA\n"]
+    characters = [
+        "<end>",
+        "<unknown>",
+        *"0123456789",
+        *" +-=?.,:\\{}",
+        *map(chr, range(ord("a"), ord("z") + 1)),
+        *"WQA\n",
+    ]
     vocabulary = {character: index for index, character in enumerate(characters)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(
+        folder
+    )
     config = LlamaConfig(
-        vocab_size=len(characters), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=512, eos_token_id=0, bos_token_id=None, pad_token_id=0,
+        vocab_size=len(characters),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=0,
+        bos_token_id=None,
+        pad_token_id=0,
     )
     model = LlamaForCausalLM(config)
     random = torch.Generator().manual_seed(seed)
@@ -141,7 +161,9 @@ def make_toy(folder: Path, *, seed: int = 0) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
         shared = torch.randn(64, generator=random)
         shared *= 8 / shared.norm()
-        model.model.embed_tokens.weight += shared  # every hidden state points this way, so a row along it raises a token
+        model.model.embed_tokens.weight += (
+            shared  # every hidden state points this way, so a row along it raises a token
+        )
         model.lm_head.weight[0] += 4.5 / 64 * shared
         model.lm_head.weight[2:12] += 2.5 / 64 * shared
     model.save_pretrained(folder)
@@ -186,8 +208,9 @@ def weight_bytes(folder: Path) -> int:
 def gpu_kv_cache_bytes(folder: Path, config: ModelConfig) -> int:
     """Return the sampler's KV cache in bytes on one GPU: what two copies of the base and the trainer's work leave.
 
-    Of the card, 10 % stays free for the driver and fragments; the trainer's copy is counted as large as the sampler's, its
-    batches as one copy more and at least 4 GiB. Raises ConfigError when less than 1 GiB is left. Not run on a GPU yet.
+    Of the card, 10 % stays free for the driver and fragments; the trainer's copy is counted as large as the sampler's,
+    its batches as one copy more and at least 4 GiB. Raises ConfigError when less than 1 GiB is left. Not run on a GPU
+    yet.
     """
     total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
     weights = weight_bytes(folder) * (2 if config.dtype == "float32" else 1)

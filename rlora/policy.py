@@ -13,7 +13,6 @@ from rlora.attention import visibility_mask
 from rlora.batching import MicroBatch
 from rlora.errors import ConfigError
 from rlora.logprobs import token_logprobs
-from rlora.lora.flat import FlatVector
 from rlora.lora.inject import LoraConfig, inject
 from rlora.lora.linear import LoraLinear
 from rlora.lora.peft_format import Adapter, load_adapter_tensors
@@ -31,7 +30,9 @@ class TokenScores:
 class Policy:
     """A frozen base model with K low-rank policies in one flat vector; `version` counts the updates they have had."""
 
-    def __init__(self, model: Any, config: LoraConfig, *, seeds: Sequence[int], base_name: str, head_dtype: torch.dtype):
+    def __init__(
+        self, model: Any, config: LoraConfig, *, seeds: Sequence[int], base_name: str, head_dtype: torch.dtype
+    ):
         """Wrap a loaded causal language model in place; `seeds` holds one seed a policy."""
         _refuse_unsupported(model.config)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
@@ -101,16 +102,16 @@ class Policy:
         )
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
-    def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any) -> torch.Tensor:
-        """Return fp32 logits (B, V) of the token after `tokens_BT`, which extend `cache` (every row has the same length)."""
-        past, length = cache.get_seq_length(), tokens_BT.shape[1]
+    def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
+        """Return fp32 logits (B, V) of the token after `tokens_BT` (rows of one length), which extend `cache` if given."""
+        past, length = cache.get_seq_length() if cache is not None else 0, tokens_BT.shape[1]
         is_seen_TT = torch.ones(length, past + length, dtype=torch.bool, device=self.device).tril(past)
         hidden_BTH = self.model.base_model(
             input_ids=tokens_BT,
             position_ids=torch.arange(past, past + length, device=self.device).expand(tokens_BT.shape),
             attention_mask=is_seen_TT.expand(len(tokens_BT), 1, -1, -1),
             past_key_values=cache,
-            use_cache=True,
+            use_cache=cache is not None,
         ).last_hidden_state
         return (hidden_BTH[:, -1].to(self._head_VH.dtype) @ self._head_VH.T).float()
 
@@ -152,7 +153,11 @@ def _switch(layers: Sequence[LoraLinear], *, is_enabled: bool) -> None:
 def _refuse_unsupported(config: Any) -> None:
     """Refuse models whose log-probabilities would be computed wrongly."""
     if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise ConfigError("the model has sliding-window attention, which is not supported: long rows would be scored wrongly.")
+        raise ConfigError(
+            "the model has sliding-window attention, which is not supported: long rows would be scored wrongly."
+        )
     for field in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, field, None) not in (None, 1, 1.0):
-            raise ConfigError(f"the model transforms its logits ({field}={getattr(config, field)}), which is not supported.")
+            raise ConfigError(
+                f"the model transforms its logits ({field}={getattr(config, field)}), which is not supported."
+            )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlora.sampler.base import Sampler
+from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.types import (
     Completion,
@@ -32,10 +33,18 @@ class Sampled:
 class RolloutEngine:
     """Collects rollouts with one renderer, sampler and verifier."""
 
-    def __init__(self, renderer: PromptRenderer, sampler: Sampler, verifier: Verifier, *, last_number: bool, max_prompt_tokens: int):
-        """`last_number` lets a text's last number be its answer; prompts above `max_prompt_tokens` are dropped."""
+    def __init__(
+        self,
+        renderer: PromptRenderer,
+        sampler: Sampler,
+        verifier: Verifier,
+        *,
+        task: Task,
+        max_prompt_tokens: int,
+    ):
+        """Score as `task` says; prompts above `max_prompt_tokens` are dropped."""
         self._renderer, self._sampler, self._verifier = renderer, sampler, verifier
-        self._last_number, self._max_prompt_tokens = last_number, max_prompt_tokens
+        self._task, self._max_prompt_tokens = task, max_prompt_tokens
 
     def render(self, problems: Sequence[Problem]) -> list[Prompt]:
         """Return the prompts of the problems, without those that are too long."""
@@ -54,7 +63,8 @@ class RolloutEngine:
     ) -> list[Sampled]:
         """Return `num_samples` completions of each problem whose prompt is not too long.
 
-        `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn. `policy` None is the base.
+        `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn. `policy`
+        None is the base.
         """
         prompts = self.render(problems)
         requests = [
@@ -77,14 +87,18 @@ class RolloutEngine:
                 gold=one.prompt.problem.answer,
                 question=one.prompt.problem.question,
                 is_truncated=completion.stop is StopReason.LENGTH,
-                last_number=self._last_number and not is_strict,
+                last_number=self._task.last_number and not is_strict,
+                is_number=self._task.is_number,
             )
             for one in sampled
             for completion in one.completions
         ]
         verdicts = iter(self._verifier.judge_many(requests))
         return [
-            Group(prompt=one.prompt, rollouts=tuple(_rollout(completion, next(verdicts)) for completion in one.completions))
+            Group(
+                prompt=one.prompt,
+                rollouts=tuple(_rollout(completion, next(verdicts)) for completion in one.completions),
+            )
             for one in sampled
         ]
 

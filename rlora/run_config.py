@@ -6,8 +6,8 @@ from rlora.advantages import ADVANTAGES, AdvantageName
 from rlora.batching import BatchConfig
 from rlora.errors import ConfigError
 from rlora.evaluate import EvaluationConfig
-from rlora.losses import LossConfig
 from rlora.lora.inject import LoraConfig
+from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
@@ -42,6 +42,8 @@ class RunConfig:
     """centered (reward minus the group's mean), standardized, leave_one_out, or raw (no baseline)."""
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
+    num_threads: int | None = None
+    """Threads of PyTorch on the CPU; all cores when left out. vLLM, where it runs, sets its own."""
     stop_after_hours: float | None = None
     """End the run well after the step in which this many hours have passed."""
     stop_at_reward: float | None = None
@@ -60,11 +62,23 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise ConfigError (or MissingDependencyError) for the first value that breaks a rule, before anything loads."""
-        for part in (self.model, self.lora, self.optimizer, self.loss, self.batch, self.prompt, self.sampler, self.evaluation, self.tracking):
+        for part in (
+            self.model,
+            self.lora,
+            self.optimizer,
+            self.loss,
+            self.batch,
+            self.prompt,
+            self.sampler,
+            self.evaluation,
+            self.tracking,
+        ):
             part.check()
         task(self.data)
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")
+        if self.num_threads is not None and self.num_threads < 1:
+            raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
         if self.advantage not in ADVANTAGES:
             raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):
@@ -81,7 +95,9 @@ def _check_sampling(sampling: SamplingParams) -> None:
             f"sampling.top_p is {sampling.top_p}; training needs 1, since cutting the distribution biases the ratio between trainer and sampler."
         )
     if not sampling.temperature > 0:
-        raise ConfigError(f"sampling.temperature is {sampling.temperature}; training needs more than 0: greedy samples are all equal.")
+        raise ConfigError(
+            f"sampling.temperature is {sampling.temperature}; training needs more than 0: greedy samples are all equal."
+        )
     if sampling.stop:
         raise ConfigError("sampling.stop is for evaluation: a policy trained with it never learns to stop by itself.")
     if sampling.max_tokens < 1:

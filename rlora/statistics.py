@@ -34,8 +34,8 @@ def wilson(mean: float, count: float) -> Estimate:
 def mean_score(scores_P: Sequence[float]) -> Estimate:
     """Return the mean of scores in [0, 1], one a problem, with Wilson's interval at the effective number of trials.
 
-    A problem's score may itself be a mean over samples; the effective number is then p (1 - p) / variance of the mean, and at least the
-    number of problems.
+    A problem's score may itself be a mean over samples; the effective number is then p (1 - p) / variance of the mean,
+    and at least the number of problems.
     """
     count = len(scores_P)
     mean = sum(scores_P) / count
@@ -47,14 +47,13 @@ def mean_score(scores_P: Sequence[float]) -> Estimate:
 def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimate:
     """Return mean(new - old) over the same problems with the square-and-add interval for paired proportions.
 
-    Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: Wilson's limits of both, joined with their correlation.
+    Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: Wilson's limits of both, joined with their
+    correlation.
     """
     new, old = mean_score(new_P), mean_score(old_P)
     count = len(new_P)
     covariance = sum((a - new.mean) * (b - old.mean) for a, b in zip(new_P, old_P, strict=True)) / count
-    variances = (
-        sum((a - new.mean) ** 2 for a in new_P) / count * (sum((b - old.mean) ** 2 for b in old_P) / count)
-    )
+    variances = sum((a - new.mean) ** 2 for a in new_P) / count * (sum((b - old.mean) ** 2 for b in old_P) / count)
     correlation = covariance / sqrt(variances) if variances > 0 else 0.0
     below, above = (new.mean - new.low, old.high - old.mean), (new.high - new.mean, old.mean - old.low)
 

@@ -15,6 +15,7 @@ from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
 from rlora.statistics import Estimate
 from rlora.tracking import MetricsLog
+from rlora.tracking.metrics import peak_resident_bytes
 from rlora.types import Problem
 
 
@@ -23,7 +24,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Evaluate greedily and at the training temperature, and return what `summary.json` now holds.
 
-    The headline is the greedy score by the task's rule. The last policy becomes `adapter-best` unless an earlier one scored higher.
+    The headline is the greedy score by the task's rule. The last policy becomes `adapter-best` unless an earlier one
+    scored higher.
     """
     sampling = replace(config.sampling, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens)
     greedy = compare_with_base(parts.engine, test, replace(sampling, temperature=0.0), seed=config.seed)
@@ -47,7 +49,7 @@ def summarize(
         "adapter_bytes": parts.policy.adapter().num_bytes,
         "num_parameters": parts.policy.flat.theta_KD.shape[1],
         **_agreement(rows),
-        "peak_resident_bytes": max(row["memory/peak_resident_bytes"] for row in rows),
+        "peak_resident_bytes": peak_resident_bytes(),
         "run_dir": str(run_dir.path),
     }
     run_dir.save_summary(summary)
@@ -85,7 +87,10 @@ def _seconds_by_phase(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def _agreement(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
     """Return how far trainer and sampler were apart: the first trained step, the median and the maximum over steps."""
     found: dict[str, float | None] = {}
-    for short, name in (("kl_k3", "agreement/kl_k3"), ("mean_abs_logprob_difference", "agreement/mean_abs_logprob_difference")):
+    for short, name in (
+        ("kl_k3", "agreement/kl_k3"),
+        ("mean_abs_logprob_difference", "agreement/mean_abs_logprob_difference"),
+    ):
         values = [row[name] for row in rows if name in row]
         found[f"first_{short}"] = values[0] if values else None
         found[f"median_{short}"] = statistics.median(values) if values else None
@@ -103,15 +108,25 @@ def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Ta
     temperature = summary["sampled"]["temperature"]
     for name, comparison in (("greedy", greedy), (f"temperature {temperature:g}", drawn)):
         table.add_row(name, str(comparison.base.accuracy), str(comparison.policy.accuracy), str(comparison.difference))
-        table.add_row(f"{name}, strict", str(comparison.base.strict_accuracy), str(comparison.policy.strict_accuracy), "")
+        table.add_row(
+            f"{name}, strict", str(comparison.base.strict_accuracy), str(comparison.policy.strict_accuracy), ""
+        )
     share = greedy.format_share
-    table.add_row("share of the strict gain that is format", "", "" if share is None else f"{100 * share:.0f} %", "", end_section=True)
+    table.add_row(
+        "share of the strict gain that is format",
+        "",
+        "" if share is None else f"{100 * share:.0f} %",
+        "",
+        end_section=True,
+    )
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["seconds_by_phase"].items())
     table.add_row("adapter", "", f"{summary['adapter_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")
     table.add_row("training", "", f"{summary['num_steps']} steps, {summary['train_seconds']:.1f} s", phases)
     if summary["max_kl_k3"] is not None:
         table.add_row(
-            "trainer against sampler", "", f"KL {summary['max_kl_k3']:.1e}",
+            "trainer against sampler",
+            "",
+            f"KL {summary['max_kl_k3']:.1e}",
             f"{summary['max_mean_abs_logprob_difference']:.4f} nats a token (largest of all steps)",
         )
     return table

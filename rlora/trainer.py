@@ -20,7 +20,9 @@ class OptimizerConfig:
     """AdamW on the policy's flat fp32 vector."""
 
     learning_rate: float = 1e-4
-    """Peak learning rate of both factors; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models, about 1e-3 on the bundled one."""
+    """Peak learning rate of both factors; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models,
+    about 1e-3 on the bundled one.
+    """
     beta1: float = 0.9
     """Decay of the first moment."""
     beta2: float = 0.95
@@ -36,7 +38,8 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Updates over which the rate rises linearly from 0."""
     schedule_steps: int = 100
-    """Length of a linear or cosine schedule in updates, warm-up included; its own number, so --num-steps moves nothing."""
+    """Length of a linear or cosine schedule in updates, warm-up included; its own number, so --num-steps moves nothing.
+    """
     updates_per_batch: int = 1
     """Optimizer steps on each batch."""
 
@@ -51,7 +54,9 @@ class OptimizerConfig:
         if self.schedule not in ("constant", "linear", "cosine"):
             raise ConfigError(f"optimizer.schedule is {self.schedule!r}; it must be constant, linear or cosine.")
         if self.warmup_steps < 0 or self.schedule_steps < 1 or self.updates_per_batch < 1:
-            raise ConfigError("optimizer.warmup_steps must be at least 0, schedule_steps and updates_per_batch at least 1.")
+            raise ConfigError(
+                "optimizer.warmup_steps must be at least 0, schedule_steps and updates_per_batch at least 1."
+            )
 
 
 def learning_rate_at(config: OptimizerConfig, step: int) -> float:
@@ -95,11 +100,13 @@ class Trainer:
     def step(self, batch: Batch) -> dict[str, float]:
         """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
 
-        A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of another
-        version, and NonFiniteError, with the policy unchanged, when a loss or the gradient is not finite.
+        A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of
+        another version, and NonFiniteError, with the policy unchanged, when a loss or the gradient is not finite.
         """
         if batch.version != self.policy.version:
-            raise StaleBatchError(f"the batch is of version {batch.version}, the policy of version {self.policy.version}.")
+            raise StaleBatchError(
+                f"the batch is of version {batch.version}, the policy of version {self.policy.version}."
+            )
         metrics: dict[str, float] = {}
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
@@ -108,7 +115,9 @@ class Trainer:
                 update_metrics = self._update(micro_batches, old, batch.num_trained_tokens_K)
                 if update == 0:  # agreement with the sampler is meant at the version that sampled
                     metrics = update_metrics
-                metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
+                metrics |= {
+                    k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")
+                }
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         metrics["optimizer/step_size"] = metrics["optimizer/learning_rate"] * self.policy.config.alpha
         metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
@@ -121,7 +130,9 @@ class Trainer:
         return metrics
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
-        """Return what a clip measures from: the sampler's log-probabilities, or with several updates the trainer's first."""
+        """Return what a clip measures from: the sampler's log-probabilities, or with several updates the trainer's
+        first.
+        """
         if self._config.updates_per_batch == 1:
             return [micro_batch.sampler_logprobs_N for micro_batch in micro_batches]
         with torch.no_grad():
@@ -130,7 +141,9 @@ class Trainer:
     def _score(self, micro_batch: MicroBatch) -> TokenScores:
         return self.policy.score(micro_batch, temperature=self._temperature)
 
-    def _update(self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]) -> dict[str, float]:
+    def _update(
+        self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]
+    ) -> dict[str, float]:
         flat = self.policy.flat
         flat.zero_grad()
         log, loss, kl_to_base = _TokenLog([], [], [], []), 0.0, 0.0

@@ -1,10 +1,10 @@
 """The records that pass between the parts of rlora; standard library only, so any part can be read and tested alone.
 
-Axes, used as suffixes of names everywhere: K policies, P problems of a step, G rollouts of a problem, B rows of a batch,
-T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
+Axes, used as suffixes of names everywhere: K policies, P problems of a step, G rollouts of a problem, B rows of a
+batch, T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -51,9 +51,9 @@ class Prompt:
 class Completion:
     """What the sampler generated for a prompt.
 
-    `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was drawn from, that is after
-    temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the row of the cohort
-    and `version` the policy's step.
+    `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was drawn from, that is
+    after temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the row of the
+    cohort and `version` the policy's step.
     """
 
     token_ids: tuple[int, ...]
@@ -119,6 +119,10 @@ class SamplingParams:
     """How completions are drawn. Nothing else shapes the distribution: top-k, min-p and penalties are off."""
 
     temperature: float = 1.0
+    """Logits are divided by it, in sampler and trainer; 0 is greedy (evaluation only)."""
     top_p: float = 1.0
+    """Share of the probability that is sampled from; below 1 in evaluation only."""
     max_tokens: int = 256
-    stop: tuple[str, ...] = field(default=())
+    """Tokens after which a completion is cut off."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion; evaluation only."""

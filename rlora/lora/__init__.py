@@ -1,0 +1,1 @@
+"""The low-rank core: layers, initial values, the flat vector, PEFT files."""

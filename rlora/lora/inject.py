@@ -64,8 +64,8 @@ def _is_chosen(name: str, layers: Layers) -> bool:
 def inject(model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]) -> tuple[FlatVector, list[LoraLinear]]:
     """Replace the chosen layers of `model` and return the cohort's flat vector with the layers that read it.
 
-    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed. Slots are named `PATH.lora_A` of shape
-    (R, I) and `PATH.lora_B` of shape (O, R).
+    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed. Slots are named `PATH.lora_A` of
+    shape (R, I) and `PATH.lora_B` of shape (O, R).
     """
     chosen = adapted_layers(model, config.layers)
     shapes: dict[str, tuple[int, ...]] = {}
@@ -83,9 +83,7 @@ def inject(model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]) -> tup
     wrapped = []
     for name, linear in chosen.items():
         parent, _, child = name.rpartition(".")
-        layer = LoraLinear(
-            linear, flat.parameters[f"{name}.lora_A"], flat.parameters[f"{name}.lora_B"], config.scale
-        )
+        layer = LoraLinear(linear, flat.parameters[f"{name}.lora_A"], flat.parameters[f"{name}.lora_B"], config.scale)
         setattr(model.get_submodule(parent), child, layer)
         wrapped.append(layer)
     return flat, wrapped

@@ -48,7 +48,9 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for x (..., I) as (..., O)."""
-        x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
+        x_NI = x.reshape(
+            -1, x.shape[-1]
+        )  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
         if self.is_enabled:
             y_NO = _LowRankUpdate.apply(x_NI, self.base.weight, self.base.bias, self.a_KRI, self.b_KOR, self.scale)
         else:

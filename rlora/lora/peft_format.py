@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rlora.errors import AdapterError
@@ -25,7 +26,8 @@ _PREFIX = "base_model.model."
 class Adapter:
     """One version of one policy: what is handed to the sampler, saved and shipped.
 
-    `version` is the step of the policy; `tensors` maps `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R) to fp32 on the CPU.
+    `version` is the step of the policy; `tensors` maps `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R) to fp32 on the
+    CPU.
     """
 
     policy: int
@@ -79,7 +81,9 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_adapter_tensors(folder: Path, config: LoraConfig, names: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def load_adapter_tensors(
+    folder: Path, config: LoraConfig, names: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
     """Return the tensors of a PEFT folder under rlora's names, checked against `config` and the shapes in `names`.
 
     Raises AdapterError when files are missing or unsafe, or the adapter has another rank, scale, kind or set of layers.
@@ -87,17 +91,27 @@ def load_adapter_tensors(folder: Path, config: LoraConfig, names: Mapping[str, t
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
     if not (folder / TENSOR_FILE).is_file():
-        raise AdapterError(f"{folder} holds no {TENSOR_FILE}; only safetensors is read (adapter_model.bin can run code).")
+        raise AdapterError(
+            f"{folder} holds no {TENSOR_FILE}; only safetensors is read (adapter_model.bin can run code)."
+        )
     try:
         stored = json.loads((folder / CONFIG_FILE).read_text())
     except ValueError as error:
         raise AdapterError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
     _check_config(stored, config, folder)
-    tensors = {_our_name(key): value.float() for key, value in load_file(folder / TENSOR_FILE).items()}
+    try:
+        stored_tensors = load_file(folder / TENSOR_FILE)
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
+    tensors = {_our_name(key): value.float() for key, value in stored_tensors.items()}
     if missing := sorted(names.keys() - tensors.keys()):
-        raise AdapterError(f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}; check --lora.layers.")
+        raise AdapterError(
+            f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}; check --lora.layers."
+        )
     if extra := sorted(tensors.keys() - names.keys()):
-        raise AdapterError(f"{folder} has {len(extra)} tensors the policy lacks, first {extra[0]}; check --lora.layers.")
+        raise AdapterError(
+            f"{folder} has {len(extra)} tensors the policy lacks, first {extra[0]}; check --lora.layers."
+        )
     for name, shape in names.items():
         if tuple(tensors[name].shape) != tuple(shape):
             raise AdapterError(f"{folder}: {name} is {tuple(tensors[name].shape)}, the policy needs {tuple(shape)}.")

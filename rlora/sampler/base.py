@@ -38,7 +38,9 @@ class SamplerConfig:
                 "the slow reference with --sampler.kind torch."
             )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 1 or self.max_prompt_tokens < 1:
-            raise ConfigError("sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs and max_prompt_tokens at least 1.")
+            raise ConfigError(
+                "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs and max_prompt_tokens at least 1."
+            )
 
     @property
     def resolved_kind(self) -> Literal["vllm", "torch"]:

@@ -1,20 +1,25 @@
 """Hand each version of a policy to the sampler and prove that it is what the sampler serves.
 
-The proof asks which adapter the sampler's log-probabilities x come from: with the trainer's log-probabilities a of the same tokens
-under the new version and b under another one (the previous version, or the base), x is nearer to a, in root mean square,
-exactly when the served fraction
+The proof asks which adapter the sampler's log-probabilities x come from: with the trainer's log-probabilities a of the
+same tokens under the new version and b under another one (the previous version, or the base), x is nearer to a, in root
+mean square, exactly when the served fraction
 
     t = <x - b, a - b> / <a - b, a - b>
 
-is above 1/2. It is 1 for the new version and 0 for the other, give or take the noise between two implementations, whose
-deviation is that of x around the nearer one, s, divided by |a - b|. So there is no threshold to tune: where a and b are too close
-for the noise (`MIN_SEPARATION`), the comparison is logged as undecided. It is made on a canary, a few fixed requests
-sampled the ordinary way after each swap, and on rollouts before each update. One more test needs no statistics: a seeded canary
-that is bit-identical to the previous version's, or to the base's, although the trainer's own log-probabilities differ, is stale.
+is above 1/2. It is 1 for the new version and 0 for the other, give or take noise: two implementations, and two adapters
+in one implementation, differ by rounding. Where a and b are no further apart than that, t tends to 1/2 and says
+nothing. So there is no absolute threshold: a comparison counts when a - b is several times as large as the distance of x to
+the nearer of the two (`MIN_RATIO`) on enough tokens (`MIN_SEPARATION`), and is logged as undecided otherwise.
+
+It is made after each swap on a canary: first tokens drawn the ordinary way after a few fixed prompts. For those the trainer
+keeps its log-probabilities of every token under base and previous version, so a proof costs one short forward pass. One
+more test needs no statistics: a seeded canary that is bit-identical to the previous version's, or to the base's,
+although the trainer's own log-probabilities differ, is stale. Before each update a group of the rollouts is checked in the
+same way; the other versions are scored only when the error is large enough that one of them could be the truth.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,22 +29,25 @@ from rlora.policy import Policy
 from rlora.sampler.base import Sampler
 from rlora.types import Completion, Group, SampleRequest, SamplingParams
 
-CANARY_TOKENS = 8
-NUM_CANARIES = 4
-MIN_SEPARATION = 5.0  # deviations of the noise between 1/2 and either end; measured in docs/log.md
-_NUM_CHECKED_ROLLOUTS = 8
-_CHECKED_TOKENS = 64
+CANARY_PROMPTS = 2
+CANARY_PROMPT_TOKENS = 33  # whole blocks of the prompt cache and one token more: the samples share the blocks
+CANARY_SAMPLES = 16
+MIN_RATIO = 3.0  # of the root mean squares of a - b and of the noise; measured in docs/log.md
+MIN_SEPARATION = 5.0  # deviations of t between 1/2 and either end
+_CHECKED_TOKENS = 64  # of each of a group's rollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """Where the sampler lies between another version (0) and the new one (1), and how well the two can be told apart.
 
-    `separation` is the distance from either to the middle in deviations of the noise; `error` and `other_error` are root mean square
-    differences in nats of the sampler's log-probabilities to the new and to the other version's.
+    `ratio` is the distance of the two versions over the noise, `separation` the deviations of the served fraction
+    between the middle and either end; `error` and `other_error` are root mean square differences in nats of the
+    sampler's log-probabilities to the new and to the other version's.
     """
 
     served_fraction: float
+    ratio: float
     separation: float
     error: float
     other_error: float
@@ -47,7 +55,7 @@ class Comparison:
     @property
     def is_decided(self) -> bool:
         """Whether new and other version differ enough to be told apart."""
-        return self.separation >= MIN_SEPARATION
+        return self.ratio >= MIN_RATIO and self.separation >= MIN_SEPARATION
 
     @property
     def is_stale(self) -> bool:
@@ -59,109 +67,152 @@ def compare(sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Tensor)
     """Return where the sampler's log-probabilities lie between those of the other version and of the new one."""
     x, a, b = (values.double() for values in (sampler_N, new_N, other_N))
     direction = a - b
-    norm = float(direction.norm())
-    error, other_error = float((x - a).square().mean().sqrt()), float((x - b).square().mean().sqrt())
-    if norm == 0:
-        return Comparison(served_fraction=1.0, separation=0.0, error=error, other_error=other_error)
-    noise = max(min(error, other_error), 1e-9)
-    fraction = float((x - b) @ direction) / norm**2
-    return Comparison(served_fraction=fraction, separation=norm / (2 * noise), error=error, other_error=other_error)
+    error, other_error = _root_mean_square(x - a), _root_mean_square(x - b)
+    distance = _root_mean_square(direction)
+    ratio = distance / max(min(error, other_error), 1e-9)
+    return Comparison(
+        served_fraction=float((x - b) @ direction / direction.square().sum()) if distance > 0 else 1.0,
+        ratio=ratio,
+        separation=ratio * x.numel() ** 0.5 / 2,
+        error=error,
+        other_error=other_error,
+    )
+
+
+def _root_mean_square(values: torch.Tensor) -> float:
+    return float(values.square().mean().sqrt())
 
 
 class HotSwap:
     """Moves each version of the policy into the sampler; returns only when the sampler was shown to serve it."""
 
-    def __init__(self, policy: Policy, sampler: Sampler, prompts: Sequence[Sequence[int]], *, temperature: float = 1.0, seed: int = 0):
-        """Use up to `NUM_CANARIES` of `prompts` (token ids) as canaries."""
+    def __init__(
+        self,
+        policy: Policy,
+        sampler: Sampler,
+        prompts: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+        seed: int = 0,
+    ):
+        """Draw the canary after the beginnings of the first `CANARY_PROMPTS` of `prompts` (token ids)."""
         self._policy, self._sampler, self._temperature, self._seed = policy, sampler, temperature, seed
-        self._prompts = [tuple(prompt) for prompt in prompts[:NUM_CANARIES]]
-        self._sampling = SamplingParams(temperature=temperature, max_tokens=CANARY_TOKENS)
+        chosen = prompts[:CANARY_PROMPTS]
+        length = min(CANARY_PROMPT_TOKENS, *map(len, chosen), CANARY_PROMPT_TOKENS)
+        self._prompts = [tuple(prompt[:length]) for prompt in chosen]
+        self._theta_KD: torch.Tensor | None = None  # of the version that is served
         self._previous_theta_KD: torch.Tensor | None = None
-        self._current_theta_KD: torch.Tensor | None = None
-        self._last_canary: list[Completion] | None = None
-        self._base_canary: list[Completion] | None = None
+        self._canaries: dict[str, _Canary] = {}  # of "base" and "previous"
+        self._noise = float("inf")  # the smallest error that a proven version had, nats
 
     def swap(self) -> dict[str, float]:
         """Load the policy's current version into the sampler and prove it on the canary.
 
         Raises StaleAdapterError when the sampler serves the previous version or the base.
         """
+        if not self._canaries:
+            with self._policy.adapter_off():
+                self._canaries["base"] = self._draw_canary(None)
         self._sampler.load([self._policy.adapter(k) for k in range(self._policy.num_policies)])
-        self._previous_theta_KD, self._current_theta_KD = self._current_theta_KD, self._policy.flat.theta_KD.clone()
-        if self._base_canary is None:
-            self._base_canary = self._sample_canary(None)
-        canary = self._sample_canary(0)
-        metrics = self._judge("canary", canary, identical_to={"previous": self._last_canary, "base": self._base_canary})
-        self._last_canary = canary
+        canary = self._draw_canary(0)
+        metrics: dict[str, float] = {}
+        for other, stale in self._canaries.items():
+            trainer_PV, stale_PV = canary.trainer_logprobs_PV, stale.trainer_logprobs_PV
+            comparison = compare(*(canary.pick(values) for values in (None, trainer_PV, stale_PV)))
+            is_same = canary.drawn == stale.drawn and not torch.equal(trainer_PV, stale_PV)
+            self._raise_if_stale("canary", other, comparison, is_identical=is_same)
+            metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
+            metrics[f"proof/canary_ratio_{other}"] = comparison.ratio
+            metrics[f"proof/canary_is_decided_{other}"] = float(comparison.is_decided)
+            metrics["proof/canary_error"] = comparison.error
+        self._noise = min(self._noise, metrics["proof/canary_error"])
+        self._canaries["previous"] = canary
+        self._previous_theta_KD, self._theta_KD = self._theta_KD, self._policy.flat.theta_KD.clone()
         return metrics
 
     def check(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Compare some of the current version's rollouts in the same way, before they are trained on."""
-        pairs = [(group.prompt.token_ids, rollout.completion) for group in groups for rollout in group.rollouts[:1]]
-        every = max(1, len(pairs) // _NUM_CHECKED_ROLLOUTS)
-        chosen = pairs[::every][:_NUM_CHECKED_ROLLOUTS]
-        return self._judge("rollouts", [completion for _, completion in chosen], prompts=[prompt for prompt, _ in chosen])
+        """Check a group of the current version's rollouts before they are trained on.
 
-    def _sample_canary(self, policy: int | None) -> list[Completion]:
+        Another version can be the truth, and be told from this one, only if the error is several times the noise.
+        """
+        group = groups[self._policy.version % len(groups)]
+        completions = [rollout.completion for rollout in group.rollouts]
+        micro_batch = _micro_batch(group.prompt.token_ids, completions).to(self._policy.device)
+        is_first_N = _first_occurrences(completions).to(self._policy.device)
+        sampler_N, new_N = micro_batch.sampler_logprobs_N[is_first_N], self._score(micro_batch)[is_first_N]
+        error = _root_mean_square(sampler_N.double() - new_N.double())
+        is_compared = error > 2 * self._noise
+        if is_compared:
+            with self._policy.adapter_off():
+                others = {"base": self._score(micro_batch)}
+            if self._previous_theta_KD is not None:
+                with self._policy.swapped(self._previous_theta_KD):
+                    others["previous"] = self._score(micro_batch)
+            for other, other_N in others.items():
+                self._raise_if_stale("rollouts", other, compare(sampler_N, new_N, other_N[is_first_N]))
+        return {"proof/rollouts_error": error, "proof/rollouts_is_compared": float(is_compared)}
+
+    @torch.no_grad()
+    def _draw_canary(self, policy: int | None) -> "_Canary":
         requests = [
-            SampleRequest(token_ids=prompt, num_samples=1, key=("canary", index), policy=policy)
+            SampleRequest(token_ids=prompt, num_samples=CANARY_SAMPLES, key=("canary", index), policy=policy)
             for index, prompt in enumerate(self._prompts)
         ]
-        return [completions[0] for completions in self._sampler.sample(requests, self._sampling, seed=self._seed)]
-
-    def _judge(
-        self,
-        name: str,
-        completions: Sequence[Completion],
-        *,
-        prompts: Sequence[Sequence[int]] | None = None,
-        identical_to: dict[str, list[Completion] | None] | None = None,
-    ) -> dict[str, float]:
-        micro_batch = _micro_batch(prompts or self._prompts, completions).to(self._policy.device)
-        new_N = self._score(micro_batch)
-        others: dict[str, Callable[[], torch.Tensor]] = {"base": lambda: self._score_base(micro_batch)}
-        if self._previous_theta_KD is not None:
-            others["previous"] = lambda: self._score_previous(micro_batch)
-        metrics: dict[str, float] = {}
-        for other, score in others.items():
-            other_N = score()
-            comparison = compare(micro_batch.sampler_logprobs_N, new_N, other_N)
-            same = _are_identical(completions, (identical_to or {}).get(other)) and not torch.equal(new_N, other_N)
-            if same or comparison.is_stale:
-                raise StaleAdapterError(_message(name, self._policy.version, other, comparison, is_identical=same))
-            metrics[f"proof/{name}_served_fraction_{other}"] = comparison.served_fraction
-            metrics[f"proof/{name}_separation_{other}"] = comparison.separation
-            metrics[f"proof/{name}_is_decided_{other}"] = float(comparison.is_decided)
-            metrics[f"proof/{name}_error"] = comparison.error
-        return metrics
+        sampling = SamplingParams(temperature=self._temperature, max_tokens=1)
+        completions = self._sampler.sample(requests, sampling, seed=self._seed)
+        logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
+        return _Canary(
+            drawn=tuple((row, c.token_ids[0], c.logprobs[0]) for row, cs in enumerate(completions) for c in cs),
+            trainer_logprobs_PV=(logits_PV / self._temperature).log_softmax(-1).cpu(),
+        )
 
     @torch.no_grad()
     def _score(self, micro_batch: MicroBatch) -> torch.Tensor:
         return self._policy.score(micro_batch, temperature=self._temperature).logprobs_N
 
-    def _score_base(self, micro_batch: MicroBatch) -> torch.Tensor:
-        with self._policy.adapter_off():
-            return self._score(micro_batch)
-
-    def _score_previous(self, micro_batch: MicroBatch) -> torch.Tensor:
-        assert self._previous_theta_KD is not None
-        with self._policy.swapped(self._previous_theta_KD):
-            return self._score(micro_batch)
+    def _raise_if_stale(self, where: str, other: str, comparison: Comparison, *, is_identical: bool = False) -> None:
+        if is_identical or comparison.is_stale:
+            message = _message(where, self._policy.version, other, comparison, is_identical=is_identical)
+            raise StaleAdapterError(message)
 
 
-def _micro_batch(prompts: Sequence[Sequence[int]], completions: Sequence[Completion]) -> MicroBatch:
-    rows = []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        cut = Completion(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Canary:
+    """What was drawn (prompt, token, the sampler's log-probability), and the trainer's of every token (P, V)."""
+
+    drawn: tuple[tuple[int, int, float], ...]
+    trainer_logprobs_PV: torch.Tensor
+
+    def pick(self, trainer_logprobs_PV: torch.Tensor | None) -> torch.Tensor:
+        """Return, for each distinct drawn token, the log-probability by a trainer's table, or the sampler's (None)."""
+        distinct = sorted(set(self.drawn))
+        if trainer_logprobs_PV is None:
+            return torch.tensor([logprob for _, _, logprob in distinct])
+        return torch.stack([trainer_logprobs_PV[row, token] for row, token, _ in distinct])
+
+
+def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
+    cut = [
+        replace(
+            completion,
             token_ids=completion.token_ids[:_CHECKED_TOKENS],
             logprobs=completion.logprobs[:_CHECKED_TOKENS],
-            text="",
-            stop=completion.stop,
-            policy=completion.policy,
-            version=completion.version,
         )
-        rows.append(Row(prompt=tuple(prompt), completions=(cut,), advantages=(0.0,)))
-    return stack(rows)
+        for completion in completions
+    ]
+    return stack([Row(prompt=tuple(prompt), completions=tuple(cut), advantages=(0.0,) * len(cut))])
+
+
+def _first_occurrences(completions: Sequence[Completion]) -> torch.Tensor:
+    """Return which of the checked tokens are not repetitions: the same token after the same tokens says nothing new."""
+    seen: set[tuple[int, ...]] = set()
+    is_first = []
+    for completion in completions:
+        for end in range(1, min(len(completion.token_ids), _CHECKED_TOKENS) + 1):
+            beginning = completion.token_ids[:end]
+            is_first.append(beginning not in seen)
+            seen.add(beginning)
+    return torch.tensor(is_first)
 
 
 def _are_identical(completions: Sequence[Completion], others: Sequence[Completion] | None) -> bool:

@@ -1,7 +1,7 @@
 """The reference sampler: plain PyTorch with a KV cache, any model, any device, bit-for-bit repeatable, slow.
 
-Each request is computed by itself, so its completions do not depend on what is sampled beside it. It is also the fallback where
-vLLM does not install.
+Each request is computed by itself, so its completions do not depend on what is sampled beside it. It is also the
+fallback where vLLM does not install.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,9 @@ class TorchSampler:
             self._versions[adapter.policy] = adapter.version
 
     @torch.no_grad()
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int) -> list[list[Completion]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
+    ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
         results = []
         for request in requests:
@@ -64,7 +66,9 @@ class TorchSampler:
             logprobs.append(log_p_BV.gather(1, tokens_B[:, None]).squeeze(1))
             is_done_B |= torch.isin(tokens_B, self._end_token_ids)
             if sampling.stop:
-                is_done_B |= torch.tensor([self._has_stop_string(row, sampling) for row in torch.stack(tokens, 1)], device=device)
+                is_done_B |= torch.tensor(
+                    [self._has_stop_string(row, sampling) for row in torch.stack(tokens, 1)], device=device
+                )
             if len(tokens) == sampling.max_tokens or bool(is_done_B.all()):
                 break
             log_p_BV = _log_probabilities(self._policy.next_token_logits(tokens_B[:, None], cache), sampling)
@@ -78,7 +82,9 @@ class TorchSampler:
         text = self._tokenizer.decode(row_T, skip_special_tokens=True)
         return any(stop in text for stop in sampling.stop)
 
-    def _completion(self, request: SampleRequest, tokens: list[int], logprobs: list[float], sampling: SamplingParams) -> Completion:
+    def _completion(
+        self, request: SampleRequest, tokens: list[int], logprobs: list[float], sampling: SamplingParams
+    ) -> Completion:
         """Cut a row at its first end token or stop string; later tokens were drawn only because other rows went on."""
         ends = set(self._end_token_ids.tolist())
         length = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
@@ -100,7 +106,9 @@ class TorchSampler:
 
 
 def _log_probabilities(logits_BV: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """Return the log-probabilities that are drawn from: after temperature and top-p; greedy leaves the logits as they are."""
+    """Return the log-probabilities that are drawn from: after temperature and top-p; greedy leaves the logits as they
+    are.
+    """
     log_p_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
     if sampling.top_p < 1:
         ordered_BV, order_BV = log_p_BV.sort(-1, descending=True)

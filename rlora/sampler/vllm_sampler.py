@@ -1,8 +1,9 @@
 """vLLM as a sampler: the engine in the trainer's process, one seed a request, a new name and id for every version.
 
-The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this process, so all
-requests of a call are there before the first step, and prefills are never cut in two. Left out on purpose: in-place reloading
-(`load_inplace` is sticky and re-reads the files on every request) and sleeping (a sleeping engine can drop its adapter).
+The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this
+process, so all requests of a call are there before the first step, and prefills are never cut in two. Left out on
+purpose: in-place reloading (`load_inplace` is sticky and re-reads the files on every request) and sleeping (a sleeping
+engine can drop its adapter).
 """
 
 import gc
@@ -18,6 +19,7 @@ import torch
 from rlora.errors import SamplerError
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.models import gpu_kv_cache_bytes, load_tokenizer
+from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
 from rlora.seeding import derive_seed
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
@@ -28,6 +30,7 @@ _ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CONFIGURE_LOGGING": "1",
 }
+_CPU_BLOCK_SIZE = 32  # smallest that the CPU attention takes; its default of 128 caches no prompt shorter than that
 _PREFILL_TOKENS = 4096  # prompt tokens computed at once; never below the longest prompt, which must not be cut
 
 
@@ -40,6 +43,11 @@ class VllmSampler:
             os.environ.setdefault(name, value)
         from vllm import LLM
 
+        if torch.cuda.is_available():
+            block_size = None
+        else:
+            vllm_cpu_lora.install()
+            block_size = _CPU_BLOCK_SIZE
         kv_cache_bytes = int(spec.config.kv_cache_gb * 2**30)
         self._llm = LLM(
             str(spec.folder),
@@ -50,6 +58,7 @@ class VllmSampler:
             max_num_batched_tokens=max(_PREFILL_TOKENS, spec.max_length),
             enable_chunked_prefill=False,
             enable_prefix_caching=True,
+            block_size=block_size,
             kv_cache_memory_bytes=kv_cache_bytes or gpu_kv_cache_bytes(spec.folder, spec.model),
             enable_lora=True,
             max_lora_rank=_legal_rank(spec.lora.rank),
@@ -88,7 +97,9 @@ class VllmSampler:
                 self._llm.llm_engine.remove_lora(previous.lora_int_id)
                 shutil.rmtree(previous.lora_path)
 
-    def sample(self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int) -> list[list[Completion]]:
+    def sample(
+        self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
+    ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
         outputs = self._llm.generate(
             [{"prompt_token_ids": list(request.token_ids)} for request in requests],
@@ -99,7 +110,9 @@ class VllmSampler:
         results = []
         for request, output in zip(requests, outputs, strict=True):
             if len(output.outputs) != request.num_samples:
-                raise SamplerError(f"vLLM gave {len(output.outputs)} completions, {request.num_samples} were asked for.")
+                raise SamplerError(
+                    f"vLLM gave {len(output.outputs)} completions, {request.num_samples} were asked for."
+                )
             results.append([self._completion(request, sample) for sample in output.outputs])
         return results
 
@@ -129,7 +142,9 @@ class VllmSampler:
         return Completion(
             token_ids=token_ids,
             logprobs=tuple(at[token].logprob for at, token in zip(sample.logprobs, token_ids, strict=True)),
-            text=sample.text if stop is StopReason.STOP_STRING else self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            text=sample.text
+            if stop is StopReason.STOP_STRING
+            else self._tokenizer.decode(token_ids, skip_special_tokens=True),
             stop=stop,
             policy=request.policy or 0,
             version=-1 if request.policy is None else self._versions[request.policy],

@@ -22,7 +22,9 @@ def load(split: str, _data_dir: str | None = None) -> list[Problem]:
 
 
 def load_digits(split: str, _data_dir: str | None = None) -> list[Problem]:
-    """Return sums of two digits that are a digit themselves: small enough for a model of random weights to hit by chance."""
+    """Return sums of two digits that are a digit themselves: small enough for a model of random weights to hit by
+    chance.
+    """
     pairs = [(a, b) for a in range(10) for b in range(a, 10 - a)]
     return [_problem(split, a, b) for index, (a, b) in enumerate(pairs) if (index % 4 == 0) == (split == "test")]
 

@@ -19,7 +19,9 @@ class PromptConfig:
     """How a question is put to the model."""
 
     template: TemplateName = "auto"
-    """chat (the tokenizer's chat template), plain ("Question: ... Answer:", for base models), or auto: chat where there is one."""
+    """chat (the tokenizer's chat template), plain ("Question: ... Answer:", for base models), or auto: chat where there
+    is one.
+    """
     instruction: str | None = None
     """Text after the question, telling how to answer; the task's own when left out."""
     system: str | None = None
@@ -37,12 +39,16 @@ class PromptRenderer:
     """Renders problems for one tokenizer."""
 
     def __init__(self, tokenizer: Any, config: PromptConfig, *, instruction: str):
-        """Use the task's `instruction` unless the configuration has one; ConfigError for a chat template that is not there."""
+        """Use the task's `instruction` unless the configuration has one; ConfigError for a chat template that is not
+        there.
+        """
         self._tokenizer, self._config = tokenizer, config
         self._instruction = config.instruction if config.instruction is not None else instruction
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if config.template == "chat" and not has_template:
-            raise ConfigError("prompt.template is 'chat', but the tokenizer has no chat template; use --prompt.template plain.")
+            raise ConfigError(
+                "prompt.template is 'chat', but the tokenizer has no chat template; use --prompt.template plain."
+            )
         self.is_chat = has_template if config.template == "auto" else config.template == "chat"
 
     def render(self, problem: Problem) -> Prompt:

@@ -11,7 +11,8 @@ VARIABLE = "RLORA_DATA"
 
 
 def data_folder(data_dir: str | None = None) -> Path | None:
-    """Return the local data folder: the option, else $RLORA_DATA, else ../shared/data beside the current folder if it exists.
+    """Return the local data folder: the option, else $RLORA_DATA, else ../shared/data beside the current folder if it
+    exists.
 
     Raises DataError for an option or a variable that names no folder.
     """
@@ -48,8 +49,8 @@ def read_rows(file: str, *, hub: str, subset: str, split: str, data_dir: str | N
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file; DataError names the line that is not one."""
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    rows = []  # split at line feeds alone: splitlines() would also cut at the U+2028 that some problems contain
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -41,7 +41,11 @@ class MetricsLog:
             import wandb
 
             self._wandb = wandb.init(
-                project=config.wandb_project, name=run_dir.name, dir=str(run_dir), mode=config.wandb, config=dict(run_config)
+                project=config.wandb_project,
+                name=run_dir.name,
+                dir=str(run_dir),
+                mode=config.wandb,
+                config=dict(run_config),
             )
 
     def __enter__(self) -> "MetricsLog":
@@ -49,7 +53,9 @@ class MetricsLog:
         self.display.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close everything."""
         self.display.__exit__(kind, error, trace)
         self._file.close()

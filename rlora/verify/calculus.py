@@ -4,6 +4,7 @@ SymPy must find a closed form: a numerical integral or series that merely agrees
 """
 
 import re
+from typing import Any
 
 import sympy
 from latex2sympy2_extended import latex2sympy
@@ -15,12 +16,14 @@ _DIGITS = 60
 _NAME = re.compile(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=")
 
 
-def same_value(a: str, b: str) -> bool | None:
+def same_closed_form(a: str, b: str) -> bool | None:
     """Whether two expressions have the same closed form; None where SymPy finds none.
 
     Raises whatever the parser raises for a text it does not read: the worker's boundary turns that into a verdict.
     """
-    left, right = (sympy.sympify(latex2sympy(right_side(plain_latex(text)))).doit() for text in (a, b))
+    left: Any
+    right: Any
+    left, right = (sympy.sympify(latex2sympy(_NAME.sub("", plain_latex(text)))).doit() for text in (a, b))
     if any(isinstance(side, bool) or side.has(*_UNEVALUATED) for side in (left, right)):
         return None
     if not all(isinstance(side, sympy.Expr) for side in (left, right)):

@@ -1,20 +1,17 @@
 """LaTeX commands and functions inside an expression: fractions, roots, logarithms, trigonometry, absolute values."""
 
-from fractions import Fraction
+from rlora.verify.nodes import INFINITY, PI, Node, ParseError, contains, fn, num, op
+from rlora.verify.parse import ACCENTS, Parser
 
-from rlora.verify.nodes import INFINITY, PI, Node, ParseError, contains, fn, num, op, sym
-from rlora.verify.parse import Parser
-
-_TRIGONOMETRIC = frozenset("sin cos tan cot sec csc".split())
+_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sinh": "arcsinh", "cosh": "arccosh",
             "tanh": "arctanh"}  # fmt: skip
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
-_ACCENTS = frozenset("\\overline \\bar \\vec \\hat \\widehat \\tilde \\overrightarrow \\dot \\angle \\triangle".split())
 _CALCULUS = frozenset({"\\sum", "\\prod", "\\int", "\\lim"})
 _VARIADIC = frozenset({"gcd", "lcm", "max", "min"})
 
 
-def parse(parser: Parser, name: str) -> Node:
+def command(parser: Parser, name: str) -> Node:
     """Parse the command that stands next; raises ParseError for one that is not known."""
     if name == "|":
         return _absolute(parser)
@@ -22,8 +19,8 @@ def parse(parser: Parser, name: str) -> Node:
         return _calculus(parser)
     parser.take()
     if name == "\\frac":
-        top = parser._fraction_argument()
-        return op("div", top, parser._fraction_argument())
+        top = parser.fraction_argument()
+        return op("div", top, parser.fraction_argument())
     if name == "\\sqrt":
         return _root(parser)
     if name == "\\pi":
@@ -33,13 +30,13 @@ def parse(parser: Parser, name: str) -> Node:
     if name == "\\emptyset":
         return Node("set")
     if name in ("\\binom", "\\dbinom", "\\tbinom"):
-        top = parser._fraction_argument()
-        return fn("binom", top, parser._fraction_argument())
+        top = parser.fraction_argument()
+        return fn("binom", top, parser.fraction_argument())
     if name in ("\\lfloor", "\\lceil"):
         inner = parser.expression()
         parser.take("\\rfloor" if name == "\\lfloor" else "\\rceil")
         return fn("floor" if name == "\\lfloor" else "ceil", inner)
-    if name in _ACCENTS:
+    if name in ACCENTS:
         return Node("apply", (parser.argument(),), name)
     if name == "\\imath":
         return Node("const", name="i")
@@ -79,10 +76,7 @@ def function(parser: Parser, name: str) -> Node:
             power = op("neg", parser.argument()) if parser.accept("-") else parser.argument()
     if power is not None and power in (num(-1), op("neg", num(1))) and name in _INVERSE:
         name, power = _INVERSE[name], None
-    if name in _VARIADIC:
-        node = fn(name, *_several(parser))
-    else:
-        node = _applied(name, base, _argument(parser))
+    node = fn(name, *_several(parser)) if name in _VARIADIC else _applied(name, base, _argument(parser))
     return node if power is None else op("pow", node, power)
 
 
@@ -127,7 +121,7 @@ def _argument(parser: Parser) -> Node:
 
 
 def _bracketed(parser: Parser) -> Node:
-    node = parser._primary()
+    node = parser.primary()
     return op("deg", node) if parser.accept("\\deg@") else node
 
 
@@ -138,13 +132,3 @@ def _calculus(parser: Parser) -> Node:
         token = parser.take()
         words.append(token.text if token.kind != "text" else f"\\text{{{token.text}}}")
     return Node("calculus", name=" ".join(words))
-
-
-def repeating(digits: Node, block: str) -> Node:
-    """Return the value of a decimal whose last digits repeat, as in 0.1\\overline{6}."""
-    places = digits.places or 0
-    tail = Fraction(int(block), 10**places * (10 ** len(block) - 1))
-    return num((digits.number or Fraction(0)) + tail)
-
-
-__all__ = ["function", "parse", "repeating", "sym"]

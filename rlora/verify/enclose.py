@@ -1,7 +1,7 @@
 """Double-precision values with a bound on their error: proves that two expressions differ, without a worker.
 
-Each value is (v, err) with the true value within `err` of v; first-order rules with a margin of two. What the rules do not
-cover is None: undecided, never a guess. Equality is never concluded here.
+Each value is (v, err) with the true value within `err` of v; first-order rules with a margin of two. What the rules
+do not cover is None: undecided, never a guess. Equality is never concluded here.
 """
 
 import cmath
@@ -79,7 +79,7 @@ def _binary(node: Node, a: Enclosure, b: Enclosure) -> Enclosure | None:
         v = x ** int(exponent)
         relative = ex / (abs(x) - ex) + 4 * _EPS
         return v, abs(v) * math.expm1(min(700.0, 2 * abs(int(exponent)) * relative))
-    if x.imag or ex >= x.real / 4 or x.real <= 0 or node.args[0].op == "const" and node.args[0].name == "inf":
+    if x.imag or ex >= x.real / 4 or x.real <= 0 or (node.args[0].op == "const" and node.args[0].name == "inf"):
         return None
     log_v, error = y * math.log(x.real), abs(y) * (2 * ex / x.real + 4 * _EPS) + ey * (abs(math.log(x.real)) + 0.5)
     v = cmath.exp(log_v)
@@ -92,7 +92,9 @@ def _function(name: str, a: Enclosure) -> Enclosure | None:
         return complex(abs(x)), ex + _EPS * abs(x)
     if name in _SMOOTH and abs(x) < 1e6 and ex < 0.1:
         v = _SMOOTH[name](x)
-        slope = math.cosh(min(700.0, abs(x.imag) + 0.2)) if name in ("sin", "cos") else math.cosh(min(700.0, abs(x) + 0.2))
+        slope = (
+            math.cosh(min(700.0, abs(x.imag) + 0.2)) if name in ("sin", "cos") else math.cosh(min(700.0, abs(x) + 0.2))
+        )
         return v, slope * (ex + 4 * _EPS * (1 + abs(x)))
     if x.imag or x.real <= 4 * ex:
         return None

@@ -4,122 +4,16 @@
 symmetric. Verdicts have three values: None means that the decision (the cheap one of the parent) was not enough.
 """
 
-import math
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Sequence
 
-from rlora.verify.enclose import enclose, is_different
-from rlora.verify.exact import exact, same_rational
-from rlora.verify.nodes import INFINITY, Node, contains, is_structure, op, symbols
+from rlora.verify.decide import Decision, Ternary, all_of, any_of, full_decision, same_value
+from rlora.verify.nodes import Node, contains, is_structure, op, symbols
 from rlora.verify.normalize import plain_words
 from rlora.verify.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
 from rlora.verify.structure import parse_answer
 
-Ternary = bool | None
 MOVABLE = frozenset({"=", "<", ">", "<=", ">=", "!="})
-
-
-def rounded(value: Fraction, places: int) -> Fraction:
-    """Return a number rounded half away from zero to `places` decimals, which may be negative."""
-    scaled = abs(value) * Fraction(10) ** places
-    result = Fraction(math.floor(scaled + Fraction(1, 2))) / Fraction(10) ** places
-    return -result if value < 0 else result
-
-
-def cheap_same(a: Node, b: Node) -> Ternary:
-    """Decide two values without a worker: identical trees, rational functions, or values proven apart."""
-    verdict = same_rational(a, b)
-    if verdict is not None:
-        return verdict
-    return False if is_different(a, b) else None
-
-
-def cheap_rounds(node: Node, gold: Fraction, places: int) -> Ternary:
-    """Decide without a worker whether a value rounds to a decimal gold."""
-    value = exact(node)
-    if value is not None:
-        return rounded(value, places) == gold
-    found = enclose(node, 1)
-    if found is None or symbols(node):
-        return None
-    v, error = found
-    half = float(Fraction(10) ** -places) / 2
-    if abs(v - float(gold)) > half + 2 * error + abs(float(gold)) * 1e-15:
-        return False
-    return True if abs(v - float(gold)) < half - 2 * error - abs(float(gold)) * 1e-15 else None
-
-
-def undecided(a: str, b: str) -> Ternary:
-    """Leave a comparison that needs SymPy to a worker."""
-    return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """How two values are compared: exactly, and against a decimal gold; `is_rounding` allows the latter."""
-
-    same: Callable[[Node, Node], Ternary] = cheap_same
-    rounds: Callable[[Node, Fraction, int], Ternary] = cheap_rounds
-    symbolic: Callable[[str, str], Ternary] = undecided
-    is_rounding: bool = field(default=False)
-
-
-def _all(verdicts: Sequence[Ternary]) -> Ternary:
-    if any(verdict is False for verdict in verdicts):
-        return False
-    return None if any(verdict is None for verdict in verdicts) else True
-
-
-def _any(verdicts: Sequence[Ternary]) -> Ternary:
-    if any(verdict is True for verdict in verdicts):
-        return True
-    return None if any(verdict is None for verdict in verdicts) else False
-
-
-def _scalar(gold: Node, answer: Node, decide: Decision) -> Ternary:
-    if gold == answer:
-        return True
-    special = ("big", "base")
-    if gold.op in special or answer.op in special:
-        return (gold.op, gold.name, gold.number) == (answer.op, answer.name, answer.number)
-    if contains(gold, "const", "inf") or contains(answer, "const", "inf"):
-        return _infinite(gold) is not None and _infinite(gold) == _infinite(answer)
-    if contains(gold, "fn", "log") or contains(answer, "fn", "log"):
-        readings = [(_with_log(gold, name), _with_log(answer, name)) for name in ("log10", "ln")]
-        return _any([_scalar(a, b, decide) for a, b in readings])
-    decimal = _decimal(gold) if decide.is_rounding else None
-    if decimal is not None:
-        return decide.rounds(answer, *decimal)
-    return decide.same(gold, answer)
-
-
-def _infinite(node: Node) -> int | None:
-    if node == INFINITY:
-        return 1
-    return -1 if node == op("neg", INFINITY) else None
-
-
-def _with_log(node: Node, name: str) -> Node:
-    args = tuple(_with_log(child, name) for child in node.args)
-    return Node(node.op, args, name if (node.op, node.name) == ("fn", "log") else node.name, node.number, node.places)
-
-
-def _decimal(gold: Node) -> tuple[Fraction, int] | None:
-    """Return the value and the decimals of a gold that is a decimal numeral, with or without a sign or a power of ten."""
-    sign = 1
-    if gold.op == "neg":
-        gold, sign = gold.args[0], -1
-    shift = 0
-    if gold.op == "mul" and gold.args[1].op == "pow" and exact(gold.args[1].args[0]) == 10:
-        power = exact(gold.args[1].args[1])
-        if power is None or power.denominator != 1 or abs(power) > 100:
-            return None
-        gold, shift = gold.args[0], power.numerator
-    if gold.op != "num" or gold.places is None or gold.number is None:
-        return None
-    return sign * gold.number * Fraction(10) ** shift, gold.places - shift
 
 
 def _unordered(gold: Sequence[Node], answer: Sequence[Node], decide: Decision) -> Ternary:
@@ -147,7 +41,7 @@ def _ordered(gold: Sequence[Node], answer: Sequence[Node], decide: Decision) -> 
         verdicts.append(compare(a, b, decide))
         if verdicts[-1] is False:
             return False
-    return _all(verdicts)
+    return all_of(verdicts)
 
 
 def _relation(gold: Node, answer: Node, decide: Decision) -> Ternary:
@@ -162,9 +56,9 @@ def _relation(gold: Node, answer: Node, decide: Decision) -> Ternary:
         verdicts.append(compare(gold.args[1], answer.args[1], decide))  # y = 2x + 1 and f(x) = 2x + 1 define the same
     sides = gold.args + answer.args
     is_movable = len(signs) == len(other_signs) == 1 and signs[0] in MOVABLE and not any(map(is_structure, sides))
-    if _any(verdicts) is not True and is_movable and other_signs[0] in MOVABLE:
+    if any_of(verdicts) is not True and is_movable and other_signs[0] in MOVABLE:
         verdicts.append(_moved(gold, answer, signs[0], other_signs[0], decide))
-    return _any(verdicts)
+    return any_of(verdicts)
 
 
 def _moved(gold: Node, answer: Node, sign: str, other_sign: str, decide: Decision) -> Ternary:
@@ -220,7 +114,7 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
         return False
     if gold.op == answer.op == "sym" and len(gold.name) == len(answer.name) == 1:
         return gold.name.casefold() == answer.name.casefold()
-    return _scalar(gold, answer, decide)
+    return same_value(gold, answer, decide)
 
 
 def _sequences(gold: Node, answer: Node, decide: Decision) -> Ternary:
@@ -243,11 +137,25 @@ def _tuple(node: Node) -> tuple[Node, ...] | None:
     return tuple(row.args[0] for row in node.args) if all(len(row.args) == 1 for row in node.args) else None
 
 
+_MARKUP = re.compile(r"\\(?:text|mathrm|mathbf|mbox)(?:bf|rm)?|\\[ ,;:]|[{}$*]")
+_OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)|\b[A-H]\s?[).:]|\b(?:or|and)\b")
+_CHOICE = re.compile(r"(?:\(([A-Ha-h])\)|([A-H])\s?[).:])\s*([^\s+\-*/^=<>_!|,].*)", re.DOTALL)
+
+
+def _choice(text: str) -> tuple[str, str] | None:
+    """Return the letter and the rest of an answer such as "(C) 42"; None for any other."""
+    match = _CHOICE.fullmatch(_MARKUP.sub(" ", text).strip())
+    return (match[1] or match[2], match[3]) if match and not _OTHER_CHOICE.search(match[3]) else None
+
+
 def compare_texts(gold: str, answer: str, decide: Decision) -> Ternary:
     """Decide whether two texts are the same answer; words are compared as words, a decimal comma as a point."""
     left, right = parse_answer(gold), parse_answer(answer)
     if left is None or right is None:
         return False
+    for tree, text in ((left, answer), (right, gold)):
+        if tree.op == "sym" and len(tree.name) == 1 and tree.name.isupper() and (choice := _choice(text)):
+            return choice[0].upper() == tree.name
     if (left.op == "text") != (right.op == "text"):
         words, other = plain_words(gold), plain_words(answer)
         return words == other and words.replace(" ", "").isalpha()
@@ -276,33 +184,9 @@ def cheap_verdict(gold: str, answer: str, *, is_rounding: bool) -> Ternary:
     return compare_texts(gold, answer, Decision(is_rounding=is_rounding))
 
 
-def _full(is_rounding: bool) -> Decision:
-    from rlora.verify.precise import TooLargeError, agree, rounds_to
-
-    def same(a: Node, b: Node) -> Ternary:
-        verdict = cheap_same(a, b)
-        if verdict is not None:
-            return verdict
-        try:
-            return agree(a, b)
-        except TooLargeError:
-            return None
-
-    def rounds(node: Node, gold: Fraction, places: int) -> Ternary:
-        verdict = cheap_rounds(node, gold, places)
-        return rounds_to(node, gold, places) if verdict is None and not symbols(node) else verdict
-
-    def symbolic(a: str, b: str) -> Ternary:
-        from rlora.verify.calculus import same_value
-
-        return same_value(a, b)
-
-    return Decision(same=same, rounds=rounds, symbolic=symbolic, is_rounding=is_rounding)
-
-
 def full_verdict(gold: str, answer: str, *, is_rounding: bool) -> Ternary:
     """Decide with high-precision arithmetic; None for what even that cannot compare. Without a deadline."""
-    return compare_texts(gold, answer, _full(is_rounding))
+    return compare_texts(gold, answer, full_decision(is_rounding))
 
 
 def equal(a: str, b: str) -> bool:

@@ -1,8 +1,9 @@
-"""Exact rational values, and exact comparison of rational functions modulo a prime: cheap enough for the parent process.
+"""Exact rational values, and exact comparison of rational functions modulo a prime: cheap enough for the parent
+process.
 
-Modulo the prime, variables, pi and e take fixed pseudo-random values and i a square root of -1. Values that differ prove
-two expressions different; equal values prove nothing but are wrong with probability about degree / 2^96 (Schwartz 1980,
-Zippel 1979). None means that the expression is not rational, or too large to evaluate here.
+Modulo the prime, variables, pi and e take fixed pseudo-random values and i a square root of -1. Values that differ
+prove two expressions different; equal values prove nothing but are wrong with probability about degree / 2^96
+(Schwartz 1980, Zippel 1979). None means that the expression is not rational, or too large to evaluate here.
 """
 
 import hashlib
@@ -154,8 +155,6 @@ def residue(node: Node, salt: int = 0) -> int | None:
         case "pow":
             return _residue_power(node, salt)
     value = exact(node)
-    if value is None and node.op == "div":
-        return None
     return None if value is None else residue(Node("num", number=value), salt)
 
 

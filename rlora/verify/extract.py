@@ -1,8 +1,8 @@
 """Which text of a completion is its answer.
 
-In order: what follows the thinking; what follows the last retraction; the last marked answer (box, ####, tag, phrase); a plain
-last line; the last number, where the task accepts it. Several candidates in one final sentence stay several (a list), so that
-an answer cannot be fished from them. What is cut off before it answered has no answer.
+In order: what follows the thinking; what follows the last retraction; the last marked answer (box, ####, tag,
+phrase); a plain last line; the last number, where the task accepts it. Several candidates in one final sentence stay
+several (a list), so that an answer cannot be fished from them. What is cut off before it answered has no answer.
 """
 
 import re
@@ -11,26 +11,39 @@ from dataclasses import dataclass, replace
 from rlora.types import VerdictKind
 from rlora.verify import prose
 from rlora.verify.equal import cheap_verdict
-from rlora.verify.normalize import INVISIBLE
 from rlora.verify.markers import Marker, boxes, markers
+from rlora.verify.normalize import INVISIBLE
 
 _THINK_OPEN = re.compile(r"<(think(?:ing)?|thought|reasoning)>|◁think▷", re.IGNORECASE)
 _THINK_CLOSE = re.compile(r"</(?:think(?:ing)?|thought|reasoning)>|◁/think▷", re.IGNORECASE)
-_TURN_END = re.compile(r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE)
-_NOISE = re.compile(r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE)  # GSM8K's calculator marks, other special tokens
+_TURN_END = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
+)
+_NOISE = re.compile(
+    r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE
+)  # GSM8K's calculator marks, other special tokens
 _FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
-_ROWS = re.compile(r"\\begin\{((?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?)\}(.*?)\\end\{\1\}", re.DOTALL)
+_ROWS = re.compile(
+    r"\\begin\{((?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?)\}(.*?)\\end\{\1\}", re.DOTALL
+)
 _RETRACTION = re.compile(
     r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
-    r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))|i made (?:a|an) (?:mistake|error)"
+    r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))"
+    r"|i made (?:a|an) (?:mistake|error)"
     r"|(?:i )?apologize|no,|actually,|hmm)(?![\w])",
     re.IGNORECASE,
 )
 _CONFIRMS = re.compile(r"\b(?:correct|right|confirmed|checks? out|consistent|holds|works)\b", re.IGNORECASE)
 _DENIES = re.compile(r"\b(?:not|n't|wrong|incorrect|mistake|error|instead)\b", re.IGNORECASE)
-_CLAUSE = re.compile(r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b)(?=\s)|[;—]", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b"
+    r"|(?:and\s+)?not\b|rather\b|instead\b)(?=\s)|[;—]",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(r"\b(?:and|or)\b|[,;&]|^[\s$]*$", re.IGNORECASE)
 _SEPARATE = re.compile(
-    r"\n\n|[.!?]\s|=\s*$|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)", re.IGNORECASE
+    r"\n\n|[.!?]\s|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)",
+    re.IGNORECASE,
 )
 _MAX_CHARACTERS = 400_000
 
@@ -104,7 +117,7 @@ def _last_words(text: str) -> tuple[str, bool]:
     last = None
     for last in _RETRACTION.finditer(text):  # noqa: B007
         pass
-    if last is None:
+    if last is None or not text[: last.start()].strip():
         return text, False
     rest = text[last.end() :]
     if _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(rest)[0]:
@@ -115,7 +128,7 @@ def _last_words(text: str) -> tuple[str, bool]:
 def _is_repetition(text: str, question: str) -> bool:
     said = "".join(c for c in text.casefold() if c.isalnum())
     asked = "".join(c for c in question.casefold() if c.isalnum())
-    return bool(said) and len(said) > 12 and said in asked
+    return bool(said) and len(said) >= 8 and said in asked
 
 
 def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True) -> Extraction:
@@ -176,7 +189,7 @@ def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
     position = last.start
     for box in reversed(found[: found.index(last)]):
         between = body[box.end : position]
-        if len(between) > 60 or _SEPARATE.search(between):
+        if len(between) > 60 or not _JOINED.search(between) or _SEPARATE.search(between):
             break
         contents.insert(0, _unboxed(box.content))
         position = box.start
@@ -192,8 +205,10 @@ def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
 def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
     if not content:
         return _NONE
-    if prose.is_mathematics(content):
+    if prose.is_mathematics(content) or prose.CHOICE.match(content):
         return Extraction(text=content)
+    if word := prose.YES_OR_NO.match(content):
+        return Extraction(text=word[1])
     found = prose.spans(raw)
     if found is not None and prose.is_mathematics(found):
         return Extraction(text=found)

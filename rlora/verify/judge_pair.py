@@ -1,7 +1,16 @@
 """The comparison that a worker makes."""
 
-import rlora.verify.calculus  # noqa: F401 - SymPy is loaded before the first task's timer starts
+import mpmath  # noqa: F401 - loaded before the first task's timer starts
+
 from rlora.verify.equal import full_verdict
+
+_CALCULUS = ("\\sum", "\\prod", "\\int", "\\lim", "∑", "∏", "∫")
+
+
+def load_for(gold: str, answer: str) -> None:
+    """Import SymPy if these texts need it, so that importing does not count towards their deadline."""
+    if any(sign in text for text in (gold, answer) for sign in _CALCULUS):
+        import rlora.verify.calculus  # noqa: F401
 
 
 def judge_pair(gold: str, answer: str, *, is_rounding: bool) -> str:

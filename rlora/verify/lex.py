@@ -5,20 +5,26 @@ from dataclasses import dataclass
 
 from rlora.verify.nodes import ParseError
 
-FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth arcsinh arccosh arctanh ln log lg "
-    "exp sqrt cbrt abs floor ceil gcd lcm max min det cis sgn Re Im arg conj mod".split()
-)
-GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell aleph hbar".split()
-)
-_WORDS_AS_COMMANDS = {"pi": "\\pi", "infinity": "\\infty", "inf": "\\infty", "oo": "\\infty", "infty": "\\infty", "cup": "\\cup",
-                      "union": "\\cup", "U": "\\cup", "or": "or", "and": "and", "frac": "\\frac"}  # fmt: skip
-_FONTS = frozenset(
-    "text mbox mathrm textrm textbf mathbf textit mathit textsf mathsf texttt boldsymbol bm emph operatorname textnormal hbox "
-    "underline".split()
-)
+_FUNCTIONS_WORDS = """
+    sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth arcsinh arccosh
+    arctanh ln log lg exp sqrt cbrt abs floor ceil gcd lcm max min det cis sgn Re Im arg conj mod
+"""
+FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
+_GREEK_WORDS = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
+    omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell aleph hbar
+"""
+GREEK = frozenset(_GREEK_WORDS.split())
+_WORDS_AS_COMMANDS = {
+    **dict.fromkeys(("infinity", "inf", "oo", "infty"), "\\infty"),
+    **dict.fromkeys(("cup", "union", "U"), "\\cup"),
+    **{"pi": "\\pi", "frac": "\\frac", "or": "or", "and": "and"},
+}
+_FONTS_WORDS = """
+    text mbox mathrm textrm textbf mathbf textit mathit textsf mathsf texttt boldsymbol bm emph operatorname
+    textnormal hbox underline
+"""
+_FONTS = frozenset(_FONTS_WORDS.split())
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[,;: ]|\\q?quad(?![a-zA-Z])|\\\\(?=\s*$))+)"
     r"|(?P<num>\d+(?:\.\d+)?(?:[eE][+-]?\d+(?![\d.a-zA-Z^]))?|\.\d+)"
@@ -30,13 +36,15 @@ _TOKEN = re.compile(
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d])(?!,\d)")
 _OPEN, _CLOSE = frozenset({"(", "[", "\\{", "\\langle"}), frozenset({")", "]", "\\}", "\\rangle"})
-_PLAIN = re.compile(r"[\s\d.,+\-*/^(){}=\[\]]*|\(?[A-Za-z]\)?(?:\s*,\s*(?:and\s+)?\(?[A-Za-z]\)?)*\s*[.:]?|.*[\\^_].*", re.DOTALL)
+_PLAIN = re.compile(
+    r"[\s\d.,+\-*/^(){}=\[\]]*|\(?[A-Za-z]\)?(?:\s*,\s*(?:and\s+)?\(?[A-Za-z]\)?)*\s*[.:]?|.*[\\^_].*", re.DOTALL
+)
 MAX_TOKENS = 4000
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token: its kind (num, sym, word, fn, cmd, text, sep, sign, row, end), its text, and whether a space is before it."""
+    """A token: its kind (num, sym, word, fn, cmd, text, sep, sign, row, end), text, and whether a space precedes it."""
 
     kind: str
     text: str
@@ -72,6 +80,8 @@ def _font_tokens(command: str, content: str, spaced: bool, depth: int) -> list[T
         return [Token("fn", stripped, spaced)]
     if not stripped:
         return []
+    if content != stripped and len(stripped) == 1 and stripped.islower() and command in ("text", "mbox", "textrm"):
+        return [Token("text", stripped, spaced)]  # "\\text{ m}" behind a number is metres, not a variable
     if _PLAIN.fullmatch(stripped) and depth < 8:
         return _tokens(stripped, depth + 1)
     return [Token("text", stripped, spaced)]

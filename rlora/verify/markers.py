@@ -1,9 +1,10 @@
-"""Marked answers in a completion: boxes, `####` lines, answer tags and "the answer is" phrases, with where they stand."""
+"""Marked answers in a completion: boxes, `####` lines, answer tags and "the answer is" phrases, with where they
+stand."""
 
 import re
 from dataclasses import dataclass
 
-_BOX = re.compile(r"\\f?boxed(?![a-zA-Z])\s*")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[^\s{}$.,\\]+")
 _HASHES = re.compile(r"(?:^|(?<=\s))#{4}[ \t]*([^#\s][^\n]*)")
@@ -11,7 +12,8 @@ _PHRASE = re.compile(
     r"(?<![\w\\])(?:final\s+|correct\s+)?answers?\b"
     r"(?P<of>\s+(?:to|for|of|in)\s[^.\n:=]{1,80}?)?"
     r"[\s*_`]*(?:\s(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
-    r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?[ \t]*",
+    r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?"
+    r"(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?[ \t]*",
     re.IGNORECASE,
 )
 _CHINESE = re.compile(r"答案(?:是|为|：|:)[ \t]*")
@@ -23,7 +25,7 @@ _INLINE_SKIP = re.compile(r"\s*\n\s*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
-    """A marked answer: the text between `start` and `end` is the mark with its content; `kind` is box, hash, tag or phrase."""
+    """A marked answer, mark and content from `start` to `end`; `kind` is box, hash, tag or phrase."""
 
     kind: str
     start: int
@@ -45,7 +47,7 @@ def braces(text: str) -> dict[int, int]:
 
 def boxes(text: str) -> tuple[list[Marker], int]:
     """Return the complete outermost boxes, and the position of the last box that is never closed (-1: none)."""
-    if "boxed" not in text:
+    if "box" not in text:
         return [], -1
     pairs = braces(text)
     found: list[Marker] = []
@@ -112,5 +114,10 @@ def _tags(text: str) -> list[Marker]:
 def markers(text: str) -> tuple[list[Marker], int]:
     """Return every marked answer in order of position, and the position of a box left open (-1: none)."""
     found, unclosed = boxes(text)
-    hashes = [Marker(kind="hash", start=m.start(), end=m.end(), content=m[1].strip()) for m in list(_HASHES.finditer(text))[-_MAX_PHRASES:]]
-    return sorted([*found, *hashes, *_tags(text), *phrases(text)], key=lambda marker: (marker.end, -marker.start)), unclosed
+    hashes = [
+        Marker(kind="hash", start=m.start(), end=m.end(), content=m[1].strip())
+        for m in list(_HASHES.finditer(text))[-_MAX_PHRASES:]
+    ]
+    return sorted(
+        [*found, *hashes, *_tags(text), *phrases(text)], key=lambda marker: (marker.end, -marker.start)
+    ), unclosed

@@ -2,9 +2,9 @@
 
 Operations, by kind:
     leaves     num, big (a numeral too long to convert), base (digits in a base), sym, const (pi, e, i, inf), text
-    scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, sqrt, ...), apply (an unknown function)
-    structures list (no brackets), set, seq (name: its two brackets), matrix (children: rows), union, rel (name: operators),
-               pm (a value of either sign), all (every real), calculus (left to SymPy, name: the source)
+    scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, ...), apply (an unknown function)
+    structures list (no brackets), set, seq (name: its brackets), matrix (children: rows), union, rel (name: operators),
+               pm (a value of either sign), calculus (left to SymPy; name: the source)
 """
 
 from dataclasses import dataclass
@@ -65,8 +65,43 @@ def contains(node: Node, kind: str, name: str | None = None) -> bool:
     return any(contains(child, kind, name) for child in node.args)
 
 
+def is_worked_out(node: Node) -> bool:
+    """Whether the node is a number with nothing left to compute: a numeral, a fraction of two, or either's negative."""
+    if node.op == "neg":
+        return is_worked_out(node.args[0])
+    if node.op == "div":
+        return all(child.op == "num" or (child.op == "neg" and child.args[0].op == "num") for child in node.args)
+    if node.op == "rel":  # x = 5, 2 + 3 = 5
+        return set(node.name.split()) == {"="} and is_worked_out(node.args[-1])
+    return node.op in ("num", "big")
+
+
 def symbols(node: Node) -> frozenset[str]:
     """Return the names of the variables in the tree."""
     if node.op == "sym":
         return frozenset((node.name,))
     return frozenset().union(*(symbols(child) for child in node.args)) if node.args else frozenset()
+
+
+def letter(name: str) -> Node:
+    """Return the node of a letter: e and i are constants, all others variables."""
+    return Node("const", name=name) if name in ("e", "i") else sym(name)
+
+
+def value(node: Node) -> Node:
+    """Return the node if arithmetic on it has a meaning; raises ParseError for a structure."""
+    if is_structure(node) and node.op != "calculus":
+        raise ParseError(f"arithmetic on a {node.op}")
+    return node
+
+
+def signed(sign: str, node: Node) -> Node:
+    """Return the value with a sign in front: +, -, or either of both."""
+    if sign in ("\\pm", "\\mp"):
+        return Node("pm", (value(node),), sign)
+    return op("neg", value(node)) if sign == "-" else node
+
+
+def product(left: Node, right: Node) -> Node:
+    """Return the product of two values; raises ParseError for a structure."""
+    return op("mul", value(left), value(right))

@@ -21,26 +21,31 @@ _CHARACTERS = {
     "∑": r"\sum ", "∏": r"\prod ", "∫": r"\int ", "…": r"\ldots ", "⋯": r"\ldots ", "∠": r"\angle ", "→": r"\to ",
     "ℵ": r"\aleph ", "ℓ": r"\ell ", "∨": r"\vee ", "∣": "|", "≡": r"\equiv ", "△": r"\triangle ", "¢": r"\text{ cents}",
 }  # fmt: skip
+_SMALL = """
+    alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi omega
+"""
+_CAPITAL = "Gamma Delta Theta Xi Pi Sigma Phi Psi Omega"
 _GREEK = {
-    name: unicodedata.lookup(f"GREEK SMALL LETTER {name.upper() if name != 'lambda' else 'LAMDA'}")
-    for name in "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi "
-    "psi omega".split()
+    name: unicodedata.lookup(f"GREEK SMALL LETTER {name.upper().replace('LAMBDA', 'LAMDA')}") for name in _SMALL.split()
 }
 _CHARACTERS |= {letter: f"\\{name} " for name, letter in _GREEK.items()}
 _CHARACTERS |= {
-    unicodedata.lookup(f"GREEK CAPITAL LETTER {name.upper()}"): f"\\{name} "
-    for name in "Gamma Delta Theta Xi Pi Sigma Phi Psi Omega".split()
+    unicodedata.lookup(f"GREEK CAPITAL LETTER {name.upper()}"): f"\\{name} " for name in _CAPITAL.split()
 } | {"Λ": r"\Lambda ", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta "}
 _TABLE = str.maketrans(_CHARACTERS)
-INVISIBLE = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u00ad\u200b-\u200f\u2060-\u2064\ufe0f\ufeff\ud800-\udfff]")
+INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u00ad\u200b-\u200f\u2060-\u2064\ufe0f\ufeff\ud800-\udfff]"
+)
 _WIDE_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _THIN_THOUSANDS = re.compile("(?<=[0-9])[\u00a0\u2007-\u200a\u202f'’](?=[0-9]{3}(?![0-9]))")
 
 SPACED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,;:])\s*(?=\d{3}(?!\d))")
 _NO_SPACE = re.compile(r"\\!")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])")
+_SIZES = re.compile(
+    r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])"
+)
 _FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
-_MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\\$|\\phantom\{[^{}]*\}|\\label\{[^{}]*\}")
+_MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\\$|\\phantom\s*(?:\{[^{}]*\}|-)|\\label\{[^{}]*\}")
 _REPLACED = [
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<="), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])|>="), r"\\ge "),
@@ -62,14 +67,14 @@ def _fraction_characters(text: str) -> str:
     for character in set(text):
         decomposed = unicodedata.decomposition(character)
         if decomposed.startswith("<fraction>"):
-            top, bottom = ("".join(chr(int(code, 16)) for code in decomposed.split()[1:]).split("⁄") + [""])[:2]
+            top, bottom = "".join(chr(int(code, 16)) for code in decomposed.split()[1:]).split("⁄")
             if top and bottom:
                 text = text.replace(character, rf"\frac{{{top}}}{{{bottom}}}")
     return text
 
 
 def plain_characters(text: str) -> str:
-    """Return `text` with Unicode mathematics spelled in LaTeX and ASCII, and control characters and surrogates dropped."""
+    """Return `text` with Unicode mathematics in LaTeX and ASCII, without control characters and surrogates."""
     if text.isascii():
         return INVISIBLE.sub("", text)
     text = _THIN_THOUSANDS.sub("", text)
@@ -94,7 +99,9 @@ def plain_latex(text: str) -> str:
     return text.strip()
 
 
-_FONT = re.compile(r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|mathit|textsf|mathsf|texttt|boldsymbol|bm|emph|underline)\s*(?=\{)")
+_FONT = re.compile(
+    r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit|mathit|textsf|mathsf|texttt|boldsymbol|bm|emph|underline)\s*(?=\{)"
+)
 _NOT_WORD = re.compile(r"[^0-9a-z]+")
 
 

@@ -1,8 +1,8 @@
 """Worker processes with a deadline and a memory limit, for answers that only slow arithmetic can compare.
 
-Workers are fresh interpreters (never forks: the parent may have threads, torch and vLLM) that import this package and mpmath
-alone, and never the user's script. The deadline counts a worker's CPU time (see worker.py); wall time, five times as long, is the
-backstop. Callers may be any threads: each takes an idle worker, or starts one, or waits.
+Workers are fresh interpreters (never forks: the parent may have threads, torch and vLLM) that import this package and
+mpmath alone, and never the user's script. The deadline counts a worker's CPU time (see worker.py); wall time, five
+times as long, is the backstop. Callers may be any threads: each takes an idle worker, or starts one, or waits.
 """
 
 import os
@@ -19,6 +19,7 @@ from rlora.errors import RloraError
 from rlora.verify import protocol
 
 _WALL_FACTOR = 5
+_LOADING_SECONDS = 10.0  # wall time that a worker may spend on importing SymPy, beside the deadline
 _START_SECONDS = 120.0
 
 
@@ -33,7 +34,15 @@ class _Worker:
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # -P keeps the working directory off the module path: a user's own sympy.py there must not be imported.
-        command = [sys.executable, "-P", "-m", "rlora.verify.worker", str(os.getpid()), str(deadline_seconds), str(memory_mb)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "rlora.verify.worker",
+            str(os.getpid()),
+            str(deadline_seconds),
+            str(memory_mb),
+        ]
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -44,7 +53,9 @@ class _Worker:
         self.owner = os.getpid()
         if self._receive(_START_SECONDS) is None:
             self.kill()
-            raise VerifierError(f"the verifier's worker did not start ({' '.join(command)}); its error is above on stderr")
+            raise VerifierError(
+                f"the verifier's worker did not start ({' '.join(command)}); its error is above on stderr"
+            )
 
     def ask(self, message: dict[str, object], seconds: float) -> dict[str, object] | None:
         """Return the worker's answer, or None if it died or did not answer in time; then it must be killed."""
@@ -83,8 +94,10 @@ class Pool:
     """At most `num_workers` workers, started when first needed and replaced when they pass a limit."""
 
     def __init__(self, num_workers: int, deadline_seconds: float, memory_mb: int) -> None:
+        """Keep the limits: CPU seconds a task, MiB of address space a worker."""
         self.num_workers = num_workers
         self._deadline_seconds = deadline_seconds
+        self._wall_seconds = _WALL_FACTOR * deadline_seconds + _LOADING_SECONDS
         self._memory_mb = memory_mb
         self._idle: list[_Worker] = []
         self._num_started = 0
@@ -99,11 +112,11 @@ class Pool:
         is_kept = False
         try:
             was_dead = worker.process.poll() is not None
-            answer = None if was_dead else worker.ask(message, _WALL_FACTOR * self._deadline_seconds)
+            answer = None if was_dead else worker.ask(message, self._wall_seconds)
             if was_dead:  # it died while idle, which says nothing about this task
                 worker.kill()
                 worker = _Worker(self._deadline_seconds, self._memory_mb)
-                answer = worker.ask(message, _WALL_FACTOR * self._deadline_seconds)
+                answer = worker.ask(message, self._wall_seconds)
             is_kept = answer is not None
             return answer
         finally:

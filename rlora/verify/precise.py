@@ -1,18 +1,21 @@
 """Values at high precision (mpmath), in the worker: decides what is not rational.
 
-A subexpression as small or large as 10^m is answered with 2m more digits, so that a tiny term that is added to a large one is
-seen. Variables run over fixed real points, positive, negative and integer; a point where either side is not a real number
-does not count, unless i occurs. Agreement at every point to (40 + m) digits is taken as equality.
+A subexpression as small or large as 10^m is answered with 2m more digits, so that a tiny term that is added to a
+large one is seen. Variables run over fixed real points, positive, negative and integer; a point where either side is
+not a real number does not count, unless i occurs. Agreement at every point to (40 + m) digits is taken as equality.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import mpmath
 from mpmath import mp
 
 from rlora.verify.enclose import point
 from rlora.verify.nodes import Node, contains, symbols
+
+Number = Any  # mpmath has no types: an mpf, or an mpc whose imaginary part is not 0
 
 MAX_MAGNITUDE = 3_000  # decimal digits of the largest and smallest value that is evaluated
 _DIGITS = 60
@@ -36,7 +39,7 @@ class Evaluator:
     is_integer: bool
     magnitude: float = 0.0
 
-    def value(self, node: Node) -> mpmath.mpc:
+    def value(self, node: Node) -> Number:
         """Return the value of a tree; raises UndefinedError and TooLargeError."""
         result = mpmath.mpmathify(self._value(node))
         if not mpmath.isfinite(result):
@@ -47,16 +50,16 @@ class Evaluator:
             self.magnitude = max(self.magnitude, abs(float(mpmath.mag(result))) * 0.30103)
             if self.magnitude > MAX_MAGNITUDE:
                 raise TooLargeError(node.op)
-        return result
+        return result if mpmath.im(result) != 0 else mpmath.re(result)
 
-    def _symbol(self, name: str) -> mpmath.mpf:
+    def _symbol(self, name: str) -> Number:
         base = point(name, self.salt)
         if self.is_integer:
             return mpmath.mpf(2 + int((base - 1) * 6) + self.salt % 5)
         sign = -1 if self.salt % 2 and int(base * 1e6) % 3 else 1
         return mpmath.mpf(sign * base)
 
-    def _value(self, node: Node) -> object:
+    def _value(self, node: Node) -> Number:
         match node.op:
             case "num":
                 assert node.number is not None
@@ -91,14 +94,14 @@ class Evaluator:
                 return self._function(node.name, values)
         raise UndefinedError(node.op)
 
-    def _unknown(self, node: Node) -> mpmath.mpc:
+    def _unknown(self, node: Node) -> Number:
         """Return a generic smooth function of the arguments, so that f(1 + x) equals f(x + 1) and no more."""
         total = mpmath.mpf(point(f"function {node.name}", 0))
         for i, child in enumerate(node.args):
             total += mpmath.sin(self.value(child) * mpmath.mpf(point(f"function {node.name}", i + 1)) + i)
         return total * mpmath.mpf(point(f"scale {node.name}", 0))
 
-    def _power(self, base: mpmath.mpc, exponent: mpmath.mpc) -> object:
+    def _power(self, base: Number, exponent: Number) -> Number:
         if base == 0:
             if mpmath.re(exponent) > 0:
                 return mpmath.mpf(0)
@@ -113,7 +116,7 @@ class Evaluator:
             return self._odd_root(base, exponent)
         return mpmath.power(base, exponent)
 
-    def _odd_root(self, base: mpmath.mpc, exponent: mpmath.mpc) -> object:
+    def _odd_root(self, base: Number, exponent: Number) -> Number:
         """Return the real power of a negative number whose exponent has a small odd denominator."""
         for bottom in (3, 5, 7, 9):
             top = exponent * bottom
@@ -122,14 +125,16 @@ class Evaluator:
                 return (-1) ** int(nearest) * mpmath.power(-base, exponent)
         raise UndefinedError("power of a negative number")
 
-    def _factorial(self, n: mpmath.mpc) -> object:
+    def _factorial(self, n: Number) -> Number:
+        if mpmath.im(n) != 0:
+            raise UndefinedError("factorial")
         if abs(n) > 1200:
             raise TooLargeError("factorial")
         if mpmath.isint(n) and n < 0:
             raise UndefinedError("factorial")
         return mpmath.gamma(n + 1)
 
-    def _function(self, name: str, values: list[mpmath.mpc]) -> object:
+    def _function(self, name: str, values: list[Number]) -> Number:
         x = values[0]
         match name:
             case "sqrt":
@@ -150,10 +155,12 @@ class Evaluator:
                 return mpmath.fac2(x)
             case "floor" | "ceil":
                 return mpmath.floor(x) if name == "floor" else mpmath.ceil(x)
-            case "max" | "min":
+            case "max" | "min" if not any(mpmath.im(value) for value in values):
                 return (max if name == "max" else min)(values)
             case "Re" | "Im" | "conj" | "arg" | "sgn":
-                return {"Re": mpmath.re, "Im": mpmath.im, "conj": mpmath.conj, "arg": mpmath.arg, "sgn": mpmath.sign}[name](x)
+                return {"Re": mpmath.re, "Im": mpmath.im, "conj": mpmath.conj, "arg": mpmath.arg, "sgn": mpmath.sign}[
+                    name
+                ](x)
         function = _NAMED.get(name)
         if function is None or abs(x) > 10**6:
             raise UndefinedError(name)
@@ -171,7 +178,7 @@ _NAMED = {
 }  # fmt: skip
 
 
-def values_at(nodes: tuple[Node, ...], salt: int, is_complex: bool, is_integer: bool) -> tuple[list[mpmath.mpc], mpmath.mpf]:
+def values_at(nodes: tuple[Node, ...], salt: int, is_complex: bool, is_integer: bool) -> tuple[list[Number], Number]:
     """Return the trees' values at a point, and the difference below which two of them are equal."""
     with mp.workdps(_DIGITS):
         rough = Evaluator(salt, is_complex, is_integer)
@@ -206,7 +213,7 @@ def agree(a: Node, b: Node) -> bool | None:
 
 
 def rounds_to(node: Node, gold: Fraction, places: int) -> bool | None:
-    """Whether a value without variables, rounded half away from zero to `places` decimals, is `gold`; None if not real."""
+    """Whether a value rounded half away from zero to `places` decimals is `gold`; None if it is not real."""
     try:
         (value,), _ = values_at((node,), 0, False, False)
     except (UndefinedError, TooLargeError):

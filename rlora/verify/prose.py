@@ -7,15 +7,17 @@ from rlora.verify.structure import parse_answer
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)([\w+-]*)[ \t]*$")
 _BULLET = re.compile(r"^\s*(?:>\s*|[-*+•]\s+(?=\S)|#{1,6}\s+)+")
-_WRAPPERS = [
-    re.compile(p, re.DOTALL)
-    for p in (r"\*\*\*(.+)\*\*\*", r"\*\*(.+)\*\*", r"__(.+)__", r"`+([^`]+)`+", r"\*([^*]+)\*", r"\$\$(.+)\$\$", r"\$([^$]+)\$",
-              r"\\\((.+)\\\)", r"\\\[(.+)\\\]", r"\"([^\"]+)\"")
-]  # fmt: skip
-_SPAN = re.compile(r"\*\*([^*\n]+)\*\*|`([^`\n]+)`|\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]")
+_AROUND = (
+    *(r"\*\*\*(.+)\*\*\*", r"\*\*(.+)\*\*", r"__(.+)__", r"`+([^`]+)`+", r"\*([^*]+)\*", r"\"([^\"]+)\""),
+    *(r"\$\$(.+)\$\$", r"\$([^$]+)\$", r"\\\((.+)\\\)", r"\\\[(.+)\\\]"),
+)
+_WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in _AROUND]
+_SPAN = re.compile(
+    r"\*\*([^*\n]+)\*\*|`([^`\n]+)`|\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
+)
 _LEAD = re.compile(
-    r"^(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|we (?:get|have|find|obtain)|it is|it's|this is|result|final result"
-    r"|solution|ans)\b[\s,:]*",
+    r"^(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|we (?:get|have|find|obtain)|it is|it's|this is|result"
+    r"|final result|solution|ans)\b[\s,:]*",
     re.IGNORECASE,
 )
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
@@ -25,9 +27,24 @@ _NUMBER = re.compile(
     r"(?<![\w.\\^_])(?P<sign>[-+−]\s?)?(?:\\?\$\s?)?(?P<body>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<bottom>\s?/\s?\d+)?"
 )
 _NEGATED = re.compile(r"(?:\b(?:not|never)|n't)\s+(?:[a-z]+\s+){0,2}[$*`]*$", re.IGNORECASE)
+_ENDED = re.compile(r"[.!?)\]}*`\"'$%\d>✓✅🎉]\s*$|\.\s*\S{0,2}\s*$")
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
 _CONNECTOR = re.compile(r"\s*(?:,\s*(?:and|or)?|;|\band\b|\bor\b|&)\s*", re.IGNORECASE)
-_UNFINISHED = re.compile(r"(?:[=+\-*/^_({\[,:<>&\\]|\b(?:and|or|is|are|the|a|of|to|so|then|that|we|with|by|if|because|plus|times))\s*$")
+YES_OR_NO = re.compile(r"(yes|no|true|false)\b[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE)
+CHOICE = re.compile(r"\(?[A-H]\)\s*\S")
+_GLOSS = re.compile(r"(?<=\S)\s*\([A-Za-z][A-Za-z ,]{2,}\)\.?$")  # words in brackets behind an answer: 12 (twelve)
+_ASIDE = re.compile(
+    r"\((?:since|because|as|note|check|where|here|that is|i\.e\.|we)\b[^\n]*\)\.?"
+    r"|(?:i )?hope (?:this|that|it) \w+[^\d\n]*"
+    r"|(?:please )?let me know\b[^\n]*|(?:have|good|great|feel free|thank)\b[^\d\n]*[.!]",
+    re.IGNORECASE,
+)
+_DANGLING = """
+    and or is are the a an of to so then that we with by if because plus times gives get have has need which where when
+    since for from as be can will must let now next therefore thus hence find using into i you it this there their his
+    her its
+"""
+_UNFINISHED = re.compile(rf"(?:[=+\-*/^_({{\[,:<>&\\]|\b(?:{'|'.join(_DANGLING.split())}))\s*$")
 
 
 def unwrapped(text: str) -> str:
@@ -59,7 +76,7 @@ def is_mathematics(text: str) -> bool:
 def last_lines(text: str) -> list[str]:
     """Return the last line that says something, inside a code block or displayed mathematics if one ends the text."""
     lines = text.rstrip().split("\n")
-    while lines and not lines[-1].strip():
+    while lines and (not lines[-1].strip() or (len(lines) > 1 and _ASIDE.fullmatch(lines[-1].strip()))):
         lines.pop()
     if not lines:
         return []
@@ -89,7 +106,9 @@ def is_unfinished(text: str) -> bool:
     tail = text.rstrip()[-2000:].split("\n")[-1]
     if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "`", "!")):
         return True
-    return len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail) or tail.count("\\(") > tail.count("\\)")
+    return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail)) or tail.count(
+        "\\("
+    ) > tail.count("\\)")
 
 
 def spans(sentence: str) -> str | None:
@@ -98,7 +117,7 @@ def spans(sentence: str) -> str | None:
     if not found:
         return None
     tail = sentence[found[-1].end() :].strip(" .!*_)\"'")
-    if tail and not re.fullmatch(r"[A-Za-z%°]+(?:\s[A-Za-z]+){0,3}", tail):
+    if tail and (not re.fullmatch(r"[a-z%°]+(?:\s[A-Za-z]+){0,3}", tail) or tail.split()[-1] in _DANGLING.split()):
         return None
     group = [found[-1]]
     for previous in reversed(found[:-1]):
@@ -113,8 +132,10 @@ def spans(sentence: str) -> str | None:
 
 
 def plain_final(line: str) -> str | None:
-    """Return the answer of a last line that itself is an expression, a short phrase of words, or ends in marked text."""
-    bare = unwrapped(line)
+    """Return the answer of a last line that is an expression or a few words, or that ends in marked text."""
+    bare = _GLOSS.sub("", unwrapped(line))
+    if word := YES_OR_NO.match(bare):
+        return word[1]
     for candidate in (bare, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
         candidate = candidate.strip()
         if candidate and is_mathematics(candidate) and not _PROSE.search(candidate):
@@ -142,8 +163,12 @@ def last_number(text: str) -> str | None:
             break
         group.insert(0, previous)
     after = text[group[-1].end() :]
-    if re.match(r"\s?[\\^_({]|[A-Za-z]\b|\s?[*+/=<>]\s?[\w\\(]", after) and not after.startswith(("\\)", "\\]", "\\%", "**", "\\text")):
+    if re.match(r"\s?[\\^_({]|[A-Za-z]\b|\s?[*+/=<>]\s?[\w\\(]", after) and not after.startswith(
+        ("\\)", "\\]", "\\%", "**", "\\text")
+    ):
         return None
+    if not _ENDED.search(text) and (len(after.split()) > 6 or re.search(r"[,;:]\s|[.!?]\s", after)):
+        return None  # the text breaks off in a later clause or sentence
     left, right = text[: group[0].start()].rstrip(" $")[-2:], after.lstrip(" $")[:1]
     is_open, is_closed = left[-1:] in ("(", "[", "{"), right in (")", "]", "}")
     if is_open != is_closed or (is_open and (left[-1] == "{" or left[:1].isalnum())):
@@ -175,4 +200,8 @@ def last_formula(line: str) -> str | None:
 
 def right_side(text: str) -> str:
     """Return the last side of a formula with equals signs or implications, where all of it cannot be the answer."""
-    return re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.{}") if "=" in text else text
+    return (
+        re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.{}")
+        if "=" in text
+        else text
+    )

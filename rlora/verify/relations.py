@@ -1,12 +1,14 @@
 """Equations and inequalities as answers: the value that one gives to a name, its set of solutions, and moved terms."""
 
+from itertools import pairwise
+
 from rlora.verify.enclose import enclose
 from rlora.verify.nodes import INFINITY, Node, num, op, symbols
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 REALS = Node("seq", (op("neg", INFINITY), INFINITY), "()")
 _MINUS_INFINITY = op("neg", INFINITY)
-_FUNCTION_LETTERS = frozenset("PEAVCNTSQRDLMpqrsuvyabcd")
+_FUNCTION_LETTERS = frozenset("PEAVCNTSQRDLMpqny")
 _NUMBER_SETS = frozenset({"\\mathbb{R}", "\\mathbbR", "\\mathbf{R}"})
 
 
@@ -18,7 +20,9 @@ def is_name(node: Node) -> bool:
         return bool(node.args) and all(child.op == "sym" for child in node.args)
     if node.op == "fn" and node.name == "abs":
         return node.args[0].op == "sym" and len(node.args[0].name) > 1
-    return node.op == "mul" and all(is_name(child) for child in node.args)
+    if node.op != "mul" or not all(is_name(child) for child in node.args):
+        return False  # 2x = 10 names nothing, and xy = 6 is an equation
+    return _is_application(node) or any(child.op == "apply" or child.name.isupper() for child in node.args)
 
 
 def named_value(node: Node) -> Node | None:
@@ -104,7 +108,7 @@ def _without(whole: Node | None, holes: Node) -> Node | None:
             return None
         placed.append((value[0].real, point))
     ends = [_MINUS_INFINITY, *(point for _, point in sorted(placed, key=lambda pair: pair[0])), INFINITY]
-    return Node("union", tuple(Node("seq", (a, b), "()") for a, b in zip(ends, ends[1:], strict=False)))
+    return Node("union", tuple(Node("seq", (a, b), "()") for a, b in pairwise(ends)))
 
 
 def difference(node: Node) -> Node:

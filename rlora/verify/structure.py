@@ -3,26 +3,35 @@
 import re
 from functools import lru_cache
 
+from rlora.verify import commands
 from rlora.verify.lex import tokens
-from rlora.verify.nodes import Node, ParseError, is_structure, op, sym
+from rlora.verify.nodes import Node, ParseError, is_structure, num, op, sym
 from rlora.verify.normalize import plain_latex, plain_words
+from rlora.verify.numerals import in_base_text, without_repeating
 from rlora.verify.parse import Parser
 from rlora.verify.relations import REALS
+from rlora.verify.units import is_product_of_letters
 
 MAX_CHARACTERS = 20_000
 MAX_TREE_DEPTH = 150
-_CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "\\langle": ("\\rangle",)}
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in", ":": ":",
-              "\\sim": "~", "\\equiv": "=", "\\iff": "iff", "\\to": "to"}  # fmt: skip
+_CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "{": ("}",), "\\langle": ("\\rangle",)}
+_RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in",
+              ":": ":", "\\sim": "~", "\\equiv": "=", "\\iff": "iff", "\\to": "to"}  # fmt: skip
 _MEANINGS = {
     **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x", "mathbb r"), REALS),
-    **dict.fromkeys(("no solution", "no solutions", "empty set", "the empty set", "no real solution", "no real solutions"),
-                    Node("set")),
-}  # fmt: skip
-_BRACED = re.compile(r"^\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}$")  # braces that TeX does not print, around a whole answer
+    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), Node("set")),
+    **dict.fromkeys(("empty set", "the empty set"), Node("set")),
+}
 _UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
+_PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
+_LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
+_SPACED = re.compile(r"^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d|\s*[a-zA-Z%\\])")  # thousands set off by spaces
+_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
+_MEANINGS |= {word: num(i) for i, word in enumerate(_NUMBER_WORDS.split())}
+_PROSE = re.compile(r"(?:[A-Za-z0-9 .,;:'\"!?()/&%]|(?<=[A-Za-z])-(?=[A-Za-z]))*")  # no formula that words would hide
+_ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})")
 _CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
-_MATRICES = frozenset("matrix pmatrix bmatrix Bmatrix vmatrix smallmatrix array".split())
+_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"])
 
 
 def _bracket(parser: Parser) -> Node:
@@ -40,7 +49,7 @@ def _bracket(parser: Parser) -> Node:
         raise ParseError(f"{opening} closed by {end}")
     parser.depth -= 1
     parser.bars = bars
-    if opening == "\\{":
+    if opening == "\\{" or (opening == "{" and len(items) != 1):  # bare braces around a list are meant as a set
         return Node("set", tuple(items))
     if len(items) == 1 and end == closing[0] and opening != "\\langle":
         return items[0]
@@ -68,7 +77,9 @@ def _relation(parser: Parser) -> Node:
     sides = [_union(parser)]
     signs: list[str] = []
     while parser.token.text in _RELATIONS and parser.token.kind != "text":
-        signs.append(_RELATIONS[parser.take().text])
+        sign = _RELATIONS[parser.take().text]
+        is_label = sign == ":" and sides[0].op == "sym" and len(sides[0].name) > 1  # "Area: 5"
+        signs.append("=" if is_label else sign)
         sides.append(_union(parser))
     return Node("rel", tuple(sides), " ".join(signs)) if signs else sides[0]
 
@@ -83,13 +94,14 @@ def _union(parser: Parser) -> Node:
             name = parser.take().text
             return Node("seq", (first, _side(parser)), name)
         return first
-    return Node("union", tuple(parts))
+    return Node("union", tuple(part if is_structure(part) else Node("set", (part,)) for part in parts))
 
 
 def _side(parser: Parser) -> Node:
     """Parse a side of a relation; words may name it, as in "Area = 5"."""
     token = parser.token
-    if token.kind in ("text", "word"):
+    is_variables = token.kind == "word" and token.text.islower() and is_product_of_letters(token.text)
+    if token.kind in ("text", "word") and not is_variables:
         start = parser.position
         words: list[str] = []
         while parser.token.kind in ("text", "word"):
@@ -139,15 +151,28 @@ def _environment(parser: Parser) -> str:
     return name
 
 
-def _read(text: str) -> tuple[Node, tuple[str, ...]]:
-    parser = Parser(tokens(text), _bracket)
+class _Readers:
+    """The grammar around single values, as the parser calls it."""
+
+    def bracket(self, parser: Parser) -> Node:
+        return _bracket(parser)
+
+    def command(self, parser: Parser, name: str) -> Node:
+        return commands.command(parser, name)
+
+    def function(self, parser: Parser, name: str) -> Node:
+        return commands.function(parser, name)
+
+
+def _read(text: str) -> Node:
+    parser = Parser(tokens(text), _Readers())
     node = _listed(parser)
     if parser.token.kind != "end":
         raise ParseError(f"unexpected {parser.token.text!r}")
     node = node.args[0] if len(node.args) == 1 else node
     if _depth(node) > MAX_TREE_DEPTH:
         raise ParseError("too many terms or levels")
-    return _expand_signs(node), tuple(parser.units)
+    return _expand_signs(node)
 
 
 def _depth(node: Node) -> int:
@@ -198,13 +223,16 @@ def parse_answer(text: str) -> Node | None:
     plain = plain[:-1].rstrip() if plain.endswith((".", ",", ";")) and not plain.endswith("\\;") else plain
     if not plain:
         return None
-    bare = _BRACED.sub(lambda m: rf"\{{{m[1]}\}}" if "," in m[1] else m[1], plain) if plain[0] == "{" or plain[0] == "\\" else plain
+    plain = without_repeating(
+        _SPACED.sub(lambda m: m[0].replace(" ", ""), _LEADING_SIGN.sub("", _PREFIX.sub("", plain)))
+    )
     if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
         return Node("text", name=f"{clock[1].lstrip('0')} {clock[2].lower()}m")
     try:
-        return _read(bare)[0]
+        based = in_base_text(_UNFONTED.sub(r"\1", plain)) if "_" in plain else None
+        return based or _read(plain)
     except (ParseError, RecursionError):
         words = plain_words(plain)
-        if words in _MEANINGS:
-            return _MEANINGS[words]
-        return Node("text", name=words) if any(c.isalpha() for c in words) else None
+        if not _PROSE.fullmatch(_UNFONTED.sub(r"\1", plain)) or not any(c.isalpha() for c in words):
+            return None
+        return _MEANINGS.get(words) or Node("text", name=_ARTICLE.sub("", words))

@@ -11,6 +11,7 @@ from rlora.errors import ConfigError
 from rlora.types import Verdict, VerdictKind
 from rlora.verify.equal import cheap_verdict
 from rlora.verify.extract import extract, gold_text
+from rlora.verify.nodes import contains, is_worked_out
 from rlora.verify.normalize import plain_latex
 from rlora.verify.pool import Pool
 from rlora.verify.prose import right_side
@@ -30,6 +31,7 @@ class VerifierConfig:
     """Address space of a worker, in MiB (at least 256)."""
 
     def __post_init__(self) -> None:
+        """Refuse limits below their least values."""
         for name, least in (("num_workers", 1), ("deadline_seconds", 0.01), ("memory_mb", 256)):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {least}; raise it")
@@ -37,13 +39,18 @@ class VerifierConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JudgeRequest:
-    """A completion to judge: `is_truncated` if the token limit cut it, `question` to tell a repetition from an answer."""
+    """A completion to judge: `is_truncated` if the token limit cut it; `question` exposes a mere repetition.
+
+    `is_number` asks for a number that has been worked out: an expression of the same value is WRONG, since a policy that
+    is paid for "27 + 85" learns to repeat the question (it did, docs/log.md).
+    """
 
     text: str
     gold: str
     is_truncated: bool = False
     question: str = ""
     last_number: bool = True
+    is_number: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +74,14 @@ def _judge_cheaply(request: JudgeRequest) -> "_Pending | tuple[VerdictKind, str]
     if left is None or right is None:
         same = bool(gold) and _squeezed(gold) == _squeezed(answer)
         return (VerdictKind.CORRECT if same else VerdictKind.UNPARSED if right is None else VerdictKind.WRONG), answer
-    if found.is_plain and right.op == "rel" and left.op != "rel" and not named_value(right):
+    is_compound = found.is_plain and right.op == "rel" and left.op != "rel" and not named_value(right)
+    if is_compound and (request.last_number or not contains(right.args[0], "num")):  # b - a = 4, but not 2x + 3 = 7
         answer = right_side(answer)
         right = parse_answer(answer) or right
+    if request.is_number and not is_worked_out(right):
+        return VerdictKind.WRONG, answer
+    if right != left and not is_worked_out(right) and right.args and _squeezed(answer) in _squeezed(request.question):
+        return VerdictKind.NO_ANSWER, answer  # an expression copied from the problem, not computed
     verdict = cheap_verdict(gold, answer, is_rounding=True)
     if verdict:
         return VerdictKind.CORRECT, answer
@@ -86,19 +98,32 @@ def _squeezed(text: str) -> str:
 class Verifier:
     """Judges completions against gold answers; usable from any thread, and best as a context manager.
 
-    `judge` blocks until the verdict; in async code call it with `asyncio.to_thread` where a deadline's wait would matter.
+    `judge` blocks until the verdict; async code calls it with `asyncio.to_thread` where the wait would matter.
     """
 
-    def __init__(self, config: VerifierConfig = VerifierConfig()) -> None:  # noqa: B008 - frozen
+    def __init__(self, config: VerifierConfig = VerifierConfig()) -> None:
+        """Keep the configuration; workers start when first needed."""
         self.config = config
         self._pool = Pool(config.num_workers, config.deadline_seconds, config.memory_mb)
 
     def judge(
-        self, text: str, gold: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True
+        self,
+        text: str,
+        gold: str,
+        *,
+        is_truncated: bool = False,
+        question: str = "",
+        last_number: bool = True,
+        is_number: bool = False,
     ) -> Verdict:
-        """Return the verdict on one completion."""
+        """Return the verdict on one completion; the arguments are those of `JudgeRequest`."""
         request = JudgeRequest(
-            text=text, gold=gold, is_truncated=is_truncated, question=question, last_number=last_number
+            text=text,
+            gold=gold,
+            is_truncated=is_truncated,
+            question=question,
+            last_number=last_number,
+            is_number=is_number,
         )
         return self._finish(*_timed(request))
 
@@ -162,11 +187,13 @@ class Verifier:
         self._pool.close()
 
     def __enter__(self) -> Self:
+        """Return the verifier itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """End the workers."""
         self.close()
 
 

@@ -1,0 +1,57 @@
+# Two commands matter: `make quickstart` and `make test`. Each sets up .venv by itself; `make setup` alone is quick when nothing changed.
+# On a machine whose pip finds no CPU build of torch, name PyTorch's CPU wheel index: `make setup TORCH_INDEX=URL`.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help setup setup-dev quickstart test test-all lint bench lock clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(VENV)/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlora needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# Stamps: an install runs again only when its lock file is newer.
+$(VENV)/.cpu: requirements/cpu.lock pyproject.toml tools/install.py | $(VENV)/bin/pip
+	$(BIN)/python tools/install.py requirements/cpu.lock $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+	$(PIP_INSTALL) --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.cpu
+	$(PIP_INSTALL) --requirement requirements/dev.lock
+	touch $@
+
+setup: $(VENV)/.cpu  ## install rlora and what it needs into .venv
+
+setup-dev: $(VENV)/.dev  ## also what tests and checks need
+
+quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
+	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)
+
+test: setup-dev  ## run the checks and all tests that fit a quarter of an hour
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+test-all: setup-dev  ## run every test, the long ones too
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: setup-dev  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/pyright rlora
+
+bench: setup-dev  ## measure the figures of docs/log.md again and write bench.json
+	$(BIN)/pip install --quiet --no-deps --upgrade --target .bench-site --requirement requirements/bench.lock
+	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run
+
+lock:  ## resolve the lock files again
+	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/python tools/lock.py && rm -r .lock-venv
+
+clean:  ## remove .venv and what was built
+	rm -rf $(VENV) .bench-site build *.egg-info

@@ -1,0 +1,35 @@
+"""Makers of records for tests."""
+
+from collections.abc import Sequence
+
+from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
+
+
+def completion(
+    tokens: Sequence[int], *, logprob: float = -1.0, version: int = 0, stop: StopReason = StopReason.END
+) -> Completion:
+    return Completion(
+        token_ids=tuple(tokens),
+        logprobs=tuple(logprob - 0.1 * index for index in range(len(tokens))),
+        text="",
+        stop=stop,
+        policy=0,
+        version=version,
+    )
+
+
+def group(
+    prompt: Sequence[int], completions: Sequence[Completion], rewards: Sequence[float], *, name: str = "p"
+) -> Group:
+    problem = Problem(id=name, question="", answer="", source="test")
+    return Group(
+        prompt=Prompt(problem=problem, text="", token_ids=tuple(prompt)),
+        rollouts=tuple(
+            Rollout(
+                completion=one,
+                verdict=Verdict(kind=VerdictKind.CORRECT if reward else VerdictKind.WRONG),
+                reward=reward,
+            )
+            for one, reward in zip(completions, rewards, strict=True)
+        ),
+    )

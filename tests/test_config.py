@@ -1,0 +1,195 @@
+import dataclasses
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from rlora import config
+from rlora.errors import ConfigError, MissingDependencyError
+from rlora.lora.inject import LoraConfig
+from rlora.models import ModelConfig, model_dir
+from rlora.run_config import RunConfig
+from rlora.sampler import base
+from rlora.sampler.base import SamplerConfig
+from rlora.types import SamplingParams
+
+pytestmark = pytest.mark.unit
+ROOT = Path(__file__).resolve().parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.py"))
+
+
+def presets(path: Path) -> dict[str, RunConfig]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PRESETS
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_preset_is_valid_named_after_itself_and_survives_json(path) -> None:
+    found = presets(path)
+    assert {"cpu", "toy"} <= found.keys()
+    for name, preset in found.items():
+        preset.check()
+        assert preset.preset == name
+        assert config.from_json(RunConfig, json.loads(json.dumps(config.to_json(preset)))) == preset
+
+
+def test_command_line_sets_fields_by_dotted_name_over_a_preset() -> None:
+    chosen = presets(ROOT / "recipes" / "arithmetic.py")
+    arguments = ["--preset", "toy", "--num-steps", "9", "--run-dir", "here", "--seed", "5", "--lora.rank", "4"]
+    parsed = config.cli(chosen, description="", arguments=[*arguments, "--model.trust-remote-code", "True"])
+    expected = dataclasses.replace(
+        chosen["toy"],
+        num_steps=9,
+        run_dir="here",
+        seed=5,
+        lora=LoraConfig(rank=4),
+        model=dataclasses.replace(chosen["toy"].model, trust_remote_code=True),
+    )
+    assert parsed == expected
+
+
+def fields(kind: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in dataclasses.fields(kind):
+        default = field.default_factory() if callable(field.default_factory) else None  # type: ignore[misc]
+        if dataclasses.is_dataclass(default):
+            names += fields(type(default), f"{prefix}{field.name}.")
+        else:
+            names.append(prefix + field.name)
+    return names
+
+
+def test_help_explains_every_field(capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        config.cli(presets(ROOT / "recipes" / "gsm8k.py"), description="D", arguments=["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    for name in fields(RunConfig):
+        assert f"--{name.replace('_', '-')}" in text, name
+
+
+def test_every_field_has_a_help_text() -> None:
+    """A string follows each field in the source; tyro shows it."""
+    import ast
+
+    missing = []
+    for file in (
+        "run_config",
+        "models",
+        "trainer",
+        "losses",
+        "batching",
+        "evaluate",
+        "types",
+        "lora/inject",
+        "sampler/base",
+        "tasks/prompts",
+        "tracking/log",
+        "verify/verifier",
+    ):
+        for node in ast.walk(ast.parse((ROOT / "rlora" / f"{file}.py").read_text())):
+            if isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or node.name == "SamplingParams"):
+                missing += [f"{node.name}.{name}" for name in undocumented(node)]
+    assert missing == []
+
+
+def undocumented(node) -> list[str]:
+    import ast
+
+    names = []
+    for index, statement in enumerate(node.body):
+        if isinstance(statement, ast.AnnAssign) and not getattr(statement.annotation, "id", "").endswith(
+            ("Config", "SamplingParams")
+        ):
+            after = node.body[index + 1] if index + 1 < len(node.body) else None
+            if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):
+                names.append(statement.target.id)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "huge"], "invalid choice: 'huge'"),
+        (["--no-such-field", "1"], "no-such-field"),
+        (["--num-steps", "many"], "many"),
+    ],
+)
+def test_wrong_options_end_with_code_2(arguments, message, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        config.cli(presets(ROOT / "recipes" / "arithmetic.py"), description="", arguments=arguments)
+    assert exit_info.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lora": LoraConfig(rank=0)}, "lora.rank is 0; it must be from 1 to 512"),
+        ({"lora": LoraConfig(alpha=0)}, "lora.alpha is 0; it must be above 0"),
+        ({"samples_per_problem": 1}, "samples_per_problem is 1; a group of one has no baseline"),
+        ({"num_steps": 0}, "num_steps and problems_per_step must be at least 1"),
+        ({"num_threads": 0}, "num_threads is 0"),
+        ({"data": "aime1066"}, "the data set 'aime1066' is unknown"),
+        ({"advantage": "best"}, "advantage is 'best'"),
+        ({"sampling": SamplingParams(top_p=0.9)}, "sampling.top_p is 0.9; training needs 1"),
+        ({"sampling": SamplingParams(temperature=0.0)}, "greedy samples are all equal"),
+        ({"sampling": SamplingParams(stop=("x",))}, "sampling.stop is for evaluation"),
+        ({"sampling": SamplingParams(max_tokens=0)}, "sampling.max_tokens is 0"),
+        ({"model": ModelConfig(dtype="int8")}, "model.dtype is 'int8'"),
+        ({"model": ModelConfig(name="")}, "model.name is empty"),
+        ({"sampler": SamplerConfig(kind="sglang")}, "sampler.kind is 'sglang'"),
+        ({"sampler": SamplerConfig(kv_cache_gb=-1)}, "kv_cache_gb must be at least 0"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_loads(options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RunConfig(run_dir="x", **options).check()
+
+
+def test_reinforce_without_baseline_allows_a_group_of_one() -> None:
+    RunConfig(run_dir="x", samples_per_problem=1, advantage="raw").check()
+
+
+def test_vllm_that_is_not_installed_is_refused_and_auto_falls_back(monkeypatch) -> None:
+    monkeypatch.setattr(base, "is_vllm_installed", lambda: False)
+    with pytest.raises(MissingDependencyError, match=r"not installed: run `make setup`.*--sampler.kind torch"):
+        RunConfig(run_dir="x", sampler=SamplerConfig(kind="vllm")).check()
+    assert SamplerConfig(kind="auto").resolved_kind == "torch"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("./nowhere", "which is not a folder"),
+        ("nobody/no-such-model", "no such folder, and the hub did not give it"),
+    ],
+)
+def test_unknown_model(name, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        model_dir(ModelConfig(name=name))
+
+
+def test_model_folder_without_safetensors_is_refused(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"holds no config.json"):
+        model_dir(ModelConfig(name=str(tmp_path)))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ConfigError, match=r"pickled weights \(.bin\) can run code and are refused"):
+        model_dir(ModelConfig(name=str(tmp_path)))
+
+
+def test_differences_are_dotted_and_complete() -> None:
+    old = {"a": 1, "b": {"c": [1, 2], "d": "x"}, "e": None}
+    new = {"a": 1, "b": {"c": [1, 3], "d": "x"}, "f": 2}
+    assert config.differences(old, new) == ["b.c: [1, 2] -> [1, 3]", "f: None -> 2"]
+
+
+def test_json_with_unknown_fields_is_refused() -> None:
+    with pytest.raises(ConfigError, match="LoraConfig has no field ranks; was it written by another version"):
+        config.from_json(LoraConfig, {"ranks": 1})

@@ -1,0 +1,135 @@
+import pytest
+import torch
+from torch import nn
+
+from rlora.errors import ConfigError
+from rlora.lora.flat import FlatVector, lay_out
+from rlora.lora.initialize import initial_a
+from rlora.lora.inject import LoraConfig, adapted_layers, inject
+from rlora.lora.linear import LoraLinear
+
+pytestmark = pytest.mark.unit
+
+
+def layer(rank: int, dtype: torch.dtype, *, bias: bool = False) -> LoraLinear:
+    torch.manual_seed(0)
+    base = nn.Linear(24, 16, bias=bias, dtype=dtype)
+    a = nn.Parameter(torch.randn(1, rank, 24) * 0.2)
+    b = nn.Parameter(torch.randn(1, 16, rank) * 0.2)
+    return LoraLinear(base, a, b, 4.0 / rank)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("bias", [False, True])
+def test_values_and_gradients_equal_the_formula_by_autograd(dtype, tolerance, rank, bias) -> None:
+    module = layer(rank, dtype, bias=bias)
+    x = torch.randn(5, 7, 24).to(dtype).requires_grad_()
+    upstream = torch.randn(5, 7, 16)
+    out = module(x)
+    (out.float() * upstream).sum().backward()
+
+    a, b, reference_x = (t.detach().clone().float().requires_grad_() for t in (module.a_KRI, module.b_KOR, x))
+    expected = reference_x @ module.base.weight.float().T + module.scale * (reference_x @ a[0].T) @ b[0].T
+    if bias:
+        expected = expected + module.base.bias.float()
+    (expected * upstream).sum().backward()
+
+    def relative(actual: torch.Tensor, wanted: torch.Tensor) -> float:
+        return float((actual.detach().float() - wanted.detach()).norm() / wanted.detach().norm())
+
+    assert relative(out, expected) < tolerance
+    assert relative(module.a_KRI.grad, a.grad) < tolerance
+    assert relative(module.b_KOR.grad, b.grad) < tolerance
+    assert relative(x.grad, reference_x.grad) < tolerance
+    assert module.base.weight.grad is None
+    assert module.a_KRI.grad.dtype == torch.float32
+
+
+def test_factors_are_rounded_to_the_dtype_of_the_base() -> None:
+    module = layer(1, torch.bfloat16)
+    x = torch.randn(3, 24).bfloat16()
+    before = module(x)
+    module.a_KRI.data = module.a_KRI.data.bfloat16().float()
+    module.b_KOR.data = module.b_KOR.data.bfloat16().float()
+    assert torch.equal(before, module(x))
+
+
+def test_zero_b_and_switched_off_give_the_base_output_bit_for_bit() -> None:
+    module = layer(2, torch.float32)
+    x = torch.randn(3, 24)
+    module.is_enabled = False
+    assert torch.equal(module(x), module.base(x))
+    module.is_enabled = True
+    assert not torch.equal(module(x), module.base(x))
+    module.b_KOR.data.zero_()
+    assert torch.equal(module(x), module.base(x))
+
+
+def test_flat_vector_leaves_and_gradients_are_views() -> None:
+    flat = FlatVector(lay_out({"a": (2, 3), "b": (4,)}), num_policies=2)
+    assert flat.theta_KD.shape == (2, 10)
+    assert flat.parameters["a"].shape == (2, 2, 3)
+    flat.parameters["b"].data[1] += torch.arange(4.0)
+    assert flat.theta_KD[1].tolist() == [0] * 6 + [0, 1, 2, 3]
+    flat = FlatVector(lay_out({"a": (2, 3), "b": (4,)}), num_policies=1)
+    (flat.parameters["a"] * 2).sum().backward()
+    (flat.parameters["a"] * 3).sum().backward()
+    assert flat.grad_KD.tolist() == [[5.0] * 6 + [0.0] * 4]
+    flat.zero_grad()
+    assert flat.parameters["a"].grad is not None
+    assert flat.parameters["a"].grad.abs().sum() == 0
+
+
+def test_a_is_uniform_in_the_blogs_range_nested_in_the_rank_and_free_of_global_state() -> None:
+    torch.manual_seed(7)
+    a = initial_a(4, 4096, seed=3, layer="x")
+    torch.manual_seed(8)
+    assert torch.equal(initial_a(2, 4096, seed=3, layer="x"), a[:2])
+    assert not torch.equal(initial_a(4, 4096, seed=4, layer="x"), a)
+    assert not torch.equal(initial_a(4, 4096, seed=3, layer="y"), a)
+    bound = 4096**-0.5
+    assert float(a.abs().max()) <= bound
+    assert float(a.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("layers", "names"),
+    [
+        ("all", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
+        ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
+        ("mlp", {"gate_proj", "up_proj", "down_proj"}),
+    ],
+)
+def test_layers_are_chosen_by_kind_and_the_unembedding_is_left_out(toy_policy, layers, names) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2)
+    model = LlamaForCausalLM(config)
+    found = adapted_layers(model, layers)
+    assert {name.rsplit(".", 1)[-1] for name in found} == names
+    assert len(found) == 2 * len(names)
+
+
+def test_parameter_count_of_llama_8b_from_its_shape_alone() -> None:
+    """Attention and MLP of Llama-3.1-8B at rank 1: 2,621,440 numbers (32 layers of 81,920)."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    layers = adapted_layers(model, "all").values()
+    assert sum(linear.in_features + linear.out_features for linear in layers) == 2_621_440
+
+
+def test_model_without_such_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no linear layers for lora.layers='mlp'"):
+        inject(nn.Sequential(nn.Linear(2, 2)), LoraConfig(layers="mlp"), seeds=[0])

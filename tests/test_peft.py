@@ -1,0 +1,118 @@
+"""PEFT in and out: PEFT reads what is written here and computes the same, and the other way round."""
+
+import json
+
+import pytest
+import torch
+from conftest import TOY_MODEL, make_policy
+from make import completion, group
+
+from rlora.batching import BatchConfig, build_batch
+from rlora.errors import AdapterError
+from rlora.lora.inject import LoraConfig
+from rlora.lora.peft_format import load_adapter_tensors, save_adapter
+from rlora.policy import Policy
+
+pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore::DeprecationWarning:peft")]
+
+
+def logprobs(policy: Policy, tokens: list[int]) -> torch.Tensor:
+    (part,) = build_batch(
+        [group(tokens[:3], [completion(tokens[3:])], [1.0])], [[1.0]], BatchConfig(), version=0
+    ).micro_batches
+    with torch.no_grad():
+        return policy.score(part).logprobs_N
+
+
+def reference(model, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        log_p = model(torch.tensor([tokens])).logits[0, 2:-1].log_softmax(-1)
+    return log_p[torch.arange(len(tokens) - 3), torch.tensor(tokens[3:])]
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=3, alpha=8), LoraConfig(rank=2, layers="attention")])
+def test_peft_loads_what_is_saved_and_gives_the_same(toy_dir, tmp_path, lora) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    policy = make_policy(toy_dir, lora=lora)
+    save_adapter(policy.adapter(), tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(toy_dir, dtype=torch.float32)
+    tokens = [3, 14, 15, 9, 26, 5, 35, 8, 9]
+    plain = reference(base, tokens)
+    loaded = PeftModel.from_pretrained(base, tmp_path)
+    assert (
+        sum(parameter.numel() for name, parameter in loaded.named_parameters() if "lora" in name)
+        == (policy.flat.theta_KD.shape[1])
+    )
+    difference = logprobs(policy, tokens) - reference(loaded, tokens)
+    assert float(difference.abs().max()) < 1e-5
+    assert float((plain - reference(loaded, tokens)).abs().max()) > 1e-2
+
+
+def test_an_adapter_written_by_peft_starts_a_policy(toy_dir, tmp_path) -> None:
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(toy_dir, dtype=torch.float32)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    model = get_peft_model(base, PeftConfig(r=2, lora_alpha=32, target_modules=targets, init_lora_weights=False))
+    model.save_pretrained(tmp_path)
+    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=2), seeds=[0], init_adapter=tmp_path)
+    tokens = [3, 14, 15, 9, 26, 5, 35, 8, 9]
+    assert float((logprobs(policy, tokens) - reference(model.eval(), tokens)).abs().max()) < 1e-5
+
+
+def test_saved_and_loaded_tensors_are_the_same_bits(toy_dir, tmp_path) -> None:
+    policy = make_policy(toy_dir)
+    adapter = policy.adapter()
+    save_adapter(adapter, tmp_path)
+    shapes = {slot.name: slot.shape for slot in policy.flat.slots}
+    loaded = load_adapter_tensors(tmp_path, policy.config, shapes)
+    assert loaded.keys() == adapter.tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in adapter.tensors.items())
+
+
+def edit(folder, **changes) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: edit(folder, r=4), "has rank 4, the run has 2; pass --lora.rank 4"),
+        (lambda folder: edit(folder, lora_alpha=8), r"scales by 4.0, the run by 16.0; pass --lora.alpha 8"),
+        (lambda folder: edit(folder, use_dora=True), "not a plain LoRA adapter"),
+        (lambda folder: edit(folder, peft_type="IA3"), "not a plain LoRA adapter"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "holds no adapter_config.json"),
+        (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not JSON"),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin"),
+            "holds no adapter_model.safetensors; only safetensors is read",
+        ),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"\x00" * 40), "cannot be read"),
+    ],
+)
+def test_damaged_or_unfit_adapters_are_refused(toy_dir, tmp_path, damage, message) -> None:
+    policy = make_policy(toy_dir)
+    save_adapter(policy.adapter(), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(AdapterError, match=message):
+        load_adapter_tensors(tmp_path, policy.config, {slot.name: slot.shape for slot in policy.flat.slots})
+
+
+def test_adapters_of_other_layers_or_shapes_are_refused(toy_dir, tmp_path) -> None:
+    attention = make_policy(toy_dir, lora=LoraConfig(rank=2, layers="attention"))
+    every = make_policy(toy_dir)
+    shapes = {slot.name: slot.shape for slot in every.flat.slots}
+    save_adapter(attention.adapter(), tmp_path)
+    with pytest.raises(AdapterError, match=r"lacks 12 tensors of the policy, first model.layers.0.mlp"):
+        load_adapter_tensors(tmp_path, every.config, shapes)
+    save_adapter(every.adapter(), tmp_path)
+    with pytest.raises(AdapterError, match="has 12 tensors the policy lacks"):
+        load_adapter_tensors(tmp_path, every.config, {slot.name: slot.shape for slot in attention.flat.slots})
+    shapes["model.layers.0.mlp.up_proj.lora_A"] = (2, 65)
+    with pytest.raises(AdapterError, match=r"up_proj.lora_A is \(2, 64\), the policy needs \(2, 65\)"):
+        load_adapter_tensors(tmp_path, every.config, shapes)
