@@ -82,7 +82,8 @@ def measure() -> list[Figure]:
             unit="ratio",
             target=0.25,
             against="TRL GRPOTrainer with PEFT rank 1",
-            note=f"{iteration:.1f} s against {trl_iteration:.1f} s, 32 problems x 8 samples, first {NUM_UPDATES} updates",
+            note=f"{iteration:.1f} s against {trl_iteration:.1f} s, 32 problems x 8 samples, first {NUM_UPDATES} "
+            "updates",
         ),
         Figure(
             name="sampling",

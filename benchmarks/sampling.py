@@ -1,7 +1,7 @@
 """Tokens a second of one engine setting on the quickstart's requests; prints one JSON line.
 
-`exact` times rlora's sampler and vLLM's own `generate` in the same engine in turn, and loads and proofs of swaps; `default` times
-vLLM as it comes: its own process, its own scheduling, no seeds.
+`exact` times rlora's sampler and vLLM's own `generate` in the same engine in turn, and loads and proofs of swaps;
+`default` times vLLM as it comes: its own process, its own scheduling, no seeds.
 """
 
 import json

@@ -1,7 +1,7 @@
 """Seconds of an update of TRL's GRPOTrainer with PEFT rank 1 on the quickstart's work; prints one JSON line.
 
-The same model, prompts, group size, token limit, temperature, rank, alpha, learning rate and adapted layers as the quickstart;
-sampling by Transformers' generate, as TRL does without a GPU.
+The same model, prompts, group size, token limit, temperature, rank, alpha, learning rate and adapted layers as the
+quickstart; sampling by Transformers' generate, as TRL does without a GPU.
 """
 
 import json

@@ -21,13 +21,13 @@ CPU = RunConfig(
     run_dir="runs/arithmetic",
     preset="cpu",
     data="arithmetic",
-    num_steps=15,
+    num_steps=30,
     model=ModelConfig(name=BUNDLED),
-    optimizer=OptimizerConfig(learning_rate=1e-3),
+    optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", schedule_steps=32),
     sampling=SamplingParams(max_tokens=32),
     batch=BatchConfig(tokens_per_micro_batch=1024),
     sampler=SamplerConfig(max_prompt_tokens=128),
-    evaluation=EvaluationConfig(every=5),
+    evaluation=EvaluationConfig(every=10),
 )
 TOY_PRESET = replace(
     CPU,

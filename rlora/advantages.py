@@ -15,7 +15,7 @@ def centered(rewards_G: Sequence[float]) -> list[float]:
 
 
 def standardized(rewards_G: Sequence[float]) -> list[float]:
-    """Return centered advantages divided by the group's standard deviation (GRPO, arXiv 2402.03300); 0 where it is 0."""
+    """Return centered advantages over the group's standard deviation (GRPO, arXiv 2402.03300); 0 where it is 0."""
     advantages = centered(rewards_G)
     deviation = (sum(a * a for a in advantages) / len(advantages)) ** 0.5
     return [a / deviation if deviation > 0 else 0.0 for a in advantages]

@@ -37,7 +37,8 @@ class LossConfig:
             raise ConfigError(f"loss.name is {self.name!r}; it must be one of {', '.join(LOSSES)}.")
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ConfigError(
-                f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], clip_high at least 0."
+                f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], "
+                "clip_high at least 0."
             )
         if self.max_ratio < 1:
             raise ConfigError(f"loss.max_ratio is {self.max_ratio}; it must be at least 1.")
@@ -70,7 +71,7 @@ class LossOutputs:
 
 
 def importance_weighted(inputs: LossInputs, _config: LossConfig) -> LossOutputs:
-    """Return -(p_trainer / p_sampler) x advantage, the objective of "LoRA Without Regret" (doi 10.64434/tml.20250929)."""
+    """Return -(p_trainer / p_sampler) A, the objective of "LoRA Without Regret" (doi 10.64434/tml.20250929)."""
     ratio_N = (inputs.logprobs_N - inputs.sampler_logprobs_N).exp()
     return LossOutputs(loss_N=-ratio_N * inputs.advantages_N, is_clipped_N=torch.zeros_like(ratio_N, dtype=torch.bool))
 
@@ -96,7 +97,7 @@ def truncated(inputs: LossInputs, config: LossConfig) -> LossOutputs:
 
 
 def gspo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
-    """Return the clipped surrogate with one ratio a completion, the geometric mean of its tokens' (arXiv 2507.18071)."""
+    """Return the clipped surrogate with a completion's ratio, the geometric mean of its tokens' (arXiv 2507.18071)."""
     difference_N = inputs.logprobs_N - inputs.old_logprobs_N
     num_completions = int(inputs.completion_N.max()) + 1 if inputs.completion_N.numel() else 0
     sum_B = difference_N.new_zeros(num_completions).index_add(0, inputs.completion_N, difference_N)

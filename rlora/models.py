@@ -81,7 +81,8 @@ def _hub_dir(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf"]))
     except (OSError, ValueError) as error:  # the hub's errors, bad names and failed connections are among these
         raise ConfigError(
-            f"model.name is {name!r}: no such folder, and the hub did not give it ({type(error).__name__}). Check the name "
+            f"model.name is {name!r}: no such folder, and the hub did not give it ({type(error).__name__}). Check the "
+            "name "
             f"and the connection, or use --model.name {BUNDLED}."
         ) from error
 
@@ -156,7 +157,7 @@ def make_toy(folder: Path, *, seed: int = 0) -> None:
     model = LlamaForCausalLM(config)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in sorted(model.named_parameters()):
+        for _, parameter in sorted(model.named_parameters()):
             if parameter.dim() > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
         shared = torch.randn(64, generator=random)
@@ -217,7 +218,8 @@ def gpu_kv_cache_bytes(folder: Path, config: ModelConfig) -> int:
     left = int(0.9 * total) - 2 * weights - max(weights, 4 * 2**30)
     if left < 2**30:
         raise ConfigError(
-            f"{total / 2**30:.1f} GiB of GPU memory cannot hold two copies of a {weights / 2**30:.1f} GiB model and its batches; "
+            f"{total / 2**30:.1f} GiB of GPU memory cannot hold two copies of a {weights / 2**30:.1f} GiB model and "
+            "its batches; "
             "take a smaller model, or set --sampler.kv-cache-gb yourself."
         )
     return left

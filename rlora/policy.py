@@ -86,7 +86,7 @@ class Policy:
         return self._gradient_head_VH.dtype
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
-        """Return log-probabilities (with gradient, unless disabled) and entropies of the micro-batch's trained tokens."""
+        """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,
@@ -103,7 +103,7 @@ class Policy:
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
-        """Return fp32 logits (B, V) of the token after `tokens_BT` (rows of one length), which extend `cache` if given."""
+        """Return fp32 logits (B, V) of the token after `tokens_BT` (rows of one length), appended to `cache`."""
         past, length = cache.get_seq_length() if cache is not None else 0, tokens_BT.shape[1]
         is_seen_TT = torch.ones(length, past + length, dtype=torch.bool, device=self.device).tril(past)
         hidden_BTH = self.model.base_model(

@@ -108,7 +108,7 @@ def _rollout(completion: Completion, verdict: Verdict) -> Rollout:
 
 
 def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, float]:
-    """Return the reward, the shares of groups with and without signal, verdict kinds, and lengths of a step's rollouts."""
+    """Return reward, shares of groups with and without signal, verdict kinds and lengths of a step's rollouts."""
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     count, lengths = max(1, len(rollouts)), [len(rollout.completion.token_ids) for rollout in rollouts]
     kinds = Counter(rollout.verdict.kind for rollout in rollouts)

@@ -61,7 +61,7 @@ class RunConfig:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
     def check(self) -> None:
-        """Raise ConfigError (or MissingDependencyError) for the first value that breaks a rule, before anything loads."""
+        """Raise ConfigError or MissingDependencyError for the first value that breaks a rule."""
         for part in (
             self.model,
             self.lora,
@@ -83,7 +83,8 @@ class RunConfig:
             raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):
             raise ConfigError(
-                f"samples_per_problem is {self.samples_per_problem}; a group of one has no baseline, so every advantage is 0. "
+                f"samples_per_problem is {self.samples_per_problem}; a group of one has no baseline, so every "
+                "advantage is 0. "
                 "Take at least 2, or --advantage raw."
             )
         _check_sampling(self.sampling)
@@ -92,7 +93,8 @@ class RunConfig:
 def _check_sampling(sampling: SamplingParams) -> None:
     if sampling.top_p != 1:
         raise ConfigError(
-            f"sampling.top_p is {sampling.top_p}; training needs 1, since cutting the distribution biases the ratio between trainer and sampler."
+            f"sampling.top_p is {sampling.top_p}; training needs 1, since cutting the distribution biases the ratio "
+            "between trainer and sampler."
         )
     if not sampling.temperature > 0:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Integer seeds derived from a path, so that a run's randomness depends on a position and never on a generator's state."""
+"""Integer seeds derived from a path: a run's randomness depends on a position, never on a generator's state."""
 
 import hashlib
 import json

@@ -38,8 +38,7 @@ class OptimizerConfig:
     warmup_steps: int = 0
     """Updates over which the rate rises linearly from 0."""
     schedule_steps: int = 100
-    """Length of a linear or cosine schedule in updates, warm-up included; its own number, so --num-steps moves nothing.
-    """
+    """Length of a linear or cosine schedule in updates, warm-up included; --num-steps does not move it."""
     updates_per_batch: int = 1
     """Optimizer steps on each batch."""
 
@@ -176,7 +175,8 @@ class Trainer:
         grad_norm_K = flat.grad_KD.norm(dim=1)
         if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
             raise NonFiniteError(
-                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; the policy "
+                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; "
+                "the policy "
                 "keeps its last good version. Try a lower --optimizer.learning-rate or another --seed."
             )
         self._apply(grad_norm_K)

@@ -147,7 +147,7 @@ def test_an_init_adapter_is_proven_before_the_first_sample(finished, tmp_path) -
     first = load_file(run_dir / "adapter" / "adapter_model.safetensors")
     start = load_file(finished / "adapter" / "adapter_model.safetensors")
     assert max(float((first[name] - start[name]).abs().max()) for name in start) <= 0.011  # one update of 0.01
-    with pytest.raises(StaleAdapterError, match="does not serve version 0 of the policy: .* the base model"):
+    with pytest.raises(StaleAdapterError, match=r"does not serve version 0 of the policy: .* the base model"):
         run(
             toy(tmp_path / "lie", init_adapter=str(finished / "adapter")),
             make_sampler=lambda engine_spec: IgnoresAdapter(build_sampler(engine_spec)),

@@ -131,5 +131,5 @@ def test_parameter_count_of_llama_8b_from_its_shape_alone() -> None:
 
 
 def test_model_without_such_layers_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no linear layers for lora.layers='mlp'"):
+    with pytest.raises(ConfigError, match=r"no linear layers for lora.layers='mlp'"):
         inject(nn.Sequential(nn.Linear(2, 2)), LoraConfig(layers="mlp"), seeds=[0])

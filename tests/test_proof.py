@@ -3,8 +3,8 @@ import math
 
 import pytest
 import torch
-from engines import IgnoresAdapter, ServesPrevious, random_b, spec
 from conftest import TOY_MODEL, make_policy
+from engines import IgnoresAdapter, ServesPrevious, random_b, spec
 from make import completion
 
 from rlora.errors import StaleAdapterError
@@ -86,11 +86,15 @@ def test_a_lying_sampler_is_caught_at_once_however_small_the_update(toy_dir, wra
     policy = make_policy(toy_dir, lora=LoraConfig(), scale_b=0.0)
     swap = swap_in(toy_dir, policy, wrap)
     swap.swap()
-    with pytest.raises(StaleAdapterError, match=r"the sampler does not serve version \d of the policy"):
+
+    def go_on() -> None:
         for version in (1, 2):
             random_b(policy, scale=scale, seed=version)
             policy.version = version
             swap.swap()
+
+    with pytest.raises(StaleAdapterError, match=r"the sampler does not serve version \d of the policy"):
+        go_on()
 
 
 def test_bit_identity_is_found_even_where_noise_hides_the_difference(toy_dir) -> None:

@@ -111,7 +111,7 @@ def test_plain_template_and_instruction(toy_tokenizer) -> None:
 
 
 def test_chat_template_must_exist(toy_tokenizer) -> None:
-    with pytest.raises(ConfigError, match="the tokenizer has no chat template; use --prompt.template plain"):
+    with pytest.raises(ConfigError, match=r"the tokenizer has no chat template; use --prompt.template plain"):
         PromptRenderer(toy_tokenizer, PromptConfig(template="chat"), instruction="")
 
 

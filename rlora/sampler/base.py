@@ -29,12 +29,13 @@ class SamplerConfig:
     """Longer prompts are dropped and counted."""
 
     def check(self) -> None:
-        """Raise ConfigError for a value that breaks a rule, MissingDependencyError for an engine that is not installed."""
+        """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
         if self.kind not in ("auto", "vllm", "torch"):
             raise ConfigError(f"sampler.kind is {self.kind!r}; it must be auto, vllm or torch.")
         if self.kind == "vllm" and not is_vllm_installed():
             raise MissingDependencyError(
-                "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU), or `pip install 'rlora[cuda]'`, or take "
+                "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU), or `pip install "
+                "'rlora[cuda]'`, or take "
                 "the slow reference with --sampler.kind torch."
             )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 1 or self.max_prompt_tokens < 1:
@@ -57,7 +58,7 @@ def is_vllm_installed() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine is built from: the model, the shape of its adapters, and the longest prompt with its completion."""
+    """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion."""
 
     folder: Path
     model: ModelConfig
@@ -80,7 +81,7 @@ class Sampler(Protocol):
     def sample(
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
-        """Return `num_samples` completions for each request, in order; a function of seed, keys, prompts and versions."""
+        """Return `num_samples` completions a request, in order: a function of seed, keys, prompts and versions."""
         ...
 
     def close(self) -> None:

@@ -8,14 +8,15 @@ mean square, exactly when the served fraction
 
 is above 1/2. It is 1 for the new version and 0 for the other, give or take noise: two implementations, and two adapters
 in one implementation, differ by rounding. Where a and b are no further apart than that, t tends to 1/2 and says
-nothing. So there is no absolute threshold: a comparison counts when a - b is several times as large as the distance of x to
-the nearer of the two (`MIN_RATIO`) on enough tokens (`MIN_SEPARATION`), and is logged as undecided otherwise.
+nothing. So there is no absolute threshold: a comparison counts when a - b is several times as large as the distance of
+x to the nearer of the two (`MIN_RATIO`) on enough tokens (`MIN_SEPARATION`), and is logged as undecided otherwise.
 
-It is made after each swap on a canary: first tokens drawn the ordinary way after a few fixed prompts. For those the trainer
-keeps its log-probabilities of every token under base and previous version, so a proof costs one short forward pass. One
-more test needs no statistics: a seeded canary that is bit-identical to the previous version's, or to the base's,
-although the trainer's own log-probabilities differ, is stale. Before each update a group of the rollouts is checked in the
-same way; the other versions are scored only when the error is large enough that one of them could be the truth.
+It is made after each swap on a canary: first tokens drawn the ordinary way after a few fixed prompts. For those the
+trainer keeps its log-probabilities of every token under base and previous version, so a proof costs one short forward
+pass. One more test needs no statistics: a seeded canary that is bit-identical to the previous version's, or to the
+base's, although the trainer's own log-probabilities differ, is stale. Before each update a group of the rollouts is
+checked in the same way; the other versions are scored only when the error is large enough that one of them could be the
+truth.
 """
 
 from collections.abc import Sequence
@@ -226,10 +227,12 @@ def _message(name: str, version: int, other: str, comparison: Comparison, *, is_
     why = (
         f"the canary's sample is bit-identical to that of {served}, though the trainer tells the two apart"
         if is_identical
-        else f"on the {name}, log-probabilities lie {comparison.other_error:.4f} nats from {served} and {comparison.error:.4f} from version "
+        else f"on the {name}, log-probabilities lie {comparison.other_error:.4f} nats from {served} and "
+        f"{comparison.error:.4f} from version "
         f"{version} (root mean square), {comparison.separation:.1f} deviations apart"
     )
     return (
-        f"the sampler does not serve version {version} of the policy: {why}. Nothing was trained on its samples. Check the "
+        f"the sampler does not serve version {version} of the policy: {why}. Nothing was trained on its samples. "
+        "Check the "
         "sampler's version and LoRA settings; --sampler.kind torch is the reference."
     )

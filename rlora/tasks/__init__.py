@@ -1,4 +1,4 @@
-"""The data sets, by name. A new one is a file with `INSTRUCTION` and `load(split, data_dir)`, and one line in `TASKS`."""
+"""The data sets, by name. A new one is a file with `INSTRUCTION` and `load`, and one line in `TASKS`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from rlora.types import Problem
 class Task:
     """A data set: how to load a split, what to tell the model, and what counts as an answer.
 
-    `last_number` lets the last number of a text be its answer; `is_number` asks for a number that was worked out, so that
-    repeating "27 + 85" earns nothing.
+    `last_number` lets the last number of a text be its answer; `is_number` asks for a number that was worked out, so
+    that repeating "27 + 85" earns nothing.
     """
 
     load: Callable[[str, str | None], list[Problem]]

@@ -8,7 +8,7 @@ INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{number}."
 
 
 def load(split: str, data_dir: str | None = None) -> list[Problem]:
-    """Return the 7,473 "train" or 1,319 "test" problems, from `DATA_DIR/gsm8k/SPLIT.jsonl` or the hub's openai/gsm8k."""
+    """Return the 7,473 "train" or 1,319 "test" problems, of a local gsm8k/SPLIT.jsonl or the hub's openai/gsm8k."""
     rows = read_rows(f"gsm8k/{split}.jsonl", hub="openai/gsm8k", subset="main", split=split, data_dir=data_dir)
     problems = []
     for number, row in enumerate(rows):

@@ -42,7 +42,8 @@ def read_rows(file: str, *, hub: str, subset: str, split: str, data_dir: str | N
         return list(datasets.load_dataset(hub, subset, split=split))
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
-            f"the data set {hub} could not be had from the hub ({type(error).__name__}). Set --data-dir or {VARIABLE} to a folder "
+            f"the data set {hub} could not be had from the hub ({type(error).__name__}). Set --data-dir or {VARIABLE} "
+            "to a folder "
             f"that holds {file}."
         ) from error
 

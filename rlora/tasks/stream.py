@@ -10,7 +10,7 @@ from rlora.types import Problem
 
 
 class ProblemStream:
-    """Every epoch visits every problem once, in an order that depends on (seed, epoch) alone; `position` is the state."""
+    """Every epoch visits each problem once, in an order of (seed, epoch) alone; `position` is the state."""
 
     def __init__(self, problems: Sequence[Problem], *, seed: int, position: int = 0):
         """Walk through `problems`, having taken `position` already."""

@@ -57,8 +57,10 @@ class Display:
         phases = " ".join(f"{name} {values[f'seconds/{name}']:.1f}" for name in PHASES if f"seconds/{name}" in values)
         kl = values.get("agreement/kl_k3")
         self.say(
-            f"step {done:>4}/{self._num_steps}  reward {values['reward/mean']:.3f}  KL {'   -   ' if kl is None else f'{kl:.1e}'}  "
-            f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s  {values['seconds/step']:>5.1f} s ({phases})  "
+            f"step {done:>4}/{self._num_steps}  reward {values['reward/mean']:.3f}  KL "
+            f"{'   -   ' if kl is None else f'{kl:.1e}'}  "
+            f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s  {values['seconds/step']:>5.1f} s "
+            f"({phases})  "
             f"left {_clock(left)}"
         )
         self._progress.update(self._task, completed=done)

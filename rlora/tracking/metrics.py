@@ -34,7 +34,7 @@ class StepMetrics:
             self.values[name] = self.values.get(name, 0.0) + time.perf_counter() - start
 
     def finished(self) -> dict[str, float]:
-        """Return all numbers, with the step's total seconds, tokens a second, and the process's peak memory in bytes."""
+        """Return all numbers, with the step's seconds, tokens a second, and the process's peak memory in bytes."""
         total = time.perf_counter() - self._start
         tokens = self.values.get("rollout/num_tokens", 0)
         sampling = self.values.get("seconds/sample", 0.0)

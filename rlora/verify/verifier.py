@@ -41,8 +41,8 @@ class VerifierConfig:
 class JudgeRequest:
     """A completion to judge: `is_truncated` if the token limit cut it; `question` exposes a mere repetition.
 
-    `is_number` asks for a number that has been worked out: an expression of the same value is WRONG, since a policy that
-    is paid for "27 + 85" learns to repeat the question (it did, docs/log.md).
+    `is_number` asks for a number that has been worked out: an expression of the same value is WRONG, since a policy
+    that is paid for "27 + 85" learns to repeat the question (it did, docs/log.md).
     """
 
     text: str
