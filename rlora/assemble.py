@@ -21,7 +21,7 @@ from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
 
-_CANARY_CANDIDATES = 16  # training problems among which the first short enough prompt becomes the canary
+_CANARY_CANDIDATES = 16  # training problems from whose prompts the canary is made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,9 +51,7 @@ def assemble(
     verifier: Verifier,
     make_sampler: Callable[[EngineSpec], Sampler],
 ) -> Parts:
-    """Load tokenizer, policy and sampler of the model in `folder`, and join them; `problems` lend the canary its
-    prompts.
-    """
+    """Load tokenizer, policy and sampler of the model in `folder`, and join them; the canary borrows its prompts."""
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     chosen = task(config.data)

@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Mapping
 
+from transformers.utils.logging import disable_progress_bar
+
 from rlora.config import cli
 from rlora.errors import RloraError
 from rlora.loop import run
@@ -15,6 +17,7 @@ def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
     Exit codes: 0 done, 1 an error that the message explains, 2 a wrong option, 130 interrupted.
     """
     config = cli(presets, description=description or "")
+    disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
     try:
         run(config)
     except RloraError as error:

@@ -11,12 +11,13 @@ from rlora.assemble import Parts, assemble, load_problems
 from rlora.batching import build_batch
 from rlora.config import to_json
 from rlora.evaluate import evaluate
+from rlora.lora.peft_format import check_adapter
 from rlora.models import model_dir
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
 from rlora.sampler.base import EngineSpec, Sampler, build_sampler
-from rlora.summary import summarize
+from rlora.summary import opening, summarize
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.types import Problem
@@ -31,6 +32,8 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     StaleAdapterError.
     """
     config.check()
+    if config.init_adapter is not None:
+        check_adapter(Path(config.init_adapter), config.lora)
     train, test = load_problems(config)
     folder = model_dir(config.model)
     run_dir = RunDir(Path(config.run_dir), to_json(config))
@@ -39,6 +42,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
         MetricsLog(run_dir.path, config.tracking, num_steps=config.num_steps, run_config=to_json(config)) as log,
     ):
         parts = assemble(config, folder, train, verifier, make_sampler)
+        log.display.say(opening(config, parts))
         with closing(parts.sampler):
             problems = ProblemStream(train, seed=config.seed)
             step, best, started, is_done = 0, -1.0, time.monotonic(), False

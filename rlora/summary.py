@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from rlora.assemble import Parts
@@ -17,6 +18,21 @@ from rlora.statistics import Estimate
 from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.types import Problem
+
+
+def opening(config: RunConfig, parts: Parts) -> str:
+    """Return what a run says before its first step: what is trained, sampled by what, on which device, into where."""
+    policy, kind = parts.policy, config.sampler.resolved_kind
+    lines = [
+        f"{model_title(config.model)}: rank {config.lora.rank} on {config.lora.layers} layers, "
+        f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data}; sampler {kind}; "
+        f"run directory {config.run_dir}"
+    ]
+    if config.sampler.kind == "auto" and kind == "torch":
+        lines.append("vLLM is not installed here: sampling with rlora's own PyTorch sampler, which is slow.")
+    if torch.cuda.device_count() > 1:
+        lines.append(f"{torch.cuda.device_count()} GPUs are here; one is used.")
+    return "\n".join(lines)
 
 
 def summarize(

@@ -13,7 +13,7 @@ from engines import IgnoresAdapter, ServesPrevious
 from safetensors.torch import load_file
 from test_config import presets
 
-from rlora.errors import ConfigError, DataError, NonFiniteError, RunDirError, StaleAdapterError
+from rlora.errors import AdapterError, ConfigError, DataError, NonFiniteError, RunDirError, StaleAdapterError
 from rlora.evaluate import EvaluationConfig
 from rlora.loop import run
 from rlora.models import ModelConfig
@@ -179,6 +179,7 @@ def test_a_used_or_foreign_directory_is_refused(finished, tmp_path) -> None:
         ({"model": ModelConfig(name="/nowhere")}, ConfigError, "is not a folder"),
         ({"data": "gsm8k", "data_dir": "/nowhere"}, DataError, "--data-dir is '/nowhere'"),
         ({"sampling": SamplingParams(top_p=0.5)}, ConfigError, "top_p"),
+        ({"init_adapter": "/nowhere"}, AdapterError, "holds no adapter_config.json"),
     ],
 )
 def test_bad_input_leaves_no_directory_behind(tmp_path, changes, error, message) -> None:

@@ -57,11 +57,13 @@ def test_an_adapter_written_by_peft_starts_a_policy(toy_dir, tmp_path) -> None:
 
     base = AutoModelForCausalLM.from_pretrained(toy_dir, dtype=torch.float32)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    torch.manual_seed(0)
     model = get_peft_model(base, PeftConfig(r=2, lora_alpha=32, target_modules=targets, init_lora_weights=False))
     model.save_pretrained(tmp_path)
     policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=2), seeds=[0], init_adapter=tmp_path)
     tokens = [3, 14, 15, 9, 26, 5, 35, 8, 9]
-    assert float((logprobs(policy, tokens) - reference(model.eval(), tokens)).abs().max()) < 1e-5
+    difference = logprobs(policy, tokens) - reference(model.eval(), tokens)
+    assert float(difference.abs().max()) < 5e-5  # PEFT's random B is large, and so are the updates' rounding errors
 
 
 def test_saved_and_loaded_tensors_are_the_same_bits(toy_dir, tmp_path) -> None:

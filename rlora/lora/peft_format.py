@@ -58,7 +58,6 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     tensors = {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.tensors.items()}
     with write_atomically(folder / TENSOR_FILE) as path:
         save_file(tensors, path, metadata={"format": "pt"})
-    layers = sorted({name.rsplit(".", 1)[0] for name in adapter.tensors})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -75,19 +74,12 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "use_dora": False,
         "modules_to_save": None,
     }
-    covered = {layer.rsplit(".", 1)[-1] for layer in layers}
-    assert covered == set(config["target_modules"])
     with write_atomically(folder / CONFIG_FILE) as path:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def load_adapter_tensors(
-    folder: Path, config: LoraConfig, names: Mapping[str, tuple[int, ...]]
-) -> dict[str, torch.Tensor]:
-    """Return the tensors of a PEFT folder under rlora's names, checked against `config` and the shapes in `names`.
-
-    Raises AdapterError when files are missing or unsafe, or the adapter has another rank, scale, kind or set of layers.
-    """
+def check_adapter(folder: Path, config: LoraConfig) -> None:
+    """Raise AdapterError unless `folder` holds a plain LoRA adapter of this rank and scale, in safetensors."""
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
     if not (folder / TENSOR_FILE).is_file():
@@ -98,7 +90,24 @@ def load_adapter_tensors(
         stored = json.loads((folder / CONFIG_FILE).read_text())
     except ValueError as error:
         raise AdapterError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
-    _check_config(stored, config, folder)
+    if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
+        raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
+    rank, alpha = stored.get("r"), stored.get("lora_alpha")
+    if rank != config.rank:
+        raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
+    scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
+    if scale != config.scale:
+        raise AdapterError(f"{folder} scales by {scale}, the run by {config.scale}; pass --lora.alpha {scale * rank}.")
+
+
+def load_adapter_tensors(
+    folder: Path, config: LoraConfig, names: Mapping[str, tuple[int, ...]]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of a PEFT folder under rlora's names, checked against `config` and the shapes in `names`.
+
+    Raises AdapterError when files are missing or unsafe, or the adapter has another rank, scale, kind or set of layers.
+    """
+    check_adapter(folder, config)
     try:
         stored_tensors = load_file(folder / TENSOR_FILE)
     except (SafetensorError, OSError) as error:
@@ -116,17 +125,6 @@ def load_adapter_tensors(
         if tuple(tensors[name].shape) != tuple(shape):
             raise AdapterError(f"{folder}: {name} is {tuple(tensors[name].shape)}, the policy needs {tuple(shape)}.")
     return tensors
-
-
-def _check_config(stored: dict, config: LoraConfig, folder: Path) -> None:
-    if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
-        raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
-    rank, alpha = stored.get("r"), stored.get("lora_alpha")
-    if rank != config.rank:
-        raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
-    scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
-    if scale != config.scale:
-        raise AdapterError(f"{folder} scales by {scale}, the run by {config.scale}; pass --lora.alpha {scale * rank}.")
 
 
 def _our_name(key: str) -> str:

@@ -8,14 +8,15 @@ mean square, exactly when the served fraction
 
 is above 1/2. It is 1 for the new version and 0 for the other, give or take noise: two implementations, and two adapters
 in one implementation, differ by rounding. Where a and b are no further apart than that, t tends to 1/2 and says
-nothing. So there is no absolute threshold: a comparison counts when a - b is several times as large as the distance of
-x to the nearer of the two (`MIN_RATIO`) on enough tokens (`MIN_SEPARATION`), and is logged as undecided otherwise.
+nothing. So there is no absolute threshold. The noise is measured on the base model, which sampler and trainer serve
+alike, before anything is trained; a comparison counts when a - b is several times as large as the noise (`MIN_RATIO`)
+on more than a token or two (`MIN_SEPARATION`), and is logged as undecided otherwise.
 
 It is made after each swap on a canary: first tokens drawn the ordinary way after a few fixed prompts. For those the
 trainer keeps its log-probabilities of every token under base and previous version, so a proof costs one short forward
 pass. One more test needs no statistics: a seeded canary that is bit-identical to the previous version's, or to the
 base's, although the trainer's own log-probabilities differ, is stale. Before each update a group of the rollouts is
-checked in the same way; the other versions are scored only when the error is large enough that one of them could be the
+checked in the same way; the other versions are scored only when the error is so large that one of them could be the
 truth.
 """
 
@@ -43,8 +44,8 @@ class Comparison:
     """Where the sampler lies between another version (0) and the new one (1), and how well the two can be told apart.
 
     `ratio` is the distance of the two versions over the noise, `separation` the deviations of the served fraction
-    between the middle and either end; `error` and `other_error` are root mean square differences in nats of the
-    sampler's log-probabilities to the new and to the other version's.
+    between the middle and either end, with as many tokens as share in the distance; `error` and `other_error` are root
+    mean square differences in nats of the sampler's log-probabilities to the new and to the other version's.
     """
 
     served_fraction: float
@@ -64,17 +65,23 @@ class Comparison:
         return self.is_decided and self.served_fraction <= 0.5
 
 
-def compare(sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Tensor) -> Comparison:
-    """Return where the sampler's log-probabilities lie between those of the other version and of the new one."""
+def compare(sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Tensor, *, noise: float) -> Comparison:
+    """Return where the sampler's log-probabilities lie between those of the other version and of the new one.
+
+    `noise` is the root mean square difference of trainer and sampler on the base model, nats. It is the least that is
+    assumed: a few tokens that happen to agree with one version must not look like certainty.
+    """
     x, a, b = (values.double() for values in (sampler_N, new_N, other_N))
     direction = a - b
     error, other_error = _root_mean_square(x - a), _root_mean_square(x - b)
     distance = _root_mean_square(direction)
-    ratio = distance / max(min(error, other_error), 1e-9)
+    ratio = distance / max(noise, min(error, other_error), 1e-9)
+    share = direction.square()
+    num_effective = float(share.sum() ** 2 / share.square().sum()) if distance > 0 else 0.0
     return Comparison(
-        served_fraction=float((x - b) @ direction / direction.square().sum()) if distance > 0 else 1.0,
+        served_fraction=float((x - b) @ direction / share.sum()) if distance > 0 else 1.0,
         ratio=ratio,
-        separation=ratio * x.numel() ** 0.5 / 2,
+        separation=ratio * num_effective**0.5 / 2,
         error=error,
         other_error=other_error,
     )
@@ -104,7 +111,7 @@ class HotSwap:
         self._theta_KD: torch.Tensor | None = None  # of the version that is served
         self._previous_theta_KD: torch.Tensor | None = None
         self._canaries: dict[str, _Canary] = {}  # of "base" and "previous"
-        self._noise = float("inf")  # the smallest error that a proven version had, nats
+        self._noise = 0.0  # of trainer against sampler on the base, nats; measured before the first swap
 
     def swap(self) -> dict[str, float]:
         """Load the policy's current version into the sampler and prove it on the canary.
@@ -113,20 +120,21 @@ class HotSwap:
         """
         if not self._canaries:
             with self._policy.adapter_off():
-                self._canaries["base"] = self._draw_canary(None)
+                base = self._canaries["base"] = self._draw_canary(None)
+            self._noise = _root_mean_square(base.pick(None).double() - base.pick(base.trainer_logprobs_PV).double())
         self._sampler.load([self._policy.adapter(k) for k in range(self._policy.num_policies)])
         canary = self._draw_canary(0)
         metrics: dict[str, float] = {}
         for other, stale in self._canaries.items():
             trainer_PV, stale_PV = canary.trainer_logprobs_PV, stale.trainer_logprobs_PV
-            comparison = compare(*(canary.pick(values) for values in (None, trainer_PV, stale_PV)))
+            x, a, b = (canary.pick(values) for values in (None, trainer_PV, stale_PV))
+            comparison = compare(x, a, b, noise=self._noise)
             is_same = canary.drawn == stale.drawn and not torch.equal(trainer_PV, stale_PV)
             self._raise_if_stale("canary", other, comparison, is_identical=is_same)
             metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
             metrics[f"proof/canary_ratio_{other}"] = comparison.ratio
             metrics[f"proof/canary_is_decided_{other}"] = float(comparison.is_decided)
             metrics["proof/canary_error"] = comparison.error
-        self._noise = min(self._noise, metrics["proof/canary_error"])
         self._canaries["previous"] = canary
         self._previous_theta_KD, self._theta_KD = self._theta_KD, self._policy.flat.theta_KD.clone()
         return metrics
@@ -150,7 +158,8 @@ class HotSwap:
                 with self._policy.swapped(self._previous_theta_KD):
                     others["previous"] = self._score(micro_batch)
             for other, other_N in others.items():
-                self._raise_if_stale("rollouts", other, compare(sampler_N, new_N, other_N[is_first_N]))
+                comparison = compare(sampler_N, new_N, other_N[is_first_N], noise=self._noise)
+                self._raise_if_stale("rollouts", other, comparison)
         return {"proof/rollouts_error": error, "proof/rollouts_is_compared": float(is_compared)}
 
     @torch.no_grad()

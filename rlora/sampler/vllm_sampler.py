@@ -10,6 +10,7 @@ import gc
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,8 @@ from rlora.sampler.base import EngineSpec
 from rlora.seeding import derive_seed
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
-_ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_CONFIGURE_LOGGING": "1",
-}
+_IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
+_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 _CPU_BLOCK_SIZE = 32  # smallest that the CPU attention takes; its default of 128 caches no prompt shorter than that
 _PREFILL_TOKENS = 4096  # prompt tokens computed at once; never below the longest prompt, which must not be cut
 
@@ -39,9 +36,12 @@ class VllmSampler:
 
     def __init__(self, spec: EngineSpec):
         """Start an engine for `spec`; the base is loaded, and no adapter yet."""
-        for name, value in _ENVIRONMENT.items():
+        os.environ.update(_IN_THIS_PROCESS)
+        for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
-        from vllm import LLM
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of vLLM's own imports
+            from vllm import LLM
 
         if torch.cuda.is_available():
             block_size = None
@@ -69,6 +69,7 @@ class VllmSampler:
             hf_overrides={"head_dtype": spec.model.head_dtype},
             generation_config="vllm",
             disable_log_stats=True,
+            use_tqdm_on_load=False,
         )
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._spec = spec
