@@ -7,6 +7,7 @@ code.
 import importlib.util
 import json
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,7 @@ def _made_once(name: str) -> Path:
     folder_name, make = {BUNDLED: ("SmolLM2-135M-Instruct-Q4_1-bf16", _make_bundled), TOY: ("toy-1", make_toy)}[name]
     target = cache_dir() / folder_name
     if not (target / "complete").is_file():
+        print(f"Preparing the model {name!r} in {target}, once.", file=sys.stderr)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
             made = Path(temporary) / "model"

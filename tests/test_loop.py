@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -252,6 +253,26 @@ def test_recipe_script_explains_an_error_in_one_message(tmp_path) -> None:
     done = subprocess.run([*command, "--lora.rank", "0"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.strip() == "ConfigError: lora.rank is 0; it must be from 1 to 512. Try --lora.rank 1."
+
+
+def test_ctrl_c_ends_with_130_and_keeps_what_was_finished(tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "recipes/arithmetic.py", "--preset", "toy", "--run-dir", str(run_dir)]
+    command += ["--num-steps", "100000"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step    3/"):
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert "Interrupted. What was finished is in" in rest
+    assert "Traceback" not in rest
+    done = len(rows(run_dir))
+    assert done >= 3
+    version = json.loads((run_dir / "adapter" / "rlora.json").read_text())["version"]
+    assert version in (done, done + 1)  # the adapter is written just before its row
 
 
 def test_metrics_page_defines_exactly_what_a_run_logs(finished) -> None:
