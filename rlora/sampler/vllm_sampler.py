@@ -39,9 +39,8 @@ class VllmSampler:
         os.environ.update(_IN_THIS_PROCESS)
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of vLLM's own imports
-            from vllm import LLM
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
+        from vllm import LLM
 
         if torch.cuda.is_available():
             block_size = None
