@@ -25,7 +25,7 @@ CPU = RunConfig(
     model=ModelConfig(name=BUNDLED),
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", schedule_steps=32),
     sampling=SamplingParams(max_tokens=32),
-    batch=BatchConfig(tokens_per_micro_batch=1024),
+    batch=BatchConfig(tokens_per_micro_batch=512),
     sampler=SamplerConfig(max_prompt_tokens=128),
     evaluation=EvaluationConfig(every=10),
 )

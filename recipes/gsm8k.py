@@ -48,7 +48,7 @@ CPU = replace(
     optimizer=OptimizerConfig(learning_rate=5e-4),
     prompt=PromptConfig(instruction="Answer with the number only."),
     sampling=SamplingParams(max_tokens=64),
-    batch=BatchConfig(tokens_per_micro_batch=1024),
+    batch=BatchConfig(tokens_per_micro_batch=512),
     sampler=SamplerConfig(max_prompt_tokens=320),
     evaluation=EvaluationConfig(num_problems=50),
 )

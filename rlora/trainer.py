@@ -10,6 +10,7 @@ import torch
 from rlora.batching import Batch, MicroBatch
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
+from rlora.memory import give_back_freed_memory
 from rlora.policy import Policy, TokenScores
 
 ScheduleName = Literal["constant", "linear", "cosine"]
@@ -126,6 +127,7 @@ class Trainer:
         metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
         metrics["batch/num_micro_batches"] = len(batch.micro_batches)
         self.policy.version += 1
+        give_back_freed_memory()
         return metrics
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:

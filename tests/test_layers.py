@@ -9,7 +9,7 @@ pytestmark = pytest.mark.unit
 PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 
 LAYERS = {
-    0: ["types", "errors", "seeding", "files"],
+    0: ["types", "errors", "seeding", "files", "memory"],
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics"],
     2: ["lora", "losses", "logprobs", "attention", "batching"],
     3: ["models", "policy", "sampler"],
