@@ -8,8 +8,8 @@ Data: the hub's openai/gsm8k, or a folder with gsm8k/train.jsonl and gsm8k/test.
 $RLORA_DATA.
 
 The GPU defaults (rank 1, alpha 32, rate 6e-5, 64 problems x 16 samples of at most 1024 tokens) lie in the window that
-public runs on 1.7B models found good; no run of this code on a GPU stands behind them yet. The cpu preset (32 problems x 8
-samples of at most 64 tokens an iteration) takes about 20 s an iteration and 4 GB; its first iterations are in docs/log.md.
+public runs on 1.7B models found good; no run of this code on a GPU stands behind them yet. The cpu preset (32 problems
+x 8 samples of at most 64 tokens an iteration) takes about 20 s an iteration and 4 GB; docs/log.md has its first ones.
 """
 
 from dataclasses import replace

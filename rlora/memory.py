@@ -1,4 +1,4 @@
-"""Give freed memory back to the system: glibc keeps what a step freed, and steps of ever new shapes would pile it up."""
+"""Give freed memory back to the system: glibc keeps what steps freed, and ever new shapes would pile it up."""
 
 import ctypes
 import platform
