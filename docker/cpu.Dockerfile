@@ -10,6 +10,6 @@ COPY tools tools
 COPY pyproject.toml Makefile README.md LICENSE ./
 COPY rlora rlora
 COPY recipes recipes
-RUN make setup TORCH_INDEX="$TORCH_INDEX" && rm -rf /root/.cache/pip
+RUN make setup TORCH_INDEX="$TORCH_INDEX" && rm -rf ~/.cache/pip
 ENV PATH=/rlora/.venv/bin:$PATH
 CMD ["python", "recipes/arithmetic.py", "--run-dir", "/runs/quickstart"]
