@@ -214,7 +214,7 @@ def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, mo
     def exploding(inputs, config):
         calls.append(1)
         outputs = plain(inputs, config)
-        return dataclasses.replace(outputs, loss_N=outputs.loss_N * (float("inf") if len(calls) > 2 else 1.0))
+        return dataclasses.replace(outputs, loss_N=outputs.loss_N * (float("inf") if len(calls) > 12 else 1.0))
 
     monkeypatch.setitem(rlora.trainer.LOSSES, "importance_weighted", exploding)
     with pytest.raises(NonFiniteError):
