@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-NUM_UPDATES = 1
+NUM_UPDATES = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
