@@ -22,6 +22,7 @@ CPU = RunConfig(
     preset="cpu",
     data="arithmetic",
     num_steps=30,
+    advantage="standardized",  # rare right answers weigh more; docs/log.md
     model=ModelConfig(name=BUNDLED),
     optimizer=OptimizerConfig(learning_rate=1e-3, schedule="linear", schedule_steps=32),
     sampling=SamplingParams(max_tokens=32),
