@@ -33,7 +33,7 @@ class _TokenLogprobs(torch.autograd.Function):
         return logprobs_N, entropy_N
 
     @staticmethod
-    def backward(ctx, grad_logprobs_N, _grad_entropy_N):
+    def backward(ctx, grad_logprobs_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         (jacobian_NH,) = ctx.saved_tensors
         return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, None, None, None, None
 

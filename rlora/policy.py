@@ -56,13 +56,14 @@ class Policy:
         from transformers import AutoModelForCausalLM
 
         attention.register()
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=DTYPES[model_config.dtype],
             attn_implementation=attention.ATTENTION,
             trust_remote_code=model_config.trust_remote_code,
             use_safetensors=True,
-        ).to(device or default_device())
+        )
+        model = model.to(device or default_device())
         policy = cls(model, lora, seeds=seeds, base_name=model_config.name, head_dtype=DTYPES[model_config.head_dtype])
         if init_adapter is not None:
             tensors = load_adapter_tensors(init_adapter, lora, {slot.name: slot.shape for slot in policy.flat.slots})

@@ -24,7 +24,7 @@ class _LowRankUpdate(torch.autograd.Function):
         return y_NO
 
     @staticmethod
-    def backward(ctx, grad_NO):
+    def backward(ctx, grad_NO):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         x_NI, weight_OI, a_RI, b_OR, h_NR = ctx.saved_tensors
         grad_h_NR = grad_NO @ b_OR
         grad_x_NI = None

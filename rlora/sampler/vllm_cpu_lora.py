@@ -37,7 +37,7 @@ def install() -> None:
 
     PunicaWrapperCPU.update_metadata = update_metadata
     PunicaWrapperCPU.add_lora_linear = add_lora_linear
-    PunicaWrapperCPU.rlora_installed = True
+    PunicaWrapperCPU.rlora_installed = True  # pyright: ignore[reportAttributeAccessIssue] - our own mark
 
 
 def group_rows(ids: tuple[int, ...], slots: list[int | None]) -> list[tuple[int, torch.Tensor | None]]:

@@ -101,10 +101,11 @@ class VllmSampler:
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
+        adapters: Any = [None if request.policy is None else self._current[request.policy] for request in requests]
         outputs = self._llm.generate(
             [{"prompt_token_ids": list(request.token_ids)} for request in requests],
             [self._params(request, sampling, seed) for request in requests],
-            lora_request=[None if request.policy is None else self._current[request.policy] for request in requests],
+            lora_request=adapters,
             use_tqdm=False,
         )
         results = []

@@ -36,11 +36,12 @@ def read_rows(file: str, *, hub: str, subset: str, split: str, data_dir: str | N
         if not path.is_file():
             raise DataError(f"{path} does not exist; set --data-dir or {VARIABLE} to a folder that holds {file}.")
         return read_jsonl(path)
-    import datasets
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
     try:
-        return list(datasets.load_dataset(hub, subset, split=split))
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        return [dict(row) for row in load_dataset(hub, subset, split=split)]
+    except (OSError, ValueError, DatasetsError) as error:
         raise DataError(
             f"the data set {hub} could not be had from the hub ({type(error).__name__}). Set --data-dir or {VARIABLE} "
             "to a folder "
