@@ -9,7 +9,7 @@ Hardware: two CPU cores, 5 GB. README.md states time and scores as measured.
 from dataclasses import replace
 
 from rlora.batching import BatchConfig
-from rlora.cli import main
+from rlora.recipe import main
 from rlora.evaluate import EvaluationConfig
 from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.run_config import RunConfig

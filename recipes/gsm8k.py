@@ -15,7 +15,7 @@ x 8 samples of at most 64 tokens an iteration) takes about 20 s an iteration and
 from dataclasses import replace
 
 from rlora.batching import BatchConfig
-from rlora.cli import main
+from rlora.recipe import main
 from rlora.evaluate import EvaluationConfig
 from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.run_config import RunConfig

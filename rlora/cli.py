@@ -1,31 +1,44 @@
-"""What a recipe script calls: command line in, run directory out, errors as one readable message."""
+"""The `rlora` command: tools on runs and answers. Recipes start runs."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Sequence
+from importlib import import_module
 
-from transformers.utils.logging import disable_progress_bar
-
-from rlora.config import cli
 from rlora.errors import RloraError
-from rlora.loop import run
-from rlora.run_config import RunConfig
+
+COMMANDS = {
+    "verify": "judge answers against gold answers, and say why",
+}
 
 
-def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
-    """Run the recipe that the command line describes.
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the subcommand that the first word names.
 
-    Exit codes: 0 done, 1 an error that the message explains, 2 a wrong option, 130 interrupted.
+    Exit codes: 0 done, 1 an error that the message explains, 2 a wrong command or option, 130 interrupted.
     """
-    config = cli(presets, description=description or "")
-    disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"rlora has no command {name!r}.\n{_usage()}", file=sys.stderr)
+        raise SystemExit(2)
     try:
-        run(config)
+        import_module(f"rlora.commands.{name}").main(rest)
     except RloraError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt:
-        print(
-            f"Interrupted. What was finished is in {config.run_dir}: the newest policy in adapter/, metrics, rollouts.",
-            file=sys.stderr,
-        )
+        print("Interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["Usage: rlora COMMAND [options]; rlora COMMAND --help explains.", "", *lines])
+
+
+if __name__ == "__main__":
+    main()

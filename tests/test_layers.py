@@ -15,7 +15,7 @@ LAYERS = {
     3: ["models", "policy", "sampler"],
     4: ["rollout", "trainer", "run_dir"],
     5: ["evaluate", "run_config", "assemble", "summary", "loop"],
-    6: ["cli"],
+    6: ["recipe", "commands", "cli"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 
