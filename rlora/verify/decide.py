@@ -1,16 +1,18 @@
 """What makes two single values the same: cheap proofs in the parent, high precision in a worker.
 
-A decision has three values; None means that the arithmetic at hand was not enough.
+A decision has three values; None means that the arithmetic at hand was not enough. Every rule has a name, and a
+decision that keeps a trace records which rule decided what, so that a verdict explains itself by the code that made it.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from rlora.verify.enclose import enclose, is_different
 from rlora.verify.exact import exact, same_rational
 from rlora.verify.nodes import INFINITY, Node, contains, op, symbols
+from rlora.verify.show import show
 
 Ternary = bool | None
 
@@ -22,19 +24,16 @@ def rounded(value: Fraction, places: int) -> Fraction:
     return -result if value < 0 else result
 
 
-def cheap_same(a: Node, b: Node) -> Ternary:
-    """Decide two values without a worker: identical trees, rational functions, or values proven apart."""
-    verdict = same_rational(a, b)
-    if verdict is not None:
-        return verdict
+def _apart(a: Node, b: Node) -> Ternary:
     return False if is_different(a, b) else None
 
 
-def cheap_rounds(node: Node, gold: Fraction, places: int) -> Ternary:
-    """Decide without a worker whether a value rounds to a decimal gold."""
+def _exactly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
     value = exact(node)
-    if value is not None:
-        return rounded(value, places) == gold
+    return None if value is None else rounded(value, places) == gold
+
+
+def _roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
     found = enclose(node, 1)
     if found is None or symbols(node):
         return None
@@ -45,19 +44,78 @@ def cheap_rounds(node: Node, gold: Fraction, places: int) -> Ternary:
     return True if abs(v - float(gold)) < half - 2 * error - abs(float(gold)) * 1e-15 else None
 
 
-def undecided(a: str, b: str) -> Ternary:
-    """Leave a comparison that needs SymPy to a worker."""
-    return None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A way to decide, under the name that an explanation gives it."""
+
+    name: str
+    decide: Callable[..., Ternary]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a rule found (None: undecided) on the way to a verdict, and what it compared, written out."""
+
+    rule: str
+    verdict: Ternary
+    gold: str = ""
+    answer: str = ""
+
+
+CHEAP_VALUES = (
+    Rule(name="rational functions: their values modulo a 96-bit prime at two points", decide=same_rational),
+    Rule(name="proven apart by floating-point values with error bounds", decide=_apart),
+)
+CHEAP_DECIMALS = (
+    Rule(name="the exact value, rounded to the decimals of the gold", decide=_exactly_rounded),
+    Rule(
+        name="a floating-point value with an error bound, rounded to the decimals of the gold", decide=_roughly_rounded
+    ),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How two values are compared: exactly, and against a decimal gold; `is_rounding` allows the latter."""
+    """How single values are compared: the rules for two values, for a decimal gold (`is_rounding` allows it), and for
+    the texts of sums, integrals and limits; each list is tried in order."""
 
-    same: Callable[[Node, Node], Ternary] = cheap_same
-    rounds: Callable[[Node, Fraction, int], Ternary] = cheap_rounds
-    symbolic: Callable[[str, str], Ternary] = undecided
-    is_rounding: bool = field(default=False)
+    values: tuple[Rule, ...] = CHEAP_VALUES
+    decimals: tuple[Rule, ...] = CHEAP_DECIMALS
+    formulas: tuple[Rule, ...] = ()
+    is_rounding: bool = False
+    trace: list[Step] | None = None
+    """Where the steps are recorded; None records nothing."""
+
+    def same(self, a: Node, b: Node) -> Ternary:
+        """Decide whether two values are the same."""
+        for rule in self.values:
+            verdict = rule.decide(a, b)
+            if verdict is not None:
+                return self.by(rule.name, verdict, a, b)
+        return None
+
+    def rounds(self, node: Node, gold: Node, value: Fraction, places: int) -> Ternary:
+        """Decide whether a value rounds to the decimal gold that has this value and so many decimals."""
+        for rule in self.decimals:
+            verdict = rule.decide(node, value, places)
+            if verdict is not None:
+                return self.by(rule.name, verdict, gold, node)
+        return None
+
+    def symbolic(self, gold: str, answer: str) -> Ternary:
+        """Decide two texts of which one holds a sum, a product, an integral or a limit."""
+        for rule in self.formulas:
+            verdict = rule.decide(gold, answer)
+            if verdict is not None:
+                return self.by(rule.name, verdict, gold, answer)
+        return None
+
+    def by(self, rule: str, verdict: Ternary, gold: Node | str = "", answer: Node | str = "") -> Ternary:
+        """Return the verdict after recording the rule that made it."""
+        if self.trace is not None:
+            texts = [side if isinstance(side, str) else show(side) for side in (gold, answer)]
+            self.trace.append(Step(rule=rule, verdict=verdict, gold=texts[0], answer=texts[1]))
+        return verdict
 
 
 def all_of(verdicts: Sequence[Ternary]) -> Ternary:
@@ -77,18 +135,20 @@ def any_of(verdicts: Sequence[Ternary]) -> Ternary:
 def same_value(gold: Node, answer: Node, decide: Decision) -> Ternary:
     """Decide two single values; a decimal gold at its own precision where the decision rounds."""
     if gold == answer:
-        return True
+        return decide.by("the same tree", True, gold, answer)
     special = ("big", "base")
     if gold.op in special or answer.op in special:
-        return (gold.op, gold.name, gold.number) == (answer.op, answer.name, answer.number)
+        same = (gold.op, gold.name, gold.number) == (answer.op, answer.name, answer.number)
+        return decide.by("numerals in a base, or too long to convert: their digits", same, gold, answer)
     if contains(gold, "const", "inf") or contains(answer, "const", "inf"):
-        return _infinite(gold) is not None and _infinite(gold) == _infinite(answer)
+        same = _infinite(gold) is not None and _infinite(gold) == _infinite(answer)
+        return decide.by("infinities: their signs", same, gold, answer)
     if contains(gold, "fn", "log") or contains(answer, "fn", "log"):
         readings = [(_with_log(gold, name), _with_log(answer, name)) for name in ("log10", "ln")]
         return any_of([same_value(a, b, decide) for a, b in readings])
     decimal = _decimal(gold) if decide.is_rounding else None
     if decimal is not None:
-        return decide.rounds(answer, *decimal)
+        return decide.rounds(answer, gold, *decimal)
     return decide.same(gold, answer)
 
 
@@ -119,26 +179,20 @@ def _decimal(gold: Node) -> tuple[Fraction, int] | None:
     return sign * gold.number * Fraction(10) ** shift, gold.places - shift
 
 
-def full_decision(is_rounding: bool) -> Decision:
+def full_decision(is_rounding: bool, trace: list[Step] | None = None) -> Decision:
     """Return the decision of a worker, which uses high precision and SymPy and may take long."""
-    from rlora.verify.precise import TooLargeError, agree, rounds_to  # mpmath, which the parent does without
+    from rlora.verify.precise import agree, rounds_to  # mpmath, which the parent does without
 
-    def same(a: Node, b: Node) -> Ternary:
-        verdict = cheap_same(a, b)
-        if verdict is not None:
-            return verdict
-        try:
-            return agree(a, b)
-        except TooLargeError:
-            return None
-
-    def rounds(node: Node, gold: Fraction, places: int) -> Ternary:
-        verdict = cheap_rounds(node, gold, places)
-        return rounds_to(node, gold, places) if verdict is None and not symbols(node) else verdict
-
-    def symbolic(a: str, b: str) -> Ternary:
+    def closed(gold: str, answer: str) -> Ternary:
         from rlora.verify.calculus import same_closed_form  # SymPy
 
-        return same_closed_form(a, b)
+        return same_closed_form(gold, answer)
 
-    return Decision(same=same, rounds=rounds, symbolic=symbolic, is_rounding=is_rounding)
+    digits = "a worker, at 60 digits or more"
+    return Decision(
+        values=(*CHEAP_VALUES, Rule(name=f"{digits}: the same at every point", decide=agree)),
+        decimals=(*CHEAP_DECIMALS, Rule(name=f"{digits}: rounded to the decimals of the gold", decide=rounds_to)),
+        formulas=(Rule(name="a worker, SymPy: the closed forms", decide=closed),),
+        is_rounding=is_rounding,
+        trace=trace,
+    )

@@ -7,7 +7,7 @@ symmetric. Verdicts have three values: None means that the decision (the cheap o
 import re
 from collections.abc import Sequence
 
-from rlora.verify.decide import Decision, Ternary, all_of, any_of, full_decision, same_value
+from rlora.verify.decide import Decision, Step, Ternary, all_of, any_of, full_decision, same_value
 from rlora.verify.nodes import Node, contains, is_structure, op, symbols
 from rlora.verify.normalize import plain_words
 from rlora.verify.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
@@ -93,27 +93,30 @@ def _unwrapped(gold: Node, answer: Node) -> tuple[Node, Node] | None:
 def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
     """Decide whether two trees are the same answer."""
     if gold == answer:
-        return True
+        return decide.by("the same tree", True, gold, answer)
     kinds = {gold.op, answer.op}
     if kinds == {"rel"}:
         verdict = _relation(gold, answer, decide)
         if verdict is not False or {"=", "~"} & {*gold.name.split(), *answer.name.split()}:
-            return verdict
+            return decide.by("relations: their sides, swapped, moved over or scaled", verdict, gold, answer)
         if symbols(gold) != symbols(answer):
-            return False
+            return decide.by("relations in different variables", False, gold, answer)
     reduced = _unwrapped(gold, answer)
     if reduced is not None:
+        decide.by("an equation stands for its value, an inequality for its set, one element for itself", None, *reduced)
         return compare(*reduced, decide)
     if "text" in kinds:
-        return gold.op == answer.op and gold.name == answer.name
+        return decide.by("words: letter by letter", gold.op == answer.op and gold.name == answer.name, gold, answer)
     if kinds <= {"set", "list"} or kinds == {"union"}:
-        return _unordered(gold.args, answer.args, decide)
+        verdict = _unordered(gold.args, answer.args, decide)
+        return decide.by("several values, order does not count: each has its partner", verdict, gold, answer)
     if kinds <= {"seq", "list", "matrix"}:
-        return _sequences(gold, answer, decide)
+        verdict = _sequences(gold, answer, decide)
+        return decide.by("tuples, intervals or matrices: brackets, and values in order", verdict, gold, answer)
     if any(is_structure(node) for node in (gold, answer)):
-        return False
+        return decide.by("answers of different kinds", False, gold, answer)
     if gold.op == answer.op == "sym" and len(gold.name) == len(answer.name) == 1:
-        return gold.name.casefold() == answer.name.casefold()
+        return decide.by("single letters ignore case", gold.name.casefold() == answer.name.casefold(), gold, answer)
     return same_value(gold, answer, decide)
 
 
@@ -152,20 +155,24 @@ def compare_texts(gold: str, answer: str, decide: Decision) -> Ternary:
     """Decide whether two texts are the same answer; words are compared as words, a decimal comma as a point."""
     left, right = parse_answer(gold), parse_answer(answer)
     if left is None or right is None:
-        return False
+        return decide.by("a text that is no expression", False, gold, answer)
     for tree, text in ((left, answer), (right, gold)):
         if tree.op == "sym" and len(tree.name) == 1 and tree.name.isupper() and (choice := _choice(text)):
-            return choice[0].upper() == tree.name
+            return decide.by("multiple choice: the letter", choice[0].upper() == tree.name, gold, answer)
     if (left.op == "text") != (right.op == "text"):
         words, other = plain_words(gold), plain_words(answer)
-        return words == other and words.replace(" ", "").isalpha()
+        is_same = words == other and words.replace(" ", "").isalpha()
+        return decide.by("words against an expression: letter by letter", is_same, gold, answer)
     if left != right and (contains(left, "calculus") or contains(right, "calculus")):
         is_value = all(node.op not in ("list", "set", "seq", "union", "matrix", "text") for node in (left, right))
-        return decide.symbolic(gold, answer) if is_value else False
+        return (
+            decide.symbolic(gold, answer) if is_value else decide.by("answers of different kinds", False, left, right)
+        )
     verdict = compare(left, right, decide)
     if verdict is False and (left.op == "list") != (right.op == "list"):
         texts = [_with_decimal_point(text) for text in (gold, answer)]
         if texts != [gold, answer]:
+            decide.by("a decimal comma is read as a point", None, *texts)
             left, right = parse_answer(texts[0]), parse_answer(texts[1])
             return False if left is None or right is None else compare(left, right, decide)
     return verdict
@@ -179,14 +186,14 @@ def _with_decimal_point(text: str) -> str:
     return text.replace(",", ".") if _DECIMAL_COMMA.match(stripped) and text.count(",") == 1 else text
 
 
-def cheap_verdict(gold: str, answer: str, *, is_rounding: bool) -> Ternary:
-    """Decide an answer against its gold without a worker, or None."""
-    return compare_texts(gold, answer, Decision(is_rounding=is_rounding))
+def cheap_verdict(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> Ternary:
+    """Decide an answer against its gold without a worker, or None; the rules that decided are added to `trace`."""
+    return compare_texts(gold, answer, Decision(is_rounding=is_rounding, trace=trace))
 
 
-def full_verdict(gold: str, answer: str, *, is_rounding: bool) -> Ternary:
+def full_verdict(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> Ternary:
     """Decide with high-precision arithmetic; None for what even that cannot compare. Without a deadline."""
-    return compare_texts(gold, answer, full_decision(is_rounding))
+    return compare_texts(gold, answer, full_decision(is_rounding, trace))
 
 
 def equal(a: str, b: str) -> bool:

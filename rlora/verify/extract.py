@@ -56,10 +56,16 @@ class Extraction:
     kind: VerdictKind | None = None
     is_plain: bool = False
     """Whether no mark set the answer off, so that of an equation in prose the right-hand side may be meant."""
+    rule: str = ""
+    """The rule that found it, or found it missing."""
 
 
-_NONE = Extraction(kind=VerdictKind.NO_ANSWER)
-_TRUNCATED = Extraction(kind=VerdictKind.TRUNCATED)
+def _none(rule: str) -> Extraction:
+    return Extraction(kind=VerdictKind.NO_ANSWER, rule=rule)
+
+
+def _cut(rule: str) -> Extraction:
+    return Extraction(kind=VerdictKind.TRUNCATED, rule=f"cut off: {rule}")
 
 
 def gold_text(gold: str) -> str:
@@ -135,21 +141,22 @@ def extract(text: str, *, is_truncated: bool = False, question: str = "", last_n
     """Return the answer of a completion, or why it has none; never raises."""
     body, is_thinking = visible(text)
     if is_thinking:
-        return _TRUNCATED
+        return _cut("its thinking never ends")
+    missing = _cut if is_truncated else _none
     if not body.strip():
-        return _TRUNCATED if is_truncated else _NONE
+        return missing("nothing is said")
     if question and _is_repetition(body, question):
-        return _TRUNCATED if is_truncated else _NONE
+        return missing("it only repeats the question")
     body, _ = _last_words(body)
     found, unclosed = markers(body)
     has_box = any(marker.kind == "box" for marker in found)
     found = [marker for marker in found if _is_conclusive(marker, has_box)]
     if unclosed >= 0 and (not found or unclosed > found[-1].start):
-        return _TRUNCATED
+        return _cut("a box is left open behind the last answer")
     if found:
         return _marked(body, found, is_truncated, last_number)
     if is_truncated or prose.is_unfinished(body):
-        return _TRUNCATED if is_truncated else _NONE
+        return missing("it breaks off before a marked answer")
     return _unmarked(body, last_number)
 
 
@@ -174,13 +181,14 @@ def _marked(body: str, found: list[Marker], is_truncated: bool, last_number: boo
         if inner:
             last = inner[-1]
     if is_truncated and last.kind in ("phrase", "hash") and not body[last.end :].strip(" .*`$"):
-        return _TRUNCATED
+        return _cut("it may break off inside the last marked answer")
     if last.kind == "box":
         return _boxed(body, [m for m in found if m.kind == "box"], last)
     content = prose.unwrapped(last.content)
     if last.kind == "phrase":
         return replace(_phrase(content, last.content, last_number), is_plain=True)
-    return Extraction(text=_unboxed(content)) if content else _NONE
+    rule = {"hash": "what follows the last ####", "tag": "the last <answer> element"}[last.kind]
+    return Extraction(text=_unboxed(content), rule=rule) if content else _none("the last mark is empty")
 
 
 def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
@@ -194,36 +202,47 @@ def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
         contents.insert(0, _unboxed(box.content))
         position = box.start
     if not contents[-1]:
-        return _NONE
+        return _none("the last box is empty")
     distinct = [contents[-1]]
     for content in reversed(contents[:-1]):
         if content and not any(cheap_verdict(content, other, is_rounding=False) for other in distinct):
             distinct.insert(0, content)
-    return Extraction(text=", ".join(distinct))
+    rule = "the last complete box" if len(distinct) == 1 else "the boxes of the last sentence, as a list"
+    return Extraction(text=", ".join(distinct), rule=rule)
 
 
 def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
+    said = 'the last "the answer is"'
     if not content:
-        return _NONE
+        return _none(f"nothing follows {said}")
     if prose.is_mathematics(content) or prose.CHOICE.match(content):
-        return Extraction(text=content)
+        return Extraction(text=content, rule=f"what follows {said}")
     if word := prose.YES_OR_NO.match(content):
-        return Extraction(text=word[1])
+        return Extraction(text=word[1], rule=f"yes or no behind {said}")
     found = prose.spans(raw)
     if found is not None and prose.is_mathematics(found):
-        return Extraction(text=found)
+        return Extraction(text=found, rule=f"bold, code or mathematics behind {said}")
     cut = _clause(content)
     if cut and prose.is_mathematics(cut):
-        return Extraction(text=cut)
+        return Extraction(text=cut, rule=f"the first clause behind {said}")
     number = prose.last_number(content) if last_number else None
-    return Extraction(text=number or cut or content)
+    if number:
+        return Extraction(text=number, rule=f"the last number behind {said}")
+    return Extraction(text=cut or content, rule=f"the words behind {said}")
 
 
 def _unmarked(body: str, last_number: bool) -> Extraction:
     lines = prose.last_lines(body)
     if not lines:
-        return _NONE
-    answer = prose.plain_final(lines[0])
-    if answer is None and last_number:
-        answer = prose.last_number(lines[0]) or prose.last_formula(lines[0]) or prose.last_number(body)
-    return Extraction(text=answer, is_plain=True) if answer is not None else _NONE
+        return _none("no last line that could be an answer")
+    sources = [("the last line, which is or ends in an expression or a few words", prose.plain_final, lines[0])]
+    if last_number:
+        sources += [
+            ("the last number of the last line", prose.last_number, lines[0]),
+            ("the formula that ends the last line", prose.last_formula, lines[0]),
+            ("the last number of the text", prose.last_number, body),
+        ]
+    for rule, find, text in sources:
+        if (answer := find(text)) is not None:
+            return Extraction(text=answer, is_plain=True, rule=rule)
+    return _none("no mark, and the last line is prose")

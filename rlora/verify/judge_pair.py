@@ -2,6 +2,7 @@
 
 import mpmath  # noqa: F401 - loaded before the first task's timer starts
 
+from rlora.verify.decide import Step
 from rlora.verify.equal import full_verdict
 
 _CALCULUS = ("\\sum", "\\prod", "\\int", "\\lim", "∑", "∏", "∫")
@@ -13,7 +14,7 @@ def load_for(gold: str, answer: str) -> None:
         import rlora.verify.calculus  # noqa: F401
 
 
-def judge_pair(gold: str, answer: str, *, is_rounding: bool) -> str:
+def judge_pair(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> str:
     """Return the verdict kind of an answer against its gold; without a deadline, so only for workers and tests."""
-    verdict = full_verdict(gold, answer, is_rounding=is_rounding)
+    verdict = full_verdict(gold, answer, is_rounding=is_rounding, trace=trace)
     return "unparsed" if verdict is None else "correct" if verdict else "wrong"

@@ -2,9 +2,11 @@
 
 Workers are fresh interpreters (never forks: the parent may have threads, torch and vLLM) that import this package and
 mpmath alone, and never the user's script. The deadline counts a worker's CPU time (see worker.py); wall time, five
-times as long, is the backstop. Callers may be any threads: each takes an idle worker, or starts one, or waits.
+times as long, is the backstop; it starts when the worker has loaded what the task needs. Callers may be any threads:
+each takes an idle worker, or starts one, or waits.
 """
 
+import logging
 import os
 import select
 import subprocess
@@ -12,15 +14,18 @@ import sys
 import threading
 import time
 import weakref
+from collections import Counter
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from rlora.errors import RloraError
+from rlora.types import VerdictKind
 from rlora.verify import protocol
+from rlora.verify.protocol import Reply, Task
 
 _WALL_FACTOR = 5
-_LOADING_SECONDS = 10.0  # wall time that a worker may spend on importing SymPy, beside the deadline
-_START_SECONDS = 120.0
+_START_SECONDS = 120.0  # wall time that importing Python, mpmath or SymPy may take on a busy machine
+_LOG = logging.getLogger(__name__)
 
 
 class VerifierError(RloraError, RuntimeError):
@@ -57,16 +62,19 @@ class _Worker:
                 f"the verifier's worker did not start ({' '.join(command)}); its error is above on stderr"
             )
 
-    def ask(self, message: dict[str, object], seconds: float) -> dict[str, object] | None:
-        """Return the worker's answer, or None if it died or did not answer in time; then it must be killed."""
+    def ask(self, task: Task, seconds: float) -> Reply | None:
+        """Return the worker's reply, or None if it died or did not reply in time; then it must be killed."""
         try:
             assert self.process.stdin is not None
-            self.process.stdin.write(protocol.pack(message))
+            self.process.stdin.write(protocol.pack(task.message()))
         except OSError:
             return None
-        return self._receive(seconds)
+        if self._receive(_START_SECONDS) is None:  # it says when it has loaded what the task needs
+            return None
+        message = self._receive(seconds)
+        return None if message is None else protocol.reply_of(message)
 
-    def _receive(self, seconds: float) -> dict[str, object] | None:
+    def _receive(self, seconds: float) -> dict[str, Any] | None:
         assert self.process.stdout is not None
         poll = select.poll()
         poll.register(self.process.stdout, select.POLLIN | select.POLLHUP)
@@ -97,26 +105,48 @@ class Pool:
         """Keep the limits: CPU seconds a task, MiB of address space a worker."""
         self.num_workers = num_workers
         self._deadline_seconds = deadline_seconds
-        self._wall_seconds = _WALL_FACTOR * deadline_seconds + _LOADING_SECONDS
+        self._wall_seconds = _WALL_FACTOR * deadline_seconds
         self._memory_mb = memory_mb
         self._idle: list[_Worker] = []
         self._num_started = 0
         self._owner = os.getpid()
         self._condition = threading.Condition()
         self._is_closed = False
+        self.errors: Counter[str] = Counter()  # exceptions of workers, by type and line; the first of each is logged
         self._finalizer = weakref.finalize(self, _kill_all, self._idle)
 
-    def ask(self, message: dict[str, object]) -> dict[str, object] | None:
-        """Return a worker's answer, or None if the task passed the deadline or the memory limit."""
+    def ask(self, task: Task) -> Reply:
+        """Return a worker's reply: TIMEOUT if the task passed the deadline or the memory limit."""
+        reply = self._ask(task)
+        if reply is None:
+            return Reply(kind=VerdictKind.TIMEOUT)
+        if reply.error:
+            self._report(reply.error, task)
+        return reply
+
+    def _report(self, error: str, task: Task) -> None:
+        with self._condition:
+            self.errors[error] += 1
+            if self.errors[error] > 1:
+                return
+        _LOG.warning(
+            "comparing %r with the gold %r raised %s: UNPARSED; if that is no broken formula, it is a bug of the "
+            "verifier (said once for each kind; Verifier.worker_errors counts them)",
+            task.answer[:100],
+            task.gold[:100],
+            error,
+        )
+
+    def _ask(self, task: Task) -> Reply | None:
         worker = self._acquire()
         is_kept = False
         try:
             was_dead = worker.process.poll() is not None
-            answer = None if was_dead else worker.ask(message, self._wall_seconds)
+            answer = None if was_dead else worker.ask(task, self._wall_seconds)
             if was_dead:  # it died while idle, which says nothing about this task
                 worker.kill()
                 worker = _Worker(self._deadline_seconds, self._memory_mb)
-                answer = worker.ask(message, self._wall_seconds)
+                answer = worker.ask(task, self._wall_seconds)
             is_kept = answer is not None
             return answer
         finally:

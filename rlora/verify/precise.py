@@ -191,7 +191,8 @@ def values_at(nodes: tuple[Node, ...], salt: int, is_complex: bool, is_integer: 
 
 
 def agree(a: Node, b: Node) -> bool | None:
-    """Whether two values are the same at every point where both are defined; None if there is no such point."""
+    """Whether two values are the same at every point where both are defined; None if there is no such point,
+    or where a value is too large."""
     names = symbols(a) | symbols(b)
     with_i = any(contains(node, "const", "i") for node in (a, b))
     passes = [(False, False), (False, True), (True, False)] if names and not with_i else [(with_i, False)]
@@ -206,6 +207,8 @@ def agree(a: Node, b: Node) -> bool | None:
                 (left, right), tolerance = values_at((a, b), salt, is_complex, is_integer)
             except UndefinedError:
                 continue
+            except TooLargeError:
+                return None
             if abs(left - right) > tolerance:
                 return False
             num_agreed += 1
@@ -213,7 +216,9 @@ def agree(a: Node, b: Node) -> bool | None:
 
 
 def rounds_to(node: Node, gold: Fraction, places: int) -> bool | None:
-    """Whether a value rounded half away from zero to `places` decimals is `gold`; None if it is not real."""
+    """Whether a value rounded half away from zero to `places` decimals is `gold`; None if it is not a real number."""
+    if symbols(node):
+        return None
     try:
         (value,), _ = values_at((node,), 0, False, False)
     except (UndefinedError, TooLargeError):

@@ -9,14 +9,13 @@ from typing import Self, final
 
 from rlora.errors import ConfigError
 from rlora.types import Verdict, VerdictKind
+from rlora.verify.decide import Step
 from rlora.verify.equal import cheap_verdict
-from rlora.verify.extract import extract, gold_text
-from rlora.verify.nodes import contains, is_worked_out
-from rlora.verify.normalize import plain_latex
+from rlora.verify.explain import Explanation
+from rlora.verify.extract import gold_text
+from rlora.verify.judging import JudgeRequest, Outcome, Pending, judge_cheaply
 from rlora.verify.pool import Pool
-from rlora.verify.prose import right_side
-from rlora.verify.relations import named_value
-from rlora.verify.structure import parse_answer
+from rlora.verify.protocol import Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,63 +34,6 @@ class VerifierConfig:
         for name, least in (("num_workers", 1), ("deadline_seconds", 0.01), ("memory_mb", 256)):
             if not getattr(self, name) >= least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, must be at least {least}; raise it")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeRequest:
-    """A completion to judge: `is_truncated` if the token limit cut it; `question` exposes a mere repetition.
-
-    `is_number` asks for a number that has been worked out: an expression of the same value is WRONG, since a policy
-    that is paid for "27 + 85" learns to repeat the question (it did, docs/log.md).
-    """
-
-    text: str
-    gold: str
-    is_truncated: bool = False
-    question: str = ""
-    last_number: bool = True
-    is_number: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Pending:
-    """An answer that the cheap rules could not decide."""
-
-    extracted: str
-    gold: str
-
-
-def _judge_cheaply(request: JudgeRequest) -> "_Pending | tuple[VerdictKind, str]":
-    found = extract(
-        request.text, is_truncated=request.is_truncated, question=request.question, last_number=request.last_number
-    )
-    if found.kind is not None:
-        return found.kind, found.text
-    gold, answer = gold_text(request.gold), found.text
-    if gold == answer and gold:
-        return VerdictKind.CORRECT, answer
-    left, right = parse_answer(gold), parse_answer(answer)
-    if left is None or right is None:
-        same = bool(gold) and _squeezed(gold) == _squeezed(answer)
-        return (VerdictKind.CORRECT if same else VerdictKind.UNPARSED if right is None else VerdictKind.WRONG), answer
-    is_compound = found.is_plain and right.op == "rel" and left.op != "rel" and not named_value(right)
-    if is_compound and (request.last_number or not contains(right.args[0], "num")):  # b - a = 4, but not 2x + 3 = 7
-        answer = right_side(answer)
-        right = parse_answer(answer) or right
-    if request.is_number and not is_worked_out(right):
-        return VerdictKind.WRONG, answer
-    if right != left and not is_worked_out(right) and right.args and _squeezed(answer) in _squeezed(request.question):
-        return VerdictKind.NO_ANSWER, answer  # an expression copied from the problem, not computed
-    verdict = cheap_verdict(gold, answer, is_rounding=True)
-    if verdict:
-        return VerdictKind.CORRECT, answer
-    if right.op == "text" and left.op != "text":
-        return VerdictKind.UNPARSED, answer
-    return _Pending(extracted=answer, gold=gold) if verdict is None else (VerdictKind.WRONG, answer)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(plain_latex(text).split())
 
 
 @final
@@ -131,14 +73,16 @@ class Verifier:
         """Return the verdicts on many completions, in their order; slow ones use all workers at once."""
         started = [_timed(item) for item in items]
         verdicts: list[Verdict | None] = [None] * len(items)
-        slow = [i for i, (found, _) in enumerate(started) if isinstance(found, _Pending)]
+        slow = [i for i, (found, _) in enumerate(started) if isinstance(found, Pending)]
         for i, (found, seconds) in enumerate(started):
-            if not isinstance(found, _Pending):
+            if not isinstance(found, Pending):
                 verdicts[i] = self._finish(found, seconds)
         self._judge_slow(slow, started, verdicts)
         return [verdict for verdict in verdicts if verdict is not None]
 
-    def _judge_slow(self, slow: list[int], started: list, verdicts: list[Verdict | None]) -> None:
+    def _judge_slow(
+        self, slow: list[int], started: list[tuple[Outcome, float]], verdicts: list[Verdict | None]
+    ) -> None:
         queue = iter(slow)
         lock = threading.Lock()
         errors: list[BaseException] = []
@@ -171,16 +115,34 @@ class Verifier:
         verdict = cheap_verdict(left, right, is_rounding=False)
         if verdict is not None:
             return verdict
-        answer = self._pool.ask({"gold": left, "answer": right, "is_rounding": False})
-        return answer is not None and answer["kind"] == VerdictKind.CORRECT
+        return self._pool.ask(Task(gold=left, answer=right, is_rounding=False)).kind is VerdictKind.CORRECT
 
-    def _finish(self, found: "_Pending | tuple[VerdictKind, str]", seconds: float) -> Verdict:
+    def _finish(self, found: Outcome, seconds: float, trace: list[Step] | None = None) -> Verdict:
         if isinstance(found, tuple):
             return Verdict(kind=found[0], extracted=found[1], seconds=seconds)
         start = time.perf_counter()
-        answer = self._pool.ask({"gold": found.gold, "answer": found.extracted, "is_rounding": True})
-        kind = VerdictKind.TIMEOUT if answer is None else VerdictKind(str(answer["kind"]))
-        return Verdict(kind=kind, extracted=found.extracted, seconds=seconds + time.perf_counter() - start)
+        task = Task(gold=found.gold, answer=found.extracted, is_rounding=True, is_traced=trace is not None)
+        answer = self._pool.ask(task)
+        if trace is not None:
+            trace.extend(answer.steps)
+            if answer.error:
+                trace.append(Step(rule=f"the worker's comparison raised {answer.error}", verdict=None))
+        return Verdict(kind=answer.kind, extracted=found.extracted, seconds=seconds + time.perf_counter() - start)
+
+    def explain(self, request: JudgeRequest) -> Explanation:
+        """Return the verdict on a completion with what led to it, from the code that judges."""
+        trace: list[Step] = []
+        start = time.perf_counter()
+        found = judge_cheaply(request, trace)
+        verdict = self._finish(found, time.perf_counter() - start, trace)
+        return Explanation(
+            request=request, verdict=verdict, steps=tuple(trace), is_by_worker=isinstance(found, Pending)
+        )
+
+    @property
+    def worker_errors(self) -> dict[str, int]:
+        """How often a worker's comparison ended in an exception, by its type and line; each was logged once."""
+        return dict(self._pool.errors)
 
     def close(self) -> None:
         """End the workers; judging that needs one afterwards raises VerifierError."""
@@ -197,7 +159,7 @@ class Verifier:
         self.close()
 
 
-def _timed(request: JudgeRequest) -> "tuple[_Pending | tuple[VerdictKind, str], float]":
+def _timed(request: JudgeRequest) -> tuple[Outcome, float]:
     start = time.perf_counter()
-    found = _judge_cheaply(request)
+    found = judge_cheaply(request)
     return found, time.perf_counter() - start

@@ -1,6 +1,7 @@
 """The worker process: reads pairs of answers on its input and writes whether they are the same.
 
-Each task runs under a timer of the process's own CPU time whose signal the kernel delivers as death (SIGPROF's
+A task is answered twice: when what it needs is loaded, so that no import counts towards its deadline, and when it is
+decided. It runs under a timer of the process's own CPU time whose signal the kernel delivers as death (SIGPROF's
 default), so no code, not even C, can outlast it, and a busy machine does not shorten it. It ends when its input ends
 or its parent is another. PR_SET_PDEATHSIG is not used: it fires when the parent's *thread* that started the worker
 ends.
@@ -11,6 +12,8 @@ import resource
 import select
 import signal
 import sys
+import traceback
+from pathlib import Path
 from typing import BinaryIO
 
 _POLL_SECONDS = 2.0
@@ -33,6 +36,13 @@ def _is_orphan(parent: int) -> bool:
     return os.getppid() != parent
 
 
+def _described(error: Exception) -> str:
+    """Return an exception's type and the line of this package that it passed last: enough to tell a bug from data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent]
+    return f"{type(error).__name__} in {Path(own[-1].filename).name}:{own[-1].lineno}"
+
+
 def main() -> None:
     """Serve until the input ends; arguments: the parent's process id, CPU seconds a task, MiB of address space."""
     parent, seconds, megabytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -41,6 +51,7 @@ def main() -> None:
     output = _private_output()
     _limit_memory(megabytes)
     from rlora.verify import protocol
+    from rlora.verify.decide import Step
     from rlora.verify.judge_pair import judge_pair, load_for
 
     output.write(protocol.pack({"ready": True}))
@@ -53,17 +64,23 @@ def main() -> None:
         request = protocol.read(source)
         if request is None:
             return
-        gold, answer = str(request["gold"]), str(request["answer"])
-        load_for(gold, answer)
+        task = protocol.task_of(request)
+        load_for(task.gold, task.answer)
+        output.write(protocol.pack({"loaded": True}))
+        output.flush()
+        steps: list[Step] = []
+        error = ""
         signal.setitimer(signal.ITIMER_PROF, seconds)
         try:
-            kind = judge_pair(gold, answer, is_rounding=bool(request["is_rounding"]))
+            kind = judge_pair(
+                task.gold, task.answer, is_rounding=task.is_rounding, trace=steps if task.is_traced else None
+            )
         except MemoryError:
             os._exit(3)  # the parent reads the end of the pipe as a limit that was passed
-        except Exception:  # the project's one broad except: parsers fail in any way on text, which is data, not a bug
-            kind = "unparsed"
+        except Exception as failure:  # the project's one broad except: parsers fail in any way on text, which is data
+            kind, error = "unparsed", _described(failure)  # the parent says so, since it may be a bug all the same
         signal.setitimer(signal.ITIMER_PROF, 0)
-        output.write(protocol.pack({"kind": kind}))
+        output.write(protocol.pack(protocol.reply_message(kind, steps, error)))
         output.flush()
 
 
