@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +26,75 @@ def data_folder(data_dir: str | None = None) -> Path | None:
     return beside if beside.is_dir() else None
 
 
-def read_rows(file: str, *, hub: str, subset: str, split: str, data_dir: str | None = None) -> list[dict[str, Any]]:
-    """Return the rows of `file` in the local folder, or of the hub's data set when there is no local folder.
+def read_rows(
+    file: str | Sequence[str],
+    *,
+    hub: str,
+    split: str,
+    subset: str | Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    data_dir: str | None = None,
+) -> list[dict[str, Any]]:
+    """Return the rows of `file` in the local folder (of the first that exists, if there are several names), or of the
+    hub's data set when there is no local folder.
 
-    Raises DataError, saying which option or variable to set, when neither has them, and for a line that is not JSON.
+    The hub's subsets are joined in order; `columns` leaves out all others. Raises DataError, saying which option or
+    variable to set, when neither has them, and for a line that is not JSON.
     """
+    files = [file] if isinstance(file, str) else list(file)
     folder = data_folder(data_dir)
-    if folder is not None:
-        path = folder / file
-        if not path.is_file():
-            raise DataError(f"{path} does not exist; set --data-dir or {VARIABLE} to a folder that holds {file}.")
-        return read_jsonl(path)
+    if folder is None:
+        return _hub_rows(hub, subset, split, columns, files[0])
+    path = next((folder / name for name in files if (folder / name).is_file()), None)
+    if path is None:
+        raise DataError(f"{folder / files[0]} does not exist; set --data-dir or {VARIABLE} to a folder that holds it.")
+    return read_jsonl(path)
+
+
+def _hub_rows(
+    hub: str, subset: str | Sequence[str] | None, split: str, columns: Sequence[str] | None, file: str
+) -> list[dict[str, Any]]:
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
+    subsets = [subset] if subset is None or isinstance(subset, str) else list(subset)
+    rows: list[dict[str, Any]] = []
     try:
-        return [dict(row) for row in load_dataset(hub, subset, split=split)]
+        for name in subsets:
+            part: Any = load_dataset(hub, name, split=split)
+            if columns is not None:
+                part = part.select_columns([column for column in part.column_names if column in columns])
+            rows += [dict(row) for row in part]
     except (OSError, ValueError, DatasetsError) as error:
         raise DataError(
             f"the data set {hub} could not be had from the hub ({type(error).__name__}). Set --data-dir or {VARIABLE} "
-            "to a folder "
-            f"that holds {file}."
+            f"to a folder that holds {file}."
         ) from error
+    return rows
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Return the objects of a JSON Lines file; DataError names the line that is not one."""
     rows = []  # split at line feeds alone: splitlines() would also cut at the U+2028 that some problems contain
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, line {number}, is not a JSON object: {line[:80]!r}")
+        rows.append(row)
     return rows
+
+
+def field_of(row: dict[str, Any], name: str, *, where: str, hint: str = "it must have one") -> Any:
+    """Return the value of a field; DataError names the row and the fields that it has."""
+    if row.get(name) is None:
+        raise DataError(f"{where} has no field {name!r}, only {', '.join(row)}; {hint}.")
+    return row[name]

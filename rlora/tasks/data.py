@@ -1,0 +1,59 @@
+"""Which problems a run trains and is tested on: a data set by name, or a person's own JSON Lines files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlora.errors import ConfigError
+
+OWN = "jsonl"
+"""The name of the data set that `train` and `test` files make."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """The data set, where it lies, and what of it is taken for training."""
+
+    name: str = "gsm8k"
+    """Data set to train and test on; README.md lists them. Files given by train or test take its place."""
+    data_dir: str | None = None
+    """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
+    train: str | None = None
+    """Your own training problems: a JSON Lines file with a question and an answer in each object."""
+    test: str | None = None
+    """Your own test problems, in the same fields; when left out, a tenth of train (at most 500) is held out."""
+    question_field: str = "question"
+    """Field of your files that holds the question."""
+    answer_field: str = "answer"
+    """Field of your files that holds the answer."""
+    min_difficulty: float | None = None
+    """Train on problems at least this difficult: 1 to 5 in MATH, about -1 to 10 in DeepMath. The test stays whole."""
+    max_difficulty: float | None = None
+    """Train on problems at most this difficult."""
+    topic: str | None = None
+    """Train on problems whose topic holds this text, in upper or lower case: "algebra", "Number Theory"."""
+
+    def check(self) -> None:
+        """Raise ConfigError for a value that breaks a rule; whether data can be had is found out by loading it."""
+        if self.test is not None and self.train is None:
+            raise ConfigError("test is given without train; to score a file, use rlora eval --benchmark FILE.jsonl.")
+        if self.name == OWN and self.train is None:
+            raise ConfigError(f"the data set {OWN!r} is your own files; name them with --train FILE.jsonl.")
+        for field in ("train", "test"):
+            file = getattr(self, field)
+            if file is not None and not Path(file).is_file():
+                raise ConfigError(f"{field} is {file!r}, which is not a file.")
+        if not self.question_field or not self.answer_field:
+            raise ConfigError("question_field and answer_field must not be empty.")
+        low, high = self.min_difficulty, self.max_difficulty
+        if low is not None and high is not None and low > high:
+            raise ConfigError(f"min_difficulty is {low}, above max_difficulty, which is {high}.")
+
+    @property
+    def task_name(self) -> str:
+        """The name in `TASKS` that these settings mean."""
+        return self.name if self.train is None else OWN
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether some training problems are left out by difficulty or topic."""
+        return (self.min_difficulty, self.max_difficulty, self.topic) != (None, None, None)

@@ -1,0 +1,72 @@
+"""A person's own problems: any JSON Lines file with a question and an answer in each object."""
+
+from itertools import compress
+from pathlib import Path
+
+from rlora.errors import DataError
+from rlora.tasks.data import OWN, DataConfig
+from rlora.tasks.select import Row, hold_out, level_text, passes
+from rlora.tasks.source import field_of, read_jsonl
+from rlora.types import Problem
+
+INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
+_DIFFICULTY_FIELDS, _TOPIC_FIELDS = ("difficulty", "level"), ("topic", "type", "subject")
+
+
+def load(split: str, data: DataConfig) -> list[Problem]:
+    """Return the problems of `data.train` or `data.test`; without a test file a part of `train` is held out.
+
+    A row may have an `id`, a difficulty (`difficulty` or `level`) and a topic (`topic`, `type` or `subject`). Raises
+    DataError for a row without question or answer, and for an id that is there twice.
+    """
+    if data.train is None:
+        raise DataError("no file of your own was named; use --train FILE.jsonl.")
+    if split == "test" and data.test is not None:
+        return read_own(Path(data.test), data)[0]
+    problems, rows = read_own(Path(data.train), data)
+    train, test = (problems, []) if data.test is not None else hold_out(problems, name=OWN)
+    if split == "test":
+        return test
+    is_chosen = passes(
+        rows,
+        data,
+        name=data.train,
+        difficulty=_first_field(rows, _DIFFICULTY_FIELDS),
+        topic=_first_field(rows, _TOPIC_FIELDS),
+    )
+    chosen = {problem.id for problem in compress(problems, is_chosen)}
+    return [problem for problem in train if problem.id in chosen]
+
+
+def read_own(path: Path, data: DataConfig) -> tuple[list[Problem], list[Row]]:
+    """Return the problems of a file with its rows, in order."""
+    rows = read_jsonl(path)
+    difficulty = _first_field(rows, _DIFFICULTY_FIELDS)
+    problems: dict[str, Problem] = {}
+    for index, row in enumerate(rows):
+        where = f"{path}, object {index + 1},"
+        problem = Problem(
+            id=f"{path.stem}/{row.get('id', index + 1)}",
+            question=_text(row, data.question_field, where=where, option="--question-field"),
+            answer=_text(row, data.answer_field, where=where, option="--answer-field"),
+            source=path.stem,
+            level=level_text(row.get(difficulty)),
+        )
+        if problem.id in problems:
+            raise DataError(f"{where} has the id {row['id']!r}, which was there before; ids must be unique.")
+        problems[problem.id] = problem
+    if not problems:
+        raise DataError(f"{path} holds no problem.")
+    return list(problems.values()), rows
+
+
+def _text(row: Row, field: str, *, where: str, option: str) -> str:
+    text = str(field_of(row, field, where=where, hint=f"name the right one with {option}")).strip()
+    if not text:
+        raise DataError(f"{where} has an empty {field!r}.")
+    return text
+
+
+def _first_field(rows: list[Row], names: tuple[str, ...]) -> str:
+    """Return the first of the names that any row has, "" for none."""
+    return next((name for name in names if any(name in row for row in rows)), "")
