@@ -66,3 +66,30 @@ def test_a_gold_answer_that_stands_in_the_question_is_accepted(verifier) -> None
     verdict = verifier.judge("\\boxed{\\frac{3}{4}}", "\\frac34", question="Which is larger, $\\frac{3}{4}$ or 0.7?")
     assert verdict.is_correct
     assert verifier.judge("2^{10}", "2^{10}", question="Is 2^{10} or 10^3 larger?").is_correct
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("5 = 139", "139"), (r"\boxed{5 = 139}", "139"), ("The answer is 5 = 139.", "139"), ("#### 5 = 139", "139"),
+        ("139 = 5", "5"), ("98 + 41 = 139 = 140", "140"), ("98 + 41 = 139 = 140", "139"), ("x = 5 = 7", "7"),
+        ("$5 = 7$", "7"), (r"\frac{1}{2} = \frac{1}{3}", "1/3"), ("1/2 = 0.6", "0.6"), ("1,000 = 100", "100"),
+        ("140 = 98 + 41 = 139", "139"), ("-5 = 5", "5"), ("5 ＝ 139", "139"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("is_number", [True, False])
+def test_an_equation_of_two_different_numbers_is_wrong(verifier, text, gold, is_number) -> None:
+    assert verifier.judge(text, gold, is_number=is_number).kind is VerdictKind.WRONG
+
+
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        ("98 + 42 = 139", "139"), ("139 = 139", "139"), ("139.0 = 139", "139"), ("2/3 = 0.67", "0.67"),
+        ("2/3 = 0.66", "0.66"), ("13/20 = 65%", "65"), ("2 hours = 120 minutes", "120"), ("6/4 = 3/2", "3/2"),
+        ("98 + 41 = 139 = 139", "139"), ("x = 5 + 2 = 7", "7"), (r"\frac{6}{4} = \frac{3}{2} = 1.5", "1.5"),
+        ("$5 = 500 cents", "500"), ("1,000 = 1000", "1000"), ("5 = 139", "5 = 139"),
+    ],
+)  # fmt: skip
+def test_an_equation_that_ends_in_the_value_is_right(verifier, text, gold) -> None:
+    assert verifier.judge(text, gold).is_correct

@@ -7,6 +7,7 @@ symmetric. Verdicts have three values: None means that the decision (the cheap o
 import re
 from collections.abc import Sequence
 
+from rlora.verify.contradiction import contradicts_itself
 from rlora.verify.decide import Decision, Step, Ternary, all_of, any_of, full_decision, same_value
 from rlora.verify.nodes import Node, contains, is_structure, op, symbols
 from rlora.verify.normalize import plain_words
@@ -156,6 +157,10 @@ def compare_texts(gold: str, answer: str, decide: Decision) -> Ternary:
     left, right = parse_answer(gold), parse_answer(answer)
     if left is None or right is None:
         return decide.by("a text that is no expression", False, gold, answer)
+    if gold != answer and any(
+        tree.op == "rel" and contradicts_itself(text) for tree, text in ((left, gold), (right, answer))
+    ):
+        return decide.by("an equation of two different numbers has no value", False, gold, answer)
     for tree, text in ((left, answer), (right, gold)):
         if tree.op == "sym" and len(tree.name) == 1 and tree.name.isupper() and (choice := _choice(text)):
             return decide.by("multiple choice: the letter", choice[0].upper() == tree.name, gold, answer)
