@@ -1,13 +1,18 @@
 """Confidence intervals of mean scores and of paired differences that do not collapse on few problems or extreme scores.
 
 Estimand: the mean, over the population of problems that these were drawn from, of the expected score of a problem.
+Coverage is checked by simulation (tests/test_statistics.py) on 30 problems whose difficulties are Beta-distributed, with
+1 to 32 samples each: 93 to 97 % at means of 0.1 and more, never less than 93 % below. A percentile bootstrap over 30
+problems covers 46 to 71 % at a mean of 0.02, so there is none here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import exp, lgamma, log, log1p, sqrt
 
-Z95 = 1.959963984540054
+_TAIL = 0.025
+_PRIOR = 0.75  # successes and failures added: between Jeffreys' 0.5 and the uniform prior's 1; chosen by coverage
+_DOUBT = 1.75  # how many solved (or failed) problems it takes before their spread is believed; chosen by coverage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,38 +28,56 @@ class Estimate:
         return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
-def wilson(mean: float, count: float) -> Estimate:
-    """Return Wilson's score interval for a proportion of `count` trials (Wilson 1927); never of zero width."""
-    spread = Z95**2 / count
-    center = (mean + spread / 2) / (1 + spread)
-    half = Z95 / (1 + spread) * sqrt(mean * (1 - mean) / count + spread / (4 * count))
-    return Estimate(mean=mean, low=max(0.0, center - half), high=min(1.0, center + half))
-
-
 def mean_score(scores_P: Sequence[float]) -> Estimate:
-    """Return the mean of scores in [0, 1], one a problem, with Wilson's interval at the effective number of trials.
+    """Return the mean of scores in [0, 1], one a problem, with a Beta interval at the effective number of trials.
 
-    A problem's score may itself be a mean over samples; the effective number is then p (1 - p) / variance of the mean,
-    and at least the number of problems.
+    A problem's score may itself be a mean over samples, so the variance of scores, v, can be far below that of single
+    trials, p (1 - p); the effective number of trials is n p (1 - p) / v. But where only m problems count (the
+    participation number (sum x)^2 / sum x^2 of the solved or of the failed ones, whichever is smaller), the problems
+    that would raise v may be missing: v / (p (1 - p)) is drawn towards 1 with weight (1.75 / m)^2. The limits are
+    quantiles of Beta(p N + 3/4, (1 - p) N + 3/4), as in Brown, Cai and DasGupta (2001), Statistical Science 16:101,
+    whose prior is 1/2; never of zero width.
     """
     count = len(scores_P)
     mean = sum(scores_P) / count
-    variance_of_mean = sum((score - mean) ** 2 for score in scores_P) / max(1, count - 1) / count
-    effective = mean * (1 - mean) / variance_of_mean if variance_of_mean > 0 else count
-    return wilson(mean, max(count, effective))
+    effective = count / _design_effect(scores_P, mean)
+    right, wrong = effective * mean + _PRIOR, effective * (1 - mean) + _PRIOR
+    return Estimate(
+        mean=mean,
+        low=0.0 if mean == 0 else min(mean, beta_quantile(_TAIL, right, wrong)),
+        high=1.0 if mean == 1 else max(mean, beta_quantile(1 - _TAIL, right, wrong)),
+    )
+
+
+def _design_effect(scores_P: Sequence[float], mean: float) -> float:
+    """Return the variance of a problem's score over that of a single trial, in (0, 1], with the doubt added.
+
+    Scores that are all equal say nothing about their spread, and count as single trials.
+    """
+    count, trial = len(scores_P), mean * (1 - mean)
+    if len(set(scores_P)) == 1 or trial <= 0:
+        return 1.0
+    ratio = min(1.0, sum((score - mean) ** 2 for score in scores_P) / (count - 1) / trial)
+    num_counting = min(_participation(scores_P), _participation([1 - score for score in scores_P]))
+    doubt = (_DOUBT / num_counting) ** 2
+    return (ratio + doubt) / (1 + doubt)
+
+
+def _participation(values: Sequence[float]) -> float:
+    return sum(values) ** 2 / sum(value * value for value in values)
 
 
 def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimate:
     """Return mean(new - old) over the same problems with the square-and-add interval for paired proportions.
 
-    Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: Wilson's limits of both, joined with their
-    correlation.
+    Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: the limits of both means, joined with their
+    correlation, which is drawn to 0 by 1 / n so that the interval of two equal lists has a width.
     """
     new, old = mean_score(new_P), mean_score(old_P)
     count = len(new_P)
-    covariance = sum((a - new.mean) * (b - old.mean) for a, b in zip(new_P, old_P, strict=True)) / count
-    variances = sum((a - new.mean) ** 2 for a in new_P) / count * (sum((b - old.mean) ** 2 for b in old_P) / count)
-    correlation = covariance / sqrt(variances) if variances > 0 else 0.0
+    covariance = sum((a - new.mean) * (b - old.mean) for a, b in zip(new_P, old_P, strict=True))
+    variances = sum((a - new.mean) ** 2 for a in new_P) * sum((b - old.mean) ** 2 for b in old_P)
+    correlation = (1 - 1 / count) * covariance / sqrt(variances) if variances > 0 else 0.0
     below, above = (new.mean - new.low, old.high - old.mean), (new.high - new.mean, old.mean - old.low)
 
     def joined(left: float, right: float) -> float:
@@ -62,3 +85,50 @@ def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimat
 
     mean = new.mean - old.mean
     return Estimate(mean=mean, low=max(-1.0, mean - joined(*below)), high=min(1.0, mean + joined(*above)))
+
+
+def beta_quantile(probability: float, a: float, b: float) -> float:
+    """Return x with I_x(a, b) = `probability`, to about 1e-12, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if beta_cdf(middle, a, b) < probability:
+            low = middle
+        else:
+            high = middle
+        if high - low < 1e-13:
+            break
+    return (low + high) / 2
+
+
+def beta_cdf(x: float, a: float, b: float) -> float:
+    """Return the regularised incomplete beta function I_x(a, b).
+
+    The continued fraction of DLMF 8.17.22 (https://dlmf.nist.gov/8.17#v), which converges fast below the mean; above it
+    1 - I_{1-x}(b, a) is computed.
+    """
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - beta_cdf(1 - x, b, a)
+    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
+    return front * _continued_fraction(x, a, b)
+
+
+def _continued_fraction(x: float, a: float, b: float) -> float:
+    """Return 1 / (1 + d_1 / (1 + d_2 / (1 + ...))) by the recurrence of its convergents, rescaled as they grow."""
+    before, last = (1.0, 0.0), (1.0, 1.0)  # numerator and denominator of the inverse's convergents
+    value = 1.0
+    for index in range(1, 10_000):
+        m, is_odd = divmod(index, 2)
+        if is_odd:
+            term = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        else:
+            term = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        before, last = last, (last[0] + term * before[0], last[1] + term * before[1])
+        scale = 1 / last[1]
+        before, last = (before[0] * scale, before[1] * scale), (last[0] * scale, 1.0)
+        if abs(last[0] - value) <= 1e-15 * abs(last[0]):
+            break
+        value = last[0]
+    return 1 / last[0]

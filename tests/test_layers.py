@@ -9,12 +9,12 @@ pytestmark = pytest.mark.unit
 PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 
 LAYERS = {
-    0: ["types", "errors", "seeding", "files", "memory"],
-    1: ["config", "tracking", "tasks", "verify", "advantages", "statistics"],
+    0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts"],
+    1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators"],
     2: ["lora", "losses", "logprobs", "attention", "batching"],
     3: ["models", "policy", "sampler"],
-    4: ["rollout", "trainer", "run_dir"],
-    5: ["evaluate", "run_config", "assemble", "summary", "loop"],
+    4: ["checkpoint", "rollout", "trainer", "run_dir"],
+    5: ["evaluate", "run_config", "assemble", "resume", "summary", "loop"],
     6: ["recipe", "commands", "cli"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
