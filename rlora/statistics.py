@@ -1,9 +1,9 @@
 """Confidence intervals of mean scores and of paired differences that do not collapse on few problems or extreme scores.
 
 Estimand: the mean, over the population of problems that these were drawn from, of the expected score of a problem.
-Coverage is checked by simulation (tests/test_statistics.py) on 30 problems whose difficulties are Beta-distributed, with
-1 to 32 samples each: 93 to 97 % at means of 0.1 and more, never less than 93 % below. A percentile bootstrap over 30
-problems covers 46 to 71 % at a mean of 0.02, so there is none here.
+Coverage is checked by simulation (tests/test_statistics.py) on 30 problems whose difficulties are Beta-distributed,
+with 1 to 32 samples each: 93 to 97 % at means of 0.1 and more, never less than 93 % below. A percentile bootstrap over
+30 problems covers 46 to 71 % at a mean of 0.02, so there is none here.
 """
 
 from collections.abc import Sequence
