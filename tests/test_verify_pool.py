@@ -147,3 +147,34 @@ def test_equal_within_the_deadline() -> None:
 def test_a_wrong_config_is_refused(field: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="must be at least"):
         VerifierConfig(**field)  # pyright: ignore[reportArgumentType] - the point of the test
+
+
+def test_a_stopped_worker_costs_five_deadlines_of_wall_time_and_is_replaced() -> None:
+    with Verifier(VerifierConfig(num_workers=1, deadline_seconds=0.4)) as verifier:
+        before = _children()
+        assert verifier.judge(HARD.text, HARD.gold).is_correct
+        (worker,) = _children() - before
+        (child,) = psutil.Process(worker).children()
+        assert not verifier.judge(SLOW.text, SLOW.gold).is_correct
+        assert verifier.judge(HARD.text, HARD.gold).is_correct  # now SymPy is loaded, and the child another
+        (other,) = psutil.Process(worker).children()
+        assert other.pid != child.pid
+        stopper = threading.Timer(0.1, other.suspend)
+        stopper.start()
+        start = time.perf_counter()
+        assert verifier.judge(SLOW.text, SLOW.gold).kind is VerdictKind.TIMEOUT
+        assert 1.9 < time.perf_counter() - start < 8
+        stopper.join()
+        assert verifier.judge(HARD.text, HARD.gold).is_correct
+        assert not psutil.pid_exists(other.pid) or other.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_killed_child_is_replaced_by_its_worker() -> None:
+    with Verifier(VerifierConfig(num_workers=1)) as verifier:
+        before = _children()
+        assert verifier.judge(HARD.text, HARD.gold).is_correct
+        (worker,) = _children() - before
+        psutil.Process(worker).children()[0].kill()
+        time.sleep(0.1)
+        assert verifier.judge(HARD.text, HARD.gold).is_correct
+        assert _children() - before == {worker}

@@ -8,10 +8,17 @@ from rlora.verify.equal import full_verdict
 _CALCULUS = ("\\sum", "\\prod", "\\int", "\\lim", "∑", "∏", "∫")
 
 
-def load_for(gold: str, answer: str) -> None:
-    """Import SymPy if these texts need it, so that importing does not count towards their deadline."""
-    if any(sign in text for text in (gold, answer) for sign in _CALCULUS):
-        import rlora.verify.calculus  # noqa: F401
+def load_sympy() -> None:
+    """Import SymPy, which takes half a second."""
+    import rlora.verify.calculus  # noqa: F401
+
+
+def load_for(gold: str, answer: str) -> bool:
+    """Import SymPy if these texts need it, so that importing does not count towards their deadline; whether they do."""
+    is_needed = any(sign in text for text in (gold, answer) for sign in _CALCULUS)
+    if is_needed:
+        load_sympy()
+    return is_needed
 
 
 def judge_pair(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> str:

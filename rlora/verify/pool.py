@@ -6,9 +6,11 @@ times as long, is the backstop; it starts when the worker has loaded what the ta
 each takes an idle worker, or starts one, or waits.
 """
 
+import contextlib
 import logging
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -53,6 +55,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,
+            process_group=0,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.owner = os.getpid()
@@ -69,9 +72,9 @@ class _Worker:
             self.process.stdin.write(protocol.pack(task.message()))
         except OSError:
             return None
-        if self._receive(_START_SECONDS) is None:  # it says when it has loaded what the task needs
-            return None
-        message = self._receive(seconds)
+        message = self._receive(_START_SECONDS)  # it says when it has loaded what the task needs
+        if message is not None and "kind" not in message:
+            message = self._receive(seconds)
         return None if message is None else protocol.reply_of(message)
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
@@ -87,7 +90,8 @@ class _Worker:
     def kill(self) -> None:
         """End the process and free its pipes."""
         if self.owner_is_self():
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # the worker and its child
             self.process.wait()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:

@@ -1,22 +1,30 @@
 """The worker process: reads pairs of answers on its input and writes whether they are the same.
 
-A task is answered twice: when what it needs is loaded, so that no import counts towards its deadline, and when it is
-decided. It runs under a timer of the process's own CPU time whose signal the kernel delivers as death (SIGPROF's
-default), so no code, not even C, can outlast it, and a busy machine does not shorten it. It ends when its input ends
-or its parent is another. PR_SET_PDEATHSIG is not used: it fires when the parent's *thread* that started the worker
-ends.
+It forks, and the child does the comparing: each task runs under a timer of the child's own CPU time whose signal the
+kernel delivers as death (SIGPROF's default), so no code, not even C, can outlast it, and a busy machine does not
+shorten it. The parent, a fresh interpreter without threads whose state no answer ever touched, answers for the dead
+child and forks the next, which so finds mpmath and SymPy loaded. A task is answered twice: when what it needs is
+loaded, so that no import counts towards its deadline, and when it is decided.
+
+Both end when their input ends or their parent is another. PR_SET_PDEATHSIG is not used: it fires when the *thread*
+that started the worker ends.
 """
 
+import contextlib
+import mmap
 import os
 import resource
 import select
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 _POLL_SECONDS = 2.0
+_OVER_MEMORY = 3
+_IS_BUSY, _NEEDS_SYMPY = 0, 1  # the bytes that a child shares with its parent
 
 
 def _limit_memory(megabytes: int) -> None:
@@ -27,13 +35,9 @@ def _limit_memory(megabytes: int) -> None:
 
 def _private_output() -> BinaryIO:
     """Return a stream on the real output, and point file descriptor 1 at stderr, so that no print breaks a frame."""
-    output = os.fdopen(os.dup(1), "wb")
+    output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     return output
-
-
-def _is_orphan(parent: int) -> bool:
-    return os.getppid() != parent
 
 
 def _described(error: Exception) -> str:
@@ -43,31 +47,24 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__} in {Path(own[-1].filename).name}:{own[-1].lineno}"
 
 
-def main() -> None:
-    """Serve until the input ends; arguments: the parent's process id, CPU seconds a task, MiB of address space."""
-    parent, seconds, megabytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    output = _private_output()
-    _limit_memory(megabytes)
+def serve(parent: int, seconds: float, output: BinaryIO, shared: mmap.mmap) -> None:
+    """Answer tasks until the input ends or the process has another parent; dies of a task that passes its deadline."""
     from rlora.verify import protocol
     from rlora.verify.decide import Step
     from rlora.verify.judge_pair import judge_pair, load_for
 
-    output.write(protocol.pack({"ready": True}))
-    output.flush()
     source = os.fdopen(0, "rb", buffering=0, closefd=False)
     while True:
         while not select.select([0], [], [], _POLL_SECONDS)[0]:
-            if _is_orphan(parent):
+            if os.getppid() != parent:
                 return
         request = protocol.read(source)
         if request is None:
             return
+        shared[_IS_BUSY] = 1
         task = protocol.task_of(request)
-        load_for(task.gold, task.answer)
+        shared[_NEEDS_SYMPY] |= load_for(task.gold, task.answer)
         output.write(protocol.pack({"loaded": True}))
-        output.flush()
         steps: list[Step] = []
         error = ""
         signal.setitimer(signal.ITIMER_PROF, seconds)
@@ -76,12 +73,54 @@ def main() -> None:
                 task.gold, task.answer, is_rounding=task.is_rounding, trace=steps if task.is_traced else None
             )
         except MemoryError:
-            os._exit(3)  # the parent reads the end of the pipe as a limit that was passed
+            os._exit(_OVER_MEMORY)
         except Exception as failure:  # the project's one broad except: parsers fail in any way on text, which is data
-            kind, error = "unparsed", _described(failure)  # the parent says so, since it may be a bug all the same
+            kind, error = "unparsed", _described(failure)  # the caller says so, since it may be a bug all the same
         signal.setitimer(signal.ITIMER_PROF, 0)
+        shared[_IS_BUSY] = 0
         output.write(protocol.pack(protocol.reply_message(kind, steps, error)))
-        output.flush()
+
+
+def _ended(work: Callable[[], None], parent: int) -> int | None:
+    """Let a forked child work and return how it ended, as `os.waitpid` says it; None, with the child killed, if the
+    parent is gone meanwhile."""
+    lifeline, held = os.pipe()  # readable as soon as the child, which alone holds the other end, is dead
+    child = os.fork()
+    if child == 0:
+        os.close(lifeline)
+        with contextlib.suppress(OSError):  # the caller closed its pipes
+            work()
+        os._exit(0)
+    os.close(held)
+    while not select.select([lifeline], [], [], _POLL_SECONDS)[0]:
+        if os.getppid() != parent:
+            os.kill(child, signal.SIGKILL)
+            return None
+    os.close(lifeline)
+    return os.waitpid(child, 0)[1]
+
+
+def main() -> None:
+    """Serve until the input ends; arguments: the parent's process id, CPU seconds a task, MiB of address space."""
+    parent, seconds, megabytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    output = _private_output()
+    _limit_memory(megabytes)
+    from rlora.verify import judge_pair, protocol
+
+    output.write(protocol.pack({"ready": True}))
+    shared = mmap.mmap(-1, 2)
+    own = os.getpid()
+    while True:
+        status = _ended(lambda: serve(own, seconds, output, shared), parent)
+        if status in (None, 0):  # the input ended
+            return
+        if shared[_IS_BUSY]:
+            output.write(protocol.pack(protocol.reply_message("timeout", [], "")))
+            shared[_IS_BUSY] = 0
+        if shared[_NEEDS_SYMPY]:
+            judge_pair.load_sympy()
 
 
 if __name__ == "__main__":
