@@ -9,9 +9,9 @@ Hardware: two CPU cores, 5 GB. README.md states time and scores as measured.
 from dataclasses import replace
 
 from rlora.batching import BatchConfig
-from rlora.recipe import main
 from rlora.evaluate import EvaluationConfig
 from rlora.models import BUNDLED, TOY, ModelConfig
+from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.trainer import OptimizerConfig

@@ -15,9 +15,9 @@ x 8 samples of at most 64 tokens an iteration) takes about 20 s an iteration and
 from dataclasses import replace
 
 from rlora.batching import BatchConfig
-from rlora.recipe import main
 from rlora.evaluate import EvaluationConfig
 from rlora.models import BUNDLED, TOY, ModelConfig
+from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks.prompts import PromptConfig

@@ -50,8 +50,13 @@ def assemble(
     problems: Sequence[Problem],
     verifier: Verifier,
     make_sampler: Callable[[EngineSpec], Sampler],
+    *,
+    is_new: bool = True,
 ) -> Parts:
-    """Load tokenizer, policy and sampler of the model in `folder`, and join them; the canary borrows its prompts."""
+    """Load tokenizer, policy and sampler of the model in `folder`, and join them; the canary borrows its prompts.
+
+    A run that goes on (`is_new` false) does not need its initial adapter any more.
+    """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     chosen = task(config.data)
@@ -62,7 +67,7 @@ def assemble(
         config.model,
         config.lora,
         seeds=[derive_seed(config.seed, "policy", 0)],
-        init_adapter=Path(config.init_adapter) if config.init_adapter else None,
+        init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
     )
     sampler = make_sampler(
         EngineSpec(

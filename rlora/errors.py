@@ -21,6 +21,14 @@ class RunDirError(RloraError, ValueError):
     """A run directory cannot be used: it belongs to another configuration, or is damaged."""
 
 
+class CheckpointError(RloraError, ValueError):
+    """A checkpoint is damaged, of a format that is not read, or of another model, or the one asked for is not there."""
+
+
+class WriteError(RloraError, OSError):
+    """The disk refused a write: it is full, or the permission is missing. What was whole before still is."""
+
+
 class AdapterError(RloraError, ValueError):
     """An adapter's files do not fit the model or the policy, or are in a form that is not read."""
 
@@ -38,4 +46,8 @@ class NonFiniteError(RloraError, FloatingPointError):
 
 
 class SamplerError(RloraError, RuntimeError):
-    """The sampling engine failed or returned something that breaks the contract of `Sampler`."""
+    """The sampling engine returned something that breaks the contract of `Sampler`, or was asked for it."""
+
+
+class EngineError(RloraError, RuntimeError):
+    """The sampling engine failed in the middle of its work; a new process can go on from the last checkpoint."""

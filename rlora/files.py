@@ -1,31 +1,90 @@
-"""Files that are either whole or absent: written under a temporary name, synced, then renamed."""
+"""Files and folders that are either whole or absent: written under a temporary name, synced, then renamed."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
+
+from rlora.errors import WriteError
+
+_TEMPORARY = ".tmp"
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block succeeds, sync it and rename it to `path`.
 
-    When the block fails the temporary file is removed and `path` keeps what it had.
+    When the block fails the temporary file is removed and `path` keeps what it had. Raises WriteError when the disk
+    refuses.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+@contextmanager
+def write_folder_atomically(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder beside `path`; when the block succeeds, sync its files and rename it to `path`.
+
+    Raises WriteError when the disk refuses, and for a `path` that is there already.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+    with _explained(path):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            for file in temporary.iterdir():
+                _sync(file)
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        _sync(path.parent)
+
+
+def append_line(file: FileIO, line: str) -> None:
+    """Append a line to an open unbuffered file and sync it; WriteError when the disk refuses."""
+    with _explained(Path(os.fsdecode(file.name))):
+        rest = f"{line}\n".encode()
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what processes that were killed while writing into `folder` or its folders left behind."""
+    for path in folder.rglob(f".*{_TEMPORARY}"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"{path} could not be written: {error.strerror or error}. Nothing that was there before is lost; make "
+            "room or set the permissions, then start the same command again."
+        ) from error
 
 
-def _sync_directory(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,7 +1,6 @@
 """The loop: sample, verify, train, swap, prove."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,10 @@ from rlora.assemble import Parts, assemble, load_problems
 from rlora.batching import build_batch
 from rlora.config import to_json
 from rlora.evaluate import evaluate
+from rlora.interrupts import Interrupts
 from rlora.lora.peft_format import check_adapter
 from rlora.models import model_dir
+from rlora.resume import MAY_CHANGE, branched, checkpoint_of, checkpoints_of, find_start, restore
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
@@ -25,65 +26,87 @@ from rlora.verify import Verifier
 
 
 def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Path:
-    """Train until `config.num_steps` and return the run directory.
+    """Train until `config.num_steps` and return the run directory; a run that was stopped goes on where it was.
 
     `step` counts finished iterations and is the version of the policy that samples. Every update is handed to the
     sampler and proven there before the next sample; a sampler that serves anything else ends the run with
-    StaleAdapterError.
+    StaleAdapterError. A signal raises Interrupted between two writes.
     """
     config.check()
-    if config.init_adapter is not None:
+    config, point = branched(config)
+    is_new = point is None and not checkpoints_of(config).steps()
+    if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)
     train, test = load_problems(config)
-    folder = model_dir(config.model)
-    run_dir = RunDir(Path(config.run_dir), to_json(config))
+    folder, values = model_dir(config.model), to_json(config)
+    parent = None if point is None else str(point)
     with (
+        closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, parent=parent)) as run_dir,
+        Interrupts() as interrupts,
         Verifier(config.verifier) as verifier,
-        MetricsLog(run_dir.path, config.tracking, num_steps=config.num_steps, run_config=to_json(config)) as log,
+        MetricsLog(
+            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=values
+        ) as log,
     ):
-        parts = assemble(config, folder, train, verifier, make_sampler)
-        log.display.say(opening(config, parts))
+        if run_dir.is_finished:
+            log.display.say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
+            return run_dir.path
+        start = find_start(config, point, log)
+        parts = assemble(config, folder, train, verifier, make_sampler, is_new=start is None)
         with closing(parts.sampler):
-            problems = ProblemStream(train, seed=config.seed)
-            step, best, started, is_done = 0, -1.0, time.monotonic(), False
+            log.display.say(opening(config, parts))
+            progress, problems = restore(config, start, parts, train, run_dir, log, is_branch=point is not None)
             parts.hot_swap.swap()
-            while step < config.num_steps and not is_done:
-                metrics = StepMetrics(step, log.display.phase)
-                if config.evaluation.every and step % config.evaluation.every == 0:
+            while not progress.has_reached_bound(config):
+                metrics = StepMetrics(progress.step, log.display.phase)
+                if progress.step % config.checkpoint.every == 0:
+                    with metrics.timed("save"), interrupts.held_back():
+                        checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
+                if config.evaluation.every and progress.step % config.evaluation.every == 0:
                     with metrics.timed("evaluate"):
-                        best = keep_best(config, parts, test, run_dir, best, metrics)
-                chosen = problems.take(config.problems_per_step)
-                with metrics.timed("sample"):
-                    sampled = parts.engine.sample(
-                        chosen,
-                        config.sampling,
-                        num_samples=config.samples_per_problem,
-                        seed=config.seed,
-                        key=("train", step),
-                    )
-                with metrics.timed("verify"):
-                    groups = parts.engine.judge(sampled)
-                metrics.update(rollout_metrics(groups, num_problems=len(chosen)))
-                with metrics.timed("save"):
-                    run_dir.save_rollouts(step, groups)
-                with metrics.timed("swap"):
-                    metrics.update(parts.hot_swap.check(groups))
-                with metrics.timed("train"):
-                    advantages = [ADVANTAGES[config.advantage]([r.reward for r in group.rollouts]) for group in groups]
-                    has_kl = config.loss.kl_coefficient > 0
-                    batch = build_batch(groups, advantages, config.batch, version=step, keep_all=has_kl)
-                    metrics.update(parts.trainer.step(batch))
-                step += 1
-                with metrics.timed("swap"):
-                    metrics.update(parts.hot_swap.swap())
-                with metrics.timed("save"):
-                    run_dir.save_adapter(parts.policy.adapter())
-                values = metrics.finished()
-                log.write(values)
-                is_done = has_reached_bound(config, values, seconds=time.monotonic() - started)
+                        progress.best = keep_best(config, parts, test, run_dir, progress.best, metrics)
+                values = iterate(config, parts, problems, run_dir, metrics)
+                with interrupts.held_back():
+                    log.write(values)
+                progress.step += 1
+                progress.reward, progress.seconds = values["reward/mean"], progress.seconds + values["seconds/step"]
+            with interrupts.held_back():
+                checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
             log.display.phase("final evaluation")
-            summarize(config, parts, test, run_dir, log, best)
+            summarize(config, parts, test, run_dir, log, progress.best)
     return run_dir.path
+
+
+def iterate(
+    config: RunConfig, parts: Parts, problems: ProblemStream, run_dir: RunDir, metrics: StepMetrics
+) -> dict[str, float]:
+    """Sample, verify, train, swap and prove once, and return the step's metrics."""
+    chosen = problems.take(config.problems_per_step)
+    with metrics.timed("sample"):
+        sampled = parts.engine.sample(
+            chosen,
+            config.sampling,
+            num_samples=config.samples_per_problem,
+            seed=config.seed,
+            key=("train", metrics.step),
+        )
+    with metrics.timed("verify"):
+        groups = parts.engine.judge(sampled)
+    metrics.update(rollout_metrics(groups, num_problems=len(chosen)))
+    with metrics.timed("save"):
+        run_dir.save_rollouts(metrics.step, groups)
+    with metrics.timed("swap"):
+        metrics.update(parts.hot_swap.check(groups))
+    with metrics.timed("train"):
+        advantages = [ADVANTAGES[config.advantage]([r.reward for r in group.rollouts]) for group in groups]
+        has_kl = config.loss.kl_coefficient > 0
+        batch = build_batch(groups, advantages, config.batch, version=metrics.step, keep_all=has_kl)
+        metrics.update(parts.trainer.step(batch))
+    with metrics.timed("swap"):
+        metrics.update(parts.hot_swap.swap())
+    with metrics.timed("save"):
+        run_dir.save_adapter(parts.policy.adapter())
+    return metrics.finished()
 
 
 def keep_best(
@@ -109,9 +132,3 @@ def keep_best(
     if accuracy.mean > best:
         run_dir.save_adapter(parts.policy.adapter(), name="adapter-best")
     return max(best, accuracy.mean)
-
-
-def has_reached_bound(config: RunConfig, values: Mapping[str, float], *, seconds: float) -> bool:
-    """Return whether the run's bound on hours or on reward ends it after this step."""
-    is_late = config.stop_after_hours is not None and seconds >= 3600 * config.stop_after_hours
-    return is_late or (config.stop_at_reward is not None and values["reward/mean"] >= config.stop_at_reward)

@@ -1,31 +1,64 @@
 """What a recipe script calls: command line in, run directory out, errors as one readable message."""
 
+import os
 import sys
 from collections.abc import Mapping
 
 from transformers.utils.logging import disable_progress_bar
 
 from rlora.config import cli
-from rlora.errors import RloraError
+from rlora.errors import EngineError, RloraError
+from rlora.interrupts import Interrupted
 from rlora.loop import run
+from rlora.resume import branched, checkpoints_of
 from rlora.run_config import RunConfig
+
+_FAILURES = "RLORA_ENGINE_FAILURES"  # "STEP:COUNT" of the failures in a row, handed to the process that goes on
+_MAX_FAILURES = 3
 
 
 def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
     """Run the recipe that the command line describes.
 
-    Exit codes: 0 done, 1 an error that the message explains, 2 a wrong option, 130 interrupted.
+    An engine that fails is replaced together with the process, which goes on from the last checkpoint. Exit codes:
+    0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
     """
     config = cli(presets, description=description or "")
     disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
     try:
         run(config)
+    except EngineError as error:
+        _start_again(config, error)
     except RloraError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise SystemExit(1) from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        config, _ = branched(config)
+        steps = checkpoints_of(config).steps()
+        last = f"the last checkpoint is of step {steps[-1]}" if steps else "no step was finished"
         print(
-            f"Interrupted. What was finished is in {config.run_dir}: the newest policy in adapter/, metrics, rollouts.",
+            f"Interrupted ({error}). Nothing is lost in {config.run_dir}: {last}. The same command goes on from there.",
             file=sys.stderr,
         )
-        raise SystemExit(130) from None
+        raise SystemExit(error.code if isinstance(error, Interrupted) else 130) from None
+
+
+def _start_again(config: RunConfig, error: EngineError) -> None:
+    """Replace this process by a new one of the same command, unless the engine failed three times at this step."""
+    config, _ = branched(config)
+    steps = checkpoints_of(config).steps()
+    step = steps[-1] if steps else 0
+    failed_at, _, count = os.environ.get(_FAILURES, "").partition(":")
+    failures = int(count) + 1 if failed_at == str(step) else 1
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    if failures >= _MAX_FAILURES:
+        print(
+            f"The engine failed {failures} times in a row at step {step}. {config.run_dir} is whole up to there: mend "
+            "the cause and start the same command again, or start a new run from an earlier step with another rate or "
+            f"seed: --branch NEW_DIR@{max(0, step - 1)}.",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from error
+    print(f"Starting again from step {step} (failure {failures} of {_MAX_FAILURES}).", file=sys.stderr, flush=True)
+    os.environ[_FAILURES] = f"{step}:{failures}"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from rlora.advantages import ADVANTAGES, AdvantageName
 from rlora.batching import BatchConfig
+from rlora.checkpoint import CheckpointConfig
 from rlora.errors import ConfigError
 from rlora.evaluate import EvaluationConfig
 from rlora.lora.inject import LoraConfig
@@ -23,7 +24,11 @@ class RunConfig:
     """A training run. Every field can be set on the command line by its dotted name."""
 
     run_dir: str
-    """Folder of the run; it must be new or empty."""
+    """Folder of the run: a new one, or one that this command started, which then goes on from its last checkpoint."""
+    branch: str | None = None
+    """Start a new run from a checkpoint of the one in --run-dir, which may then differ in all but model and adapter:
+    NEW_DIR, NEW_DIR@STEP, or STEP (into RUN_DIR-from-STEP).
+    """
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
     data: str = "gsm8k"
@@ -57,6 +62,7 @@ class RunConfig:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -70,6 +76,7 @@ class RunConfig:
             self.batch,
             self.prompt,
             self.sampler,
+            self.checkpoint,
             self.evaluation,
             self.tracking,
         ):

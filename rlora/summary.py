@@ -1,6 +1,5 @@
 """The end of a run: score base and policy on held-out problems, write `summary.json`, print the table."""
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +48,7 @@ def summarize(
     held_out = greedy.policy.scores_P[: config.evaluation.num_problems_during_training]
     if sum(held_out) / len(held_out) >= best:
         run_dir.save_adapter(parts.policy.adapter(), name="adapter-best")
-    rows = [json.loads(line) for line in (run_dir.path / "metrics.jsonl").read_text().splitlines()]
+    rows = run_dir.rows()
     summary = {
         "base": _score(greedy.base.accuracy),
         "policy": _score(greedy.policy.accuracy),

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from rlora.batching import Batch, MicroBatch
-from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
+from rlora.checkpoint import Checkpoint, OptimizerState
+from rlora.errors import CheckpointError, ConfigError, NonFiniteError, StaleBatchError
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
 from rlora.memory import give_back_freed_memory
 from rlora.policy import Policy, TokenScores
@@ -85,17 +86,48 @@ class Trainer:
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
         flat = policy.flat
-        rows = [torch.nn.Parameter(flat.theta_KD[k]) for k in range(policy.num_policies)]
-        for row, grad_D in zip(rows, flat.grad_KD, strict=True):
+        self._rows = [torch.nn.Parameter(flat.theta_KD[k]) for k in range(policy.num_policies)]
+        for row, grad_D in zip(self._rows, flat.grad_KD, strict=True):
             row.grad = grad_D
         self.optimizer = torch.optim.AdamW(
-            [{"params": [row]} for row in rows],
+            [{"params": [row]} for row in self._rows],
             lr=optimizer.learning_rate,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.epsilon,
             weight_decay=optimizer.weight_decay,
             foreach=False,
         )
+
+    def state(self) -> OptimizerState:
+        """Return a copy of the optimizer's state; zeros before the first update."""
+        zeros_D = torch.zeros_like(self._rows[0])
+        states = [self.optimizer.state.get(row, {}) for row in self._rows]
+        return OptimizerState(
+            first_moment_KD=torch.stack([state.get("exp_avg", zeros_D) for state in states]).cpu(),
+            second_moment_KD=torch.stack([state.get("exp_avg_sq", zeros_D) for state in states]).cpu(),
+            num_updates_K=tuple(int(state.get("step", 0)) for state in states),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Put policy and optimizer back to where a checkpoint left them.
+
+        Raises CheckpointError when its tensors are not the policy's.
+        """
+        flat, state = self.policy.flat, checkpoint.optimizer
+        if checkpoint.slots != flat.slots or checkpoint.theta_KD.shape != flat.theta_KD.shape:
+            raise CheckpointError(
+                f"the checkpoint holds {len(checkpoint.slots)} tensors of {tuple(checkpoint.theta_KD.shape)} numbers, "
+                f"the policy {len(flat.slots)} of {tuple(flat.theta_KD.shape)}; did the model's files change?"
+            )
+        with torch.no_grad():
+            flat.theta_KD.copy_(checkpoint.theta_KD)
+        for k, row in enumerate(self._rows):
+            self.optimizer.state[row] = {
+                "step": torch.tensor(float(state.num_updates_K[k])),
+                "exp_avg": state.first_moment_KD[k].to(row.device, copy=True),
+                "exp_avg_sq": state.second_moment_KD[k].to(row.device, copy=True),
+            }
+        self.policy.version = checkpoint.step
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
@@ -178,8 +210,8 @@ class Trainer:
         if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
             raise NonFiniteError(
                 f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; "
-                "the policy "
-                "keeps its last good version. Try a lower --optimizer.learning-rate or another --seed."
+                "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
+                "--optimizer.learning-rate or another --seed."
             )
         self._apply(grad_norm_K)
         metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from rlora.errors import AdapterError
 from rlora.files import write_atomically
@@ -57,7 +57,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.tensors.items()}
     with write_atomically(folder / TENSOR_FILE) as path:
-        save_file(tensors, path, metadata={"format": "pt"})
+        path.write_bytes(save(tensors, metadata={"format": "pt"}))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

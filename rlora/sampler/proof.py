@@ -225,12 +225,6 @@ def _first_occurrences(completions: Sequence[Completion]) -> torch.Tensor:
     return torch.tensor(is_first)
 
 
-def _are_identical(completions: Sequence[Completion], others: Sequence[Completion] | None) -> bool:
-    if others is None:
-        return False
-    return [(c.token_ids, c.logprobs) for c in completions] == [(c.token_ids, c.logprobs) for c in others]
-
-
 def _message(name: str, version: int, other: str, comparison: Comparison, *, is_identical: bool) -> str:
     served = "the base model" if other == "base" else "the previous version"
     why = (

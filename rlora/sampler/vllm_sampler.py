@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlora.errors import SamplerError
+from rlora.errors import EngineError, SamplerError
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.models import gpu_kv_cache_bytes, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
@@ -102,12 +102,12 @@ class VllmSampler:
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
         adapters: Any = [None if request.policy is None else self._current[request.policy] for request in requests]
-        outputs = self._llm.generate(
-            [{"prompt_token_ids": list(request.token_ids)} for request in requests],
-            [self._params(request, sampling, seed) for request in requests],
-            lora_request=adapters,
-            use_tqdm=False,
-        )
+        prompts: Any = [{"prompt_token_ids": list(request.token_ids)} for request in requests]
+        params = [self._params(request, sampling, seed) for request in requests]
+        try:
+            outputs = self._llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
+        except Exception as error:  # a foreign engine, in this process, fails in any way; none of them is ours to judge
+            raise EngineError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
         results = []
         for request, output in zip(requests, outputs, strict=True):
             if len(output.outputs) != request.num_samples:

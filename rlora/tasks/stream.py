@@ -1,5 +1,7 @@
 """An endless, seeded walk through a training set whose whole state is one integer."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +19,7 @@ class ProblemStream:
         if not problems:
             raise DataError("the training set is empty.")
         self._problems, self._seed, self.position = problems, seed, position
+        self.fingerprint = fingerprint(problems)
 
     def take(self, count: int) -> list[Problem]:
         """Return the next `count` problems and advance."""
@@ -29,3 +32,9 @@ class ProblemStream:
             taken += [self._problems[i] for i in part]
             self.position += len(part)
         return taken
+
+
+def fingerprint(problems: Sequence[Problem]) -> str:
+    """Return a digest of a training set in its order: a position means the same problems only in the same set."""
+    content = json.dumps([(problem.id, problem.question, problem.answer) for problem in problems])
+    return hashlib.sha256(content.encode()).hexdigest()

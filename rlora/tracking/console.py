@@ -44,6 +44,10 @@ class Display:
         """Say what the current step is doing."""
         self._progress.update(self._task, phase=name)
 
+    def begin(self, step: int) -> None:
+        """Show that a run goes on from `step`."""
+        self._progress.update(self._task, completed=step)
+
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
         self.console.print(text, markup=False)

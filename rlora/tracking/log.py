@@ -4,11 +4,13 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from rlora.errors import ConfigError
+from rlora.files import append_line
 from rlora.tracking.console import Display
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -32,9 +34,12 @@ class TrackingConfig:
 class MetricsLog:
     """Writes each step once: a JSON line, a line on the display, a wandb record."""
 
-    def __init__(self, run_dir: Path, config: TrackingConfig, *, num_steps: int, run_config: Mapping[str, Any]):
-        """Open the log of the run in `run_dir`."""
-        self._file = (run_dir / "metrics.jsonl").open("a", encoding="utf-8")
+    def __init__(
+        self, run_dir: Path, config: TrackingConfig, *, num_steps: int, run_id: str, run_config: Mapping[str, Any]
+    ):
+        """Open the log of the run in `run_dir`; wandb goes on with the run of the same `run_id`."""
+        self._path = run_dir / "metrics.jsonl"
+        self._file: FileIO | None = None
         self.display = Display(num_steps)
         self._wandb: Any = None
         if config.wandb != "disabled":
@@ -43,6 +48,8 @@ class MetricsLog:
             self._wandb = wandb.init(
                 project=config.wandb_project,
                 name=run_dir.name,
+                id=run_id,
+                resume="allow",
                 dir=str(run_dir),
                 mode=config.wandb,
                 config=dict(run_config),
@@ -58,7 +65,8 @@ class MetricsLog:
     ) -> None:
         """Close everything."""
         self.display.__exit__(kind, error, trace)
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._wandb is not None:
             self._wandb.finish(exit_code=int(kind is not None))
 
@@ -66,8 +74,9 @@ class MetricsLog:
         """Write the numbers of a finished step; all must be finite."""
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
             raise ValueError(f"metrics that are not finite: {', '.join(wrong)}")
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
+        if self._file is None:
+            self._file = FileIO(self._path, "a")
+        append_line(self._file, json.dumps(values))
         if self._wandb is not None:
             self._wandb.log(dict(values), step=int(values["step"]))
         self.display.step(values)

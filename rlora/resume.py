@@ -1,0 +1,167 @@
+"""Going on: which checkpoint a run starts from, what may differ from when it was written, and what is written next."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlora.assemble import Parts
+from rlora.checkpoint import Checkpoint, CheckpointFolder
+from rlora.config import differences, to_json
+from rlora.errors import CheckpointError, ConfigError
+from rlora.run_config import RunConfig
+from rlora.run_dir import RunDir, environment
+from rlora.tasks.stream import ProblemStream, fingerprint
+from rlora.tracking import MetricsLog
+from rlora.types import Problem
+
+MAY_CHANGE = (
+    "run_dir",
+    "preset",
+    "data_dir",  # a folder may move; the problems themselves are compared by their fingerprint
+    "num_steps",
+    "stop_after_hours",
+    "stop_at_reward",
+    "branch",
+    "tracking",
+    "evaluation",
+    "checkpoint",
+    "verifier.num_workers",
+)
+_FIXED_IN_A_BRANCH = ("model", "lora")
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is: finished steps, the best held-out accuracy (-1: none), the steps' seconds, the last reward."""
+
+    step: int = 0
+    best: float = -1.0
+    seconds: float = 0.0
+    reward: float | None = None
+
+    def has_reached_bound(self, config: RunConfig) -> bool:
+        """Return whether the number of steps, or the bound on hours or on reward, ends the run here."""
+        is_late = config.stop_after_hours is not None and self.seconds >= 3600 * config.stop_after_hours
+        is_good = config.stop_at_reward is not None and self.reward is not None and self.reward >= config.stop_at_reward
+        return self.step >= config.num_steps or (self.step > 0 and (is_late or is_good))
+
+
+def checkpoints_of(config: RunConfig) -> CheckpointFolder:
+    """Return the run's own checkpoints."""
+    return CheckpointFolder(Path(config.run_dir) / "checkpoints", config.checkpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BranchPoint:
+    """The run that a new run starts from, and the checkpoint of it."""
+
+    run_dir: str
+    checkpoint: Checkpoint
+
+    def __str__(self) -> str:
+        """Return it as `--branch` would name it."""
+        return f"{self.run_dir}@{self.checkpoint.step}"
+
+
+def branched(config: RunConfig) -> tuple[RunConfig, BranchPoint | None]:
+    """Return the configuration with `--branch` carried out: run_dir is the new run's, beside the point it starts from.
+
+    A new run that has checkpoints of its own goes on from those. Raises ConfigError for a branch that cannot be read,
+    and CheckpointError when the old run has no such checkpoint, or is of another model or adapter.
+    """
+    if config.branch is None:
+        return config, None
+    name, _, at = config.branch.rpartition("@") if "@" in config.branch else (config.branch, "", "")
+    if name.isdigit():
+        name, at = f"{config.run_dir}-from-{name}", name
+    if at and not at.isdigit():
+        raise ConfigError(f"branch is {config.branch!r}; it must be NEW_DIR, NEW_DIR@STEP or STEP.")
+    if Path(name).resolve() == Path(config.run_dir).resolve():
+        raise ConfigError(f"branch is {config.branch!r}, the run itself; name another folder.")
+    new = replace(config, run_dir=name, branch=None)
+    if checkpoints_of(new).steps():
+        return new, None
+    return new, BranchPoint(run_dir=config.run_dir, checkpoint=_parent(config, new, int(at) if at else None))
+
+
+def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
+    folder = checkpoints_of(old)
+    found = folder.newest() if step is None else folder.load(step)
+    if found is None:
+        raise CheckpointError(f"{old.run_dir} has no checkpoints to branch from; --run-dir must name the old run.")
+    here = to_json(new)
+    changed = [line for name in _FIXED_IN_A_BRANCH for line in differences(found.config.get(name), here[name], name)]
+    if changed:
+        raise CheckpointError(
+            f"a branch keeps the model and the adapter of {old.run_dir}, but these differ:\n  " + "\n  ".join(changed)
+        )
+    return replace(found, best=-1.0, seconds=0.0)
+
+
+def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) -> Checkpoint | None:
+    """Return the checkpoint to go on from: the run's newest whole one, else the branch point's; None starts afresh.
+
+    Says so on the display. Raises CheckpointError where there are checkpoints and none can be used.
+    """
+    if own := checkpoints_of(config).newest(log.display.say):
+        log.display.say(f"{config.run_dir}: going on from step {own.step}.")
+        return own
+    if point is None:
+        return None
+    log.display.say(f"{config.run_dir}: a new run from step {point.checkpoint.step} of {point.run_dir}.")
+    return point.checkpoint
+
+
+def restore(
+    config: RunConfig,
+    start: Checkpoint | None,
+    parts: Parts,
+    train: list[Problem],
+    run_dir: RunDir,
+    log: MetricsLog,
+    *,
+    is_branch: bool,
+) -> tuple[Progress, ProblemStream]:
+    """Put everything where the checkpoint left it and drop what later steps wrote; without one, start at step 0.
+
+    Raises CheckpointError when the training set is not the one that the checkpoint's position counts in.
+    """
+    progress, position = Progress(), 0
+    if start is not None:
+        is_same_set = start.problems == fingerprint(train)
+        if not is_same_set and not is_branch:
+            raise CheckpointError(
+                f"the training set is not the one that {config.run_dir} was trained on. Restore it, or start a new run "
+                "with it by --branch NEW_DIR."
+            )
+        parts.trainer.restore(start)
+        progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
+        position = start.position if is_same_set else 0
+        run_dir.save_adapter(parts.policy.adapter())
+    checkpoints_of(config).remove_after(progress.step)
+    if changed := run_dir.begin(progress.step):
+        log.display.say(
+            "This is not the machine or the software of the steps before, so the run goes on correctly, but not bit "
+            "for bit as it would have there:\n  " + "\n  ".join(changed)
+        )
+    rows = run_dir.rows()
+    if progress.step > 0 and (not rows or rows[-1]["step"] != progress.step - 1):
+        log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
+    progress.reward = rows[-1]["reward/mean"] if rows else None
+    log.display.begin(progress.step)
+    return progress, ProblemStream(train, seed=config.seed, position=position)
+
+
+def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, problems: ProblemStream) -> Checkpoint:
+    """Return everything the run is made of now."""
+    return Checkpoint(
+        step=progress.step,
+        slots=parts.policy.flat.slots,
+        theta_KD=parts.policy.flat.theta_KD.cpu(),
+        optimizer=parts.trainer.state(),
+        position=problems.position,
+        best=progress.best,
+        seconds=progress.seconds,
+        problems=problems.fingerprint,
+        config=to_json(config),
+        environment=environment(),
+    )

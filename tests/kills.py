@@ -1,0 +1,66 @@
+"""Kill toy runs with SIGKILL at random moments and let each go on to its end: `kills.py FOLDER NUMBER SEED`.
+
+Imports once and forks for every run, so that a run takes a second: the time is spent where kills can hurt. Prints one
+JSON line: how long the straight run took, and at which moments the others were killed.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from test_loop import toy
+
+from rlora.loop import run
+
+SIZE = {"problems_per_step": 12, "samples_per_problem": 64, "num_steps": 6}
+
+
+def in_a_child(folder: Path, *, kill_after: float | None = None) -> tuple[bool, float]:
+    """Run to the end, or until killed; return whether it ended by itself, and its seconds."""
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        with (folder.parent / f"{folder.name}.log").open("a") as log:
+            os.dup2(log.fileno(), 2)
+            code = 1
+            with contextlib.suppress(BaseException):
+                run(toy(folder, **SIZE))
+                code = 0
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    ended = os.WIFEXITED(status)
+    if ended and os.WEXITSTATUS(status) != 0:
+        raise SystemExit(f"the run in {folder} failed; see its log")
+    return ended, time.monotonic() - start
+
+
+def main() -> None:
+    folder, number, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    in_a_child(folder / "warm")  # the first run of a machine makes the toy model
+    _, seconds = in_a_child(folder / "straight")
+    moments, draw = [], random.Random(seed)
+    for index in range(number):
+        killed = False
+        while not killed:  # a run that was faster than the kill is drawn again
+            moment = draw.uniform(0, seconds)
+            target = folder / f"killed-{index}-{len(moments)}"
+            ended, _ = in_a_child(target, kill_after=moment)
+            killed = not ended
+        moments.append({"run": target.name, "seconds": moment})
+        in_a_child(target)
+    print(json.dumps({"straight_seconds": seconds, "kills": moments}))
+
+
+if __name__ == "__main__":
+    main()

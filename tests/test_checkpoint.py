@@ -1,0 +1,231 @@
+"""Checkpoints are whole or absent, and damage is seen."""
+
+import dataclasses
+import json
+from io import FileIO
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlora.checkpoint import Checkpoint, CheckpointConfig, CheckpointFolder, OptimizerState
+from rlora.errors import CheckpointError, ConfigError, RunDirError, WriteError
+from rlora.files import append_line, remove_temporaries, write_atomically, write_folder_atomically
+from rlora.lock import FolderLock, holder
+from rlora.lora.flat import lay_out
+
+pytestmark = pytest.mark.unit
+
+
+def checkpoint(step: int) -> Checkpoint:
+    random = torch.Generator().manual_seed(step)
+    theta, first, second = (torch.randn(2, 5, generator=random) for _ in range(3))
+    return Checkpoint(
+        step=step,
+        slots=lay_out({"a.lora_A": (1, 3), "a.lora_B": (2, 1)}),
+        theta_KD=theta,
+        optimizer=OptimizerState(first_moment_KD=first, second_moment_KD=second, num_updates_K=(step, step + 1)),
+        position=32 * step,
+        best=0.1 + 0.2,  # not a short decimal: JSON must give it back exactly
+        seconds=1.5,
+        problems="abc",
+        config={"seed": 0, "lora": {"rank": 1}},
+        environment={"python": "3"},
+    )
+
+
+def assert_equal(a: Checkpoint, b: Checkpoint) -> None:
+    assert torch.equal(a.theta_KD, b.theta_KD)
+    assert torch.equal(a.optimizer.first_moment_KD, b.optimizer.first_moment_KD)
+    assert torch.equal(a.optimizer.second_moment_KD, b.optimizer.second_moment_KD)
+    assert a.optimizer.num_updates_K == b.optimizer.num_updates_K
+    for name in ("step", "slots", "position", "best", "seconds", "problems", "config", "environment"):
+        assert getattr(a, name) == getattr(b, name)
+
+
+def test_what_is_saved_is_loaded(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    assert folder.newest() is None
+    folder.save(checkpoint(3))
+    assert_equal(folder.load(3), checkpoint(3))
+    found = folder.newest()
+    assert found is not None
+    assert_equal(found, checkpoint(3))
+    assert torch.equal(found.tensors(1)["a.lora_B"], checkpoint(3).theta_KD[1, 3:].view(2, 1))
+
+
+def test_the_last_and_every_nth_are_kept(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path, CheckpointConfig(keep_last=2, keep_every=4))
+    for step in range(11):
+        folder.save(checkpoint(step))
+    assert folder.steps() == [0, 4, 8, 9, 10]
+    folder.remove_after(8)
+    assert folder.steps() == [0, 4, 8]
+
+
+def test_a_step_that_is_not_there_is_named_beside_those_that_are(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(1))
+    folder.save(checkpoint(2))
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; there are: 1, 2"):
+        folder.load(7)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def change_the_state(folder: Path) -> None:
+    path = folder / "state.json"
+    path.write_text(path.read_text().replace('"position": 64', '"position": 65'))
+
+
+def lose_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+
+
+def lose_the_tensors(folder: Path) -> None:
+    (folder / "tensors.safetensors").unlink()
+
+
+def spoil_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text("{")
+
+
+def empty_the_manifest(folder: Path) -> None:
+    (folder / "manifest.json").write_text('{"format": 1, "files": {}}')
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "bytes, its manifest says"),
+        (flip_a_bit, "was changed"),
+        (change_the_state, "was changed"),
+        (lose_the_manifest, "was not finished"),
+        (lose_the_tensors, "cannot be read: No such file"),
+        (spoil_the_manifest, "is damaged"),
+        (empty_the_manifest, "lacks tensors.safetensors"),
+    ],
+)
+def test_damage_is_reported_and_the_newest_whole_one_is_taken(tmp_path, damage, message) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(1))
+    folder.save(checkpoint(2))
+    damage(folder.folder(2))
+    with pytest.raises(CheckpointError, match=message):
+        folder.load(2)
+    said: list[str] = []
+    found = folder.newest(said.append)
+    assert found is not None
+    assert_equal(found, checkpoint(1))
+    assert len(said) == 1
+    assert message in said[0]
+
+
+def test_damage_to_all_of_them_is_an_error_and_no_fresh_start(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(1))
+    truncate(folder.folder(1))
+    with pytest.raises(CheckpointError, match="all are damaged"):
+        folder.newest()
+
+
+def test_another_format_is_refused_by_name(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(1))
+    manifest = folder.folder(1) / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(CheckpointError, match="is of format 2; this version of rlora reads format 1"):
+        folder.load(1)
+
+
+def test_a_checkpoint_whose_hashes_fit_but_that_lacks_a_field_is_refused(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path)
+    incomplete = dataclasses.replace(checkpoint(1), config={})
+    folder.save(incomplete)
+    state = folder.folder(1) / "state.json"
+    values = json.loads(state.read_text())
+    del values["position"]
+    state.write_text(json.dumps(values))
+    manifest = folder.folder(1) / "manifest.json"
+    written = json.loads(manifest.read_text())
+    import hashlib
+
+    written["files"]["state.json"] = {
+        "bytes": len(state.read_bytes()),
+        "sha256": hashlib.sha256(state.read_bytes()).hexdigest(),
+    }
+    manifest.write_text(json.dumps(written))
+    with pytest.raises(CheckpointError, match="'position'"):
+        folder.load(1)
+
+
+@pytest.mark.parametrize("values", [{"every": 0}, {"keep_last": 0}, {"keep_every": -1}])
+def test_wrong_numbers_are_refused(values) -> None:
+    with pytest.raises(ConfigError, match="checkpoint"):
+        CheckpointConfig(**values).check()
+
+
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail() -> None:
+        with write_atomically(path) as temporary:
+            temporary.write_text("ne")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(WriteError, match=r"could not be written: No space left on device.*start the same command"):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_folder_is_not_there(tmp_path) -> None:
+    def fail() -> None:
+        with write_folder_atomically(tmp_path / "folder") as temporary:
+            (temporary / "a").write_text("a")
+            raise OSError(13, "Permission denied")
+
+    with pytest.raises(WriteError, match="Permission denied"):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_explained_for_a_real_device() -> None:
+    path = Path("/dev/full")
+    if not path.exists():
+        pytest.skip("no /dev/full here")
+    with FileIO(path, "w") as file, pytest.raises(WriteError, match=r"/dev/full could not .* No space left on device"):
+        append_line(file, "x")
+
+
+def test_what_killed_writers_left_is_removed(tmp_path) -> None:
+    (tmp_path / "sub" / ".step-000001.77.tmp").mkdir(parents=True)
+    (tmp_path / ".config.json.77.tmp").write_text("{")
+    (tmp_path / "config.json").write_text("{}")
+    remove_temporaries(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["config.json", "sub"]
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path) -> None:
+    import os
+    import socket
+
+    first = FolderLock(tmp_path)
+    with pytest.raises(RunDirError, match=f"being written by process {os.getpid()} on {socket.gethostname()}"):
+        FolderLock(tmp_path)
+    assert holder(tmp_path) == {"pid": os.getpid(), "host": socket.gethostname()}
+    first.release()
+    assert holder(tmp_path) is None
+    FolderLock(tmp_path).release()
+    assert holder(tmp_path / "nothing") is None
