@@ -1,0 +1,70 @@
+"""The card of an exported policy: base, data, steps, scores, how to load it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rlora.models import model_title
+from rlora.run_config import RunConfig
+
+
+def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
+    """Return the Markdown text of the card of the policy after `step` updates of the run."""
+    is_merged = bool(note)
+    title = model_title(config.model)
+    header = ["---", f"base_model: {config.model.name}", f"library_name: {'transformers' if is_merged else 'peft'}"]
+    header += ["tags: [lora, reinforcement-learning, rlora]", "---", ""]
+    kind = "Merged model" if is_merged else "LoRA adapter (PEFT format)"
+    lines = [
+        f"# {kind}: {title}, {config.data}, step {step}",
+        "",
+        f"Trained with rlora by reinforcement learning on {config.data}; rewards come from a verifier of answers.",
+        "",
+        "| | |",
+        "| --- | --- |",
+        f"| base | {title}{f', revision {config.model.revision}' if config.model.revision else ''} |",
+        f"| adapter | rank {config.lora.rank}, alpha {config.lora.alpha:g}, layers {config.lora.layers} |",
+        f"| steps | {step} of {config.problems_per_step} problems x {config.samples_per_problem} samples |",
+        f"| optimizer | AdamW, rate {config.optimizer.learning_rate:g} ({config.optimizer.schedule}) |",
+        f"| loss | {config.loss.name}, {config.advantage} advantages, seed {config.seed} |",
+        *_scores(run_dir, step),
+        "",
+    ]
+    if note:
+        lines += [note, ""]
+    lines += ["## Use", "", *_use(config, is_merged), ""]
+    return "\n".join([*header, *lines])
+
+
+def _scores(run_dir: Path, step: int) -> list[str]:
+    lines = []
+    metrics = run_dir / "metrics.jsonl"
+    rows: list[dict[str, Any]] = []
+    if metrics.is_file():
+        rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").split("\n")[:-1]]
+    for row in rows:
+        if row["step"] == step - 1:
+            lines.append(f"| training reward in the step before | {row['reward/mean']:.3f} |")
+        if row["step"] == step and "evaluation/accuracy" in row:
+            low, high = row["evaluation/accuracy_low"], row["evaluation/accuracy_high"]
+            lines.append(
+                f"| held-out accuracy, greedy | {100 * row['evaluation/accuracy']:.1f} % [{100 * low:.1f}, "
+                f"{100 * high:.1f}] |"
+            )
+    summary_file = run_dir / "summary.json"
+    if rows and step == rows[-1]["step"] + 1 and summary_file.is_file():
+        summary = json.loads(summary_file.read_text(encoding="utf-8"))
+        for name in ("base", "policy"):
+            low, high = summary[name]["ci95"]
+            lines.append(
+                f"| held-out accuracy of the {name}, greedy, {summary['num_problems']} problems | "
+                f"{100 * summary[name]['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}] |"
+            )
+    return lines or ["| scores | none were measured at this step |"]
+
+
+def _use(config: RunConfig, is_merged: bool) -> list[str]:
+    if is_merged:
+        return ["    vllm serve FOLDER"]
+    lora = f"--enable-lora --max-lora-rank {config.lora.rank} --lora-modules rl=FOLDER"
+    return [f"    vllm serve {config.model.name} {lora}"]

@@ -1,0 +1,137 @@
+"""Write the policy of a run as an adapter or as a merged model, with a card that says what it is."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from rlora.card import model_card
+from rlora.checkpoint import Checkpoint, CheckpointFolder
+from rlora.config import from_json
+from rlora.errors import CheckpointError, ConfigError, RunDirError
+from rlora.lora.peft_format import Adapter, save_adapter
+from rlora.merge import MAX_KL, mean_kl, save_merged
+from rlora.models import load_tokenizer, model_dir
+from rlora.policy import Policy
+from rlora.run_config import RunConfig
+from rlora.tasks import task
+from rlora.tasks.prompts import PromptRenderer
+from rlora.types import Completion, Problem, StopReason
+
+_NUM_COMPARED = 64  # completions on which the merged model is compared with the adapter
+_DESCRIPTION = """\
+Write the policy of a run: as an adapter in PEFT's format, which vLLM and other servers load beside the base, or with \
+--merge as a model of its own. The step's checkpoint must still be there (--checkpoint.keep-every keeps every n-th)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """The options of `rlora export`."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The run directory."""
+    to: Path
+    """Folder to write; it must be new or empty."""
+    step: int | None = None
+    """The step whose policy is wanted; the newest by default."""
+    merge: bool = False
+    """Add the update to the base's weights, in fp32, and write the whole model. It is rounded to the base's precision
+    only if that changes the policy by less than 1e-4 nats a token, and else stays in fp32.
+    """
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `rlora export`; raises RunDirError, CheckpointError or ConfigError for what cannot be exported."""
+    options = tyro.cli(
+        ExportOptions,
+        args=arguments,
+        prog="rlora export",
+        description=_DESCRIPTION,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    if not (options.run / "config.json").is_file():
+        raise RunDirError(f"{options.run} holds no config.json; give a run directory.")
+    if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
+        raise ConfigError(f"--to is {options.to}, which is not empty; choose another folder.")
+    checkpoint = _checkpoint(options)
+    config = replace(from_json(RunConfig, checkpoint.config), run_dir=str(options.run))
+    adapter = Adapter(
+        policy=0,
+        version=checkpoint.step,
+        config=config.lora,
+        base_model=config.model.name,
+        tensors=checkpoint.tensors(),
+    )
+    note = ""
+    if options.merge:
+        note = _merge(config, adapter, options)
+    else:
+        save_adapter(adapter, options.to)
+    (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
+    print(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip())
+
+
+def _checkpoint(options: ExportOptions) -> Checkpoint:
+    folder = CheckpointFolder(options.run / "checkpoints")
+    found = folder.newest(_warn) if options.step is None else folder.load(options.step)
+    if found is None:
+        raise CheckpointError(f"{options.run} has no checkpoint yet.")
+    return found
+
+
+def _warn(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def _merge(config: RunConfig, adapter: Adapter, options: ExportOptions) -> str:
+    """Write the merged model and return what was measured of it."""
+    folder = model_dir(config.model)
+    samples = _samples(config, folder, options.run, adapter.version)
+    exact = replace(config.model, dtype="float32")
+    temperature = config.sampling.temperature
+    with tempfile.TemporaryDirectory() as start:  # both are computed in fp32: what differs is the rounding alone
+        save_adapter(adapter, Path(start))
+        reference = Policy.load(folder, exact, config.lora, seeds=[0], init_adapter=Path(start))
+    dtype = config.model.dtype
+    save_merged(folder, config.model, config.lora, adapter.tensors, options.to, dtype)
+    merged = Policy.load(options.to, exact, config.lora, seeds=[0])
+    kl = mean_kl(reference, merged, samples, temperature=temperature)
+    note = f"Merged in fp32 and rounded to {dtype}: {kl:.1e} nats a token (k3) from the adapter."
+    if kl <= MAX_KL or dtype == "float32":
+        return note
+    save_merged(folder, config.model, config.lora, adapter.tensors, options.to, "float32")
+    merged = Policy.load(options.to, exact, config.lora, seeds=[0])
+    left = mean_kl(reference, merged, samples, temperature=temperature)
+    return (
+        f"Merged weights are fp32 ({left:.1e} nats a token, k3, from the adapter): rounded to {dtype} they would be "
+        f"{kl:.1e} away, more than {MAX_KL:.0e}."
+    )
+
+
+def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[tuple[Sequence[int], Completion]]:
+    """Return prompts and completions of the last rollouts before the step, or of it."""
+    files = sorted((run_dir / "rollouts").glob("step-*.jsonl"))
+    files = [file for file in files if int(file.stem.removeprefix("step-")) <= step]
+    if not files:
+        raise RunDirError(f"{run_dir} has no rollouts up to step {step} to measure the merged model on.")
+    instruction = task(config.data).instruction
+    renderer = PromptRenderer(load_tokenizer(folder, config.model), config.prompt, instruction=instruction)
+    found = []
+    rows = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").split("\n") if line]
+    for row in rows[:: max(1, len(rows) // _NUM_COMPARED)]:
+        problem = Problem(id=row["problem"], question=row["question"], answer=row["gold"], source=config.data)
+        completion = Completion(
+            token_ids=tuple(row["token_ids"]),
+            logprobs=tuple(row["logprobs"]),
+            text=row["text"],
+            stop=StopReason(row["stop"]),
+            policy=0,
+            version=row["version"],
+        )
+        found.append((renderer.render(problem).token_ids, completion))
+    return found

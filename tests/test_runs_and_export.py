@@ -1,0 +1,189 @@
+"""`rlora runs` and `rlora export` on toy runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import ROOT, TOY_MODEL
+from safetensors.torch import load_file, save_file
+from test_loop import toy
+from test_resume import SIZE, stopped, straight  # noqa: F401 - a fixture
+
+from rlora.cli import main
+from rlora.commands import export, runs
+from rlora.lock import FolderLock
+from rlora.lora.inject import LoraConfig
+from rlora.merge import save_merged
+from rlora.models import model_dir
+from rlora.policy import Policy
+
+pytestmark = pytest.mark.loop
+ADAPTER = "adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def folder(straight, tmp_path_factory):  # noqa: F811
+    """A folder of runs in every state."""
+    folder = tmp_path_factory.mktemp("runs")
+    shutil.copytree(straight, folder / "done")
+    stopped(toy(folder / "halfway", **SIZE), after=3)
+    stopped(toy(folder / "broken", **SIZE), after=2)
+    for path in (folder / "broken" / "checkpoints").glob("*/state.json"):
+        path.write_text("{}")
+    shutil.copytree(folder / "halfway", folder / "spoiled")
+    (folder / "spoiled" / "config.json").write_text("{")
+    (folder / "unrelated").mkdir()
+    return folder
+
+
+def test_runs_lists_every_state(folder) -> None:
+    states = {path.name: runs.state_of(path) for path in folder.iterdir() if path.name != "unrelated"}
+    assert {name: (state.state, state.step) for name, state in states.items()} == {
+        "done": ("finished", 5),
+        "halfway": ("stopped", 3),
+        "broken": ("broken", 2),
+        "spoiled": ("broken", 3),
+    }
+    assert "all are damaged" in states["broken"].why
+    assert "cannot be read" in states["spoiled"].why
+    last = json.loads((folder / "halfway" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert states["halfway"].reward == last["reward/mean"]
+    assert states["halfway"].num_steps == 5
+    assert 0 <= (states["halfway"].age_seconds or -1) < 600
+    lock = FolderLock(folder / "halfway")
+    assert runs.state_of(folder / "halfway").state == "running"
+    lock.release()
+
+
+def test_the_runs_command_writes_a_table_and_json(folder, capsys) -> None:
+    main(["runs", str(folder)])
+    table = capsys.readouterr().out
+    for word in ("finished", "stopped", "broken", "5/5", "3/5", "all are damaged"):
+        assert word in table
+    main(["runs", str(folder), "--json"])
+    states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(state["state"] for state in states) == ["broken", "broken", "finished", "stopped"]
+    with pytest.raises(SystemExit) as ended:
+        main(["runs", str(folder / "unrelated")])
+    assert ended.value.code == 1
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:  # noqa: F811
+    main(["export", str(straight), "--to", str(tmp_path / "newest")])
+    assert (tmp_path / "newest" / ADAPTER).read_bytes() == (straight / "adapter" / ADAPTER).read_bytes()
+    main(["export", str(straight), "--step", "3", "--to", str(tmp_path / "third")])
+    third = load_file(tmp_path / "third" / ADAPTER)
+    newest = load_file(tmp_path / "newest" / ADAPTER)
+    assert third.keys() == newest.keys()
+    assert any(not torch.equal(third[name], newest[name]) for name in third)
+    card = (tmp_path / "newest" / "README.md").read_text()
+    summary = json.loads((straight / "summary.json").read_text())
+    assert "base_model: toy" in card
+    assert "| base | toy |" in card
+    assert "| steps | 5 of 12 problems x 64 samples |" in card
+    assert (
+        f"| held-out accuracy of the policy, greedy, 8 problems | {100 * summary['policy']['accuracy']:.1f} %" in card
+    )
+    assert "training reward in the step before" in (tmp_path / "third" / "README.md").read_text()
+
+
+def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -> None:  # noqa: F811
+    main(["export", str(straight), "--to", str(tmp_path / "merged"), "--merge"])
+    assert "Merged in fp32 and rounded to float32" in capsys.readouterr().out
+    folder, lora = model_dir(TOY_MODEL), LoraConfig()
+    adapted = Policy.load(folder, TOY_MODEL, lora, seeds=[0], init_adapter=straight / "adapter")
+    merged = Policy.load(tmp_path / "merged", TOY_MODEL, lora, seeds=[0])
+    tokens = torch.tensor([[3, 5, 7, 9, 11]])
+    with torch.no_grad():
+        base = Policy.load(folder, TOY_MODEL, lora, seeds=[0]).next_token_logits(tokens)
+        assert torch.allclose(adapted.next_token_logits(tokens), merged.next_token_logits(tokens), atol=1e-5)
+        assert not torch.allclose(base, merged.next_token_logits(tokens), atol=1e-3)
+
+
+def test_rounding_that_would_change_the_policy_keeps_fp32(straight, tmp_path, monkeypatch, capsys) -> None:  # noqa: F811
+    """The toy's own run is in fp32; here it is exported as if its base were bf16, with no tolerance at all."""
+    config = straight / "checkpoints" / "step-000005"
+    run_dir = tmp_path / "run"
+    shutil.copytree(straight, run_dir)
+    from rlora.checkpoint import CheckpointFolder
+
+    real = CheckpointFolder.newest
+
+    def as_bf16(self, *arguments):
+        found = real(self, *arguments)
+        assert found is not None
+        found.config["model"]["dtype"] = "bfloat16"
+        return found
+
+    monkeypatch.setattr(CheckpointFolder, "newest", as_bf16)
+    monkeypatch.setattr(export, "MAX_KL", 0.0)
+    main(["export", str(run_dir), "--to", str(tmp_path / "merged"), "--merge"])
+    said = capsys.readouterr().out
+    assert "Merged weights are fp32" in said
+    tensors = load_file(tmp_path / "merged" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert config.is_dir()
+    monkeypatch.setattr(export, "MAX_KL", 1.0)
+    main(["export", str(run_dir), "--to", str(tmp_path / "rounded"), "--merge"])
+    assert "rounded to bfloat16" in capsys.readouterr().out
+    tensors = load_file(tmp_path / "rounded" / "model.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.bfloat16}
+
+
+def test_merging_adds_scale_times_b_a(tmp_path, toy_dir) -> None:
+    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=2, alpha=8.0), seeds=[1])
+    tensors = {name: torch.randn(tensor.shape) for name, tensor in policy.flat.tensors().items()}
+    save_merged(toy_dir, TOY_MODEL, policy.config, tensors, tmp_path / "merged", "float32")
+    name = "model.layers.1.mlp.down_proj"
+    old = load_file(toy_dir / "model.safetensors")[f"{name}.weight"].float()
+    new = load_file(tmp_path / "merged" / "model.safetensors")[f"{name}.weight"]
+    assert torch.allclose(new, old + 4.0 * tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{run}", "--to", "{run}"], "is not empty"),
+        (["{run}", "--to", "{new}", "--step", "77"], "no checkpoint of step 77"),
+        (["{new}", "--to", "{new}"], "holds no config.json"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(straight, tmp_path, capsys, arguments, message) -> None:  # noqa: F811
+    filled = [one.format(run=straight, new=tmp_path / "new") for one in arguments]
+    with pytest.raises(SystemExit) as ended:
+        main(["export", *filled])
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_explains_itself() -> None:
+    done = subprocess.run([sys.executable, "-m", "rlora.cli"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert "export" in done.stdout
+    wrong = subprocess.run(
+        [sys.executable, "-m", "rlora.cli", "exprot"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert wrong.returncode == 2
+    assert "rlora has no command 'exprot'" in wrong.stderr
+    for name in ("runs", "export"):
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+
+
+def test_an_adapter_file_that_is_no_safetensors_is_refused(straight, tmp_path) -> None:  # noqa: F811
+    from rlora.errors import AdapterError
+    from rlora.lora.peft_format import load_adapter_tensors
+
+    shutil.copytree(straight / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / ADAPTER).write_bytes(b"\x80\x04cos\nsystem\n")
+    with pytest.raises(AdapterError, match="cannot be read"):
+        load_adapter_tensors(tmp_path / "adapter", LoraConfig(), {})
+    save_file({"x": torch.zeros(1)}, tmp_path / "adapter" / ADAPTER)
+    with pytest.raises(AdapterError, match="has 1 tensors the policy lacks"):
+        load_adapter_tensors(tmp_path / "adapter", LoraConfig(), {})
