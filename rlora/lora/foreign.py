@@ -1,0 +1,57 @@
+"""Adapters from anywhere: which shape a PEFT folder has, and its tensors laid out for a policy.
+
+An adapter of some layers only is the same function as one of all layers that is zero on the others, so it is filled up
+with zeros. Left out, with an error: DoRA, ranks or scales that differ between layers, saved full modules.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from rlora.errors import AdapterError
+from rlora.lora.inject import LoraConfig
+from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load_adapter_tensors
+
+
+def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
+    """Return rank and scale of the adapter in `folder`, over all layers, and the name of its base model.
+
+    Raises AdapterError for a folder that holds no adapter, or one of a kind that is not served.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        rank, alpha = int(stored["r"]), float(stored["lora_alpha"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise AdapterError(f"{path} is not the configuration of a LoRA adapter: {error!r}") from error
+    for field in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+        if stored.get(field):
+            raise AdapterError(f"{folder} has {field}={stored[field]!r}; only one rank and scale for all is read.")
+    if stored.get("bias", "none") != "none":
+        raise AdapterError(f"{folder} trains biases (bias={stored['bias']!r}), which are not read.")
+    scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
+    config = LoraConfig(rank=rank, alpha=scale * rank)
+    check_adapter(folder, config)
+    return config, str(stored.get("base_model_name_or_path") or "")
+
+
+def padded_tensors(folder: Path, config: LoraConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    """Return a tensor for each name in `shapes`: the adapter's, or zeros for a layer that it does not adapt.
+
+    Raises AdapterError for a tensor that the policy has no place for, or of another shape.
+    """
+    try:
+        with safe_open(folder / TENSOR_FILE, framework="pt") as file:
+            keys = " ".join(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
+    layers = {name.rpartition(".lora_")[0] for name in shapes}
+    present = {layer for layer in layers if f".{layer}.lora_" in keys}
+    wanted = {name: shape for name, shape in shapes.items() if name.rpartition(".lora_")[0] in present}
+    zeros = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in wanted}
+    return {**zeros, **load_adapter_tensors(folder, config, wanted)}

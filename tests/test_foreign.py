@@ -1,0 +1,88 @@
+"""Adapters from elsewhere: of some layers only, with other scalings, and of kinds that are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import make_policy
+from safetensors.torch import load_file, save_file
+
+from rlora.errors import AdapterError
+from rlora.lora.foreign import padded_tensors, stored_shape
+from rlora.lora.inject import LoraConfig
+from rlora.lora.peft_format import save_adapter
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder(toy_policy, tmp_path) -> Path:
+    save_adapter(toy_policy.adapter(), tmp_path)
+    return tmp_path
+
+
+def change(folder: Path, **fields) -> None:
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def shapes(policy) -> dict[str, tuple[int, ...]]:
+    return {slot.name: slot.shape for slot in policy.flat.slots}
+
+
+def test_rank_scale_and_base_are_read(folder) -> None:
+    assert stored_shape(folder) == (LoraConfig(rank=2), "toy")
+    change(folder, use_rslora=True, lora_alpha=8)
+    config, _ = stored_shape(folder)
+    assert config.scale == pytest.approx(8 / 2**0.5)
+
+
+def test_an_adapter_of_some_layers_is_filled_up_with_zeros(folder, toy_policy, toy_dir) -> None:
+    stored = load_file(folder / "adapter_model.safetensors")
+    some = {name: tensor for name, tensor in stored.items() if ".q_proj." in name}
+    save_file(some, folder / "adapter_model.safetensors")
+    config, _ = stored_shape(folder)
+    tensors = padded_tensors(folder, config, shapes(toy_policy))
+    assert tensors.keys() == shapes(toy_policy).keys()
+    for name, tensor in tensors.items():
+        expected = toy_policy.adapter().tensors[name] if ".q_proj." in name else torch.zeros_like(tensor)
+        assert torch.equal(tensor, expected), name
+    other = make_policy(toy_dir, seed=3)
+    other.flat.assign(tensors, 0)
+    with torch.no_grad():
+        tokens = torch.tensor([[5, 6, 7]])
+        assert not torch.equal(other.next_token_logits(tokens), toy_policy.next_token_logits(tokens))
+
+
+def test_a_tensor_without_a_place_is_refused(folder, toy_policy) -> None:
+    stored = load_file(folder / "adapter_model.safetensors")
+    stored["base_model.model.lm_head.lora_A.weight"] = torch.zeros(2, 64)
+    save_file(stored, folder / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=r"has 1 tensors the policy lacks, first lm_head\.lora_A"):
+        padded_tensors(folder, LoraConfig(rank=2), shapes(toy_policy))
+    (folder / "adapter_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(AdapterError, match="cannot be read"):
+        padded_tensors(folder, LoraConfig(rank=2), shapes(toy_policy))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rank_pattern": {"q_proj": 4}}, "has rank_pattern={'q_proj': 4}; only one rank and scale for all is read"),
+        ({"alpha_pattern": {"q_proj": 4}}, "has alpha_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
+        ({"bias": "all"}, r"trains biases \(bias='all'\)"),
+        ({"use_dora": True}, "is not a plain LoRA adapter"),
+        ({"r": None}, "is not the configuration of a LoRA adapter"),
+    ],
+)
+def test_kinds_that_are_not_served_are_refused(folder, fields, message) -> None:
+    change(folder, **fields)
+    with pytest.raises(AdapterError, match=message):
+        stored_shape(folder)
+
+
+def test_a_folder_without_an_adapter_is_refused(tmp_path) -> None:
+    with pytest.raises(AdapterError, match=r"holds no adapter_config.json"):
+        stored_shape(tmp_path)
