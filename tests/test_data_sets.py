@@ -2,11 +2,15 @@
 
 import json
 import math
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import datasets
 import pytest
+import tyro
 
+from rlora.config import cli, from_json, to_json
 from rlora.errors import ConfigError, DataError
 from rlora.tasks import TASKS, DataConfig, task
 from rlora.tasks.overlap import drop_overlap, normalized, overlap_report
@@ -214,6 +218,20 @@ def test_a_binary_file_and_a_missing_own_file_are_refused(tmp_path) -> None:
 def test_wrong_data_options_are_refused(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         DataConfig(**options).check()
+
+
+def test_data_options_can_stand_on_the_command_line_without_a_prefix() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Run:
+        data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+
+    presets = {"x": Run(data=DataConfig(name="math"))}
+    arguments = ["--train", "my.jsonl", "--question-field", "q", "--answer-field", "a", "--min-difficulty", "3"]
+    parsed = cli(presets, description="", arguments=["--data", "deepmath", *arguments])
+    assert parsed.data == DataConfig(
+        name="deepmath", train="my.jsonl", question_field="q", answer_field="a", min_difficulty=3.0
+    )
+    assert from_json(DataConfig, json.loads(json.dumps(to_json(parsed.data)))) == parsed.data
 
 
 def test_hub_rows_are_joined_over_subsets_with_the_wanted_columns_alone(tmp_path, monkeypatch) -> None:

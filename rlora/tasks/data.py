@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from rlora.errors import ConfigError
 
@@ -13,7 +16,7 @@ OWN = "jsonl"
 class DataConfig:
     """The data set, where it lies, and what of it is taken for training."""
 
-    name: str = "gsm8k"
+    name: Annotated[str, tyro.conf.arg(name="data")] = "gsm8k"
     """Data set to train and test on; README.md lists them. Files given by train or test take its place."""
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""

@@ -43,7 +43,7 @@ class PromptRenderer:
         there.
         """
         self._tokenizer, self._config = tokenizer, config
-        self._instruction = config.instruction if config.instruction is not None else instruction
+        self.instruction = config.instruction if config.instruction is not None else instruction
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if config.template == "chat" and not has_template:
             raise ConfigError(
@@ -53,7 +53,7 @@ class PromptRenderer:
 
     def render(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem."""
-        content = f"{problem.question} {self._instruction}".strip() if self._instruction else problem.question
+        content = f"{problem.question} {self.instruction}".strip() if self.instruction else problem.question
         if self.is_chat:
             messages = [{"role": "user", "content": content}]
             if self._config.system is not None:
