@@ -1,5 +1,6 @@
 """The loop: sample, verify, train, swap, prove."""
 
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +14,7 @@ from rlora.evaluate import evaluate
 from rlora.interrupts import Interrupts
 from rlora.lora.peft_format import check_adapter
 from rlora.models import model_dir
-from rlora.resume import MAY_CHANGE, branched, checkpoint_of, checkpoints_of, find_start, restore
+from rlora.resume import MAY_CHANGE, Progress, branched, checkpoint_of, checkpoints_of, find_start, restore
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
@@ -44,37 +45,51 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
         closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, parent=parent)) as run_dir,
         Interrupts() as interrupts,
         Verifier(config.verifier) as verifier,
-        MetricsLog(
-            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=values
-        ) as log,
     ):
         if run_dir.is_finished:
-            log.display.say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
+            print(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.", file=sys.stderr)
             return run_dir.path
-        start = find_start(config, point, log)
-        parts = assemble(config, folder, train, verifier, make_sampler, is_new=start is None)
-        with closing(parts.sampler):
-            log.display.say(opening(config, parts))
-            progress, problems = restore(config, start, parts, train, run_dir, log, is_branch=point is not None)
-            parts.hot_swap.swap()
-            while not progress.has_reached_bound(config):
-                metrics = StepMetrics(progress.step, log.display.phase)
-                if progress.step % config.checkpoint.every == 0:
-                    with metrics.timed("save"), interrupts.held_back():
-                        checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
-                if config.evaluation.every and progress.step % config.evaluation.every == 0:
-                    with metrics.timed("evaluate"):
-                        progress.best = keep_best(config, parts, test, run_dir, progress.best, metrics)
-                values = iterate(config, parts, problems, run_dir, metrics)
-                with interrupts.held_back():
-                    log.write(values)
-                progress.step += 1
-                progress.reward, progress.seconds = values["reward/mean"], progress.seconds + values["seconds/step"]
-            with interrupts.held_back():
-                checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
-            log.display.phase("final evaluation")
-            summarize(config, parts, test, run_dir, log, progress.best)
+        with MetricsLog(
+            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=values
+        ) as log:
+            start = find_start(config, point, log)
+            parts = assemble(config, folder, train, verifier, make_sampler, is_new=start is None)
+            with closing(parts.sampler):
+                log.display.say(opening(config, parts))
+                progress, problems = restore(config, start, parts, train, run_dir, log, is_branch=point is not None)
+                advance(config, parts, progress, problems, test, run_dir, log, interrupts)
+                log.display.phase("final evaluation")
+                summarize(config, parts, test, run_dir, log, progress.best)
     return run_dir.path
+
+
+def advance(
+    config: RunConfig,
+    parts: Parts,
+    progress: Progress,
+    problems: ProblemStream,
+    test: Sequence[Problem],
+    run_dir: RunDir,
+    log: MetricsLog,
+    interrupts: Interrupts,
+) -> None:
+    """Iterate until a bound is reached: checkpoint, evaluate if it is time, iterate, log; and a last checkpoint."""
+    parts.hot_swap.swap()
+    while not progress.has_reached_bound(config):
+        metrics = StepMetrics(progress.step, log.display.phase)
+        if progress.step % config.checkpoint.every == 0:
+            with metrics.timed("save"), interrupts.held_back():
+                checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
+        if config.evaluation.every and progress.step % config.evaluation.every == 0:
+            with metrics.timed("evaluate"):
+                progress.best = keep_best(config, parts, test, run_dir, progress.best, metrics)
+        values = iterate(config, parts, problems, run_dir, metrics)
+        with interrupts.held_back():
+            log.write(values)
+        progress.step += 1
+        progress.reward, progress.seconds = values["reward/mean"], progress.seconds + values["seconds/step"]
+    with interrupts.held_back():
+        checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
 
 
 def iterate(

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ def save_merged(
     """Write base + scale x B A, computed in fp32 and then rounded to `dtype`, with the tokenizer, as a model folder."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    merged = AutoModelForCausalLM.from_pretrained(
+    merged: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=model.trust_remote_code, use_safetensors=True
     )
     for name in {name.rpartition(".")[0] for name in tensors}:

@@ -1,0 +1,93 @@
+"""Killed, or with an engine that dies in the middle of a sample, a run with vLLM equals the straight one."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_loop import rows
+from test_resume import assert_same_run
+
+pytestmark = pytest.mark.vllm
+OPTIONS = {
+    "num-steps": 3,
+    "problems-per-step": 4,
+    "samples-per-problem": 8,
+    "sampling.max-tokens": 12,
+    "sampler.kv-cache-gb": 0.25,
+    "evaluation.every": 2,
+    "evaluation.num-problems": 8,
+    "evaluation.num-problems-during-training": 4,
+}
+DYING_ENGINE = """
+import runpy, sys
+from pathlib import Path
+from rlora.sampler.vllm_sampler import VllmSampler
+
+mark, real = Path({mark!r}), VllmSampler.sample
+
+def sample(self, requests, sampling, *, seed):
+    if requests[0].key[:2] == ("train", 1) and not mark.exists():
+        engine, steps = self._llm.llm_engine, []
+        real_step = engine.step
+        def step():
+            steps.append(1)
+            if len(steps) == 5:
+                mark.touch()
+                raise RuntimeError("the engine core died")
+            return real_step()
+        engine.step = step
+    return real(self, requests, sampling, seed=seed)
+
+VllmSampler.sample = sample
+runpy.run_path("recipes/arithmetic.py", run_name="__main__")
+"""
+
+
+def start(run_dir: Path, script: str = "recipes/arithmetic.py") -> subprocess.Popen:
+    command = [sys.executable, script, "--run-dir", str(run_dir)]
+    for name, value in OPTIONS.items():
+        command += [f"--{name}", str(value)]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+def to_the_end(process: subprocess.Popen) -> str:
+    with process:
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert process.wait(timeout=300) == 0, said
+    return said
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("straight") / "run"
+    to_the_end(start(run_dir))
+    assert any(row["optimizer/is_empty_batch"] == 0 for row in rows(run_dir))
+    return run_dir
+
+
+def test_killed_and_resumed_equals_straight(straight, tmp_path) -> None:
+    run_dir = tmp_path / "run"
+    with start(run_dir) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("step    2/3"):
+                process.send_signal(signal.SIGKILL)
+                break
+        process.stderr.read()
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    said = to_the_end(start(run_dir))
+    assert "going on from step 2" in said or "going on from step 1" in said
+    assert_same_run(run_dir, straight)
+
+
+def test_an_engine_that_dies_in_the_middle_of_a_sample_is_replaced(straight, tmp_path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(DYING_ENGINE.format(mark=str(tmp_path / "mark")))
+    said = to_the_end(start(tmp_path / "run", str(script)))
+    assert "EngineError: vLLM failed while sampling: RuntimeError: the engine core died" in said
+    assert "Starting again from step 1 (failure 1 of 3)" in said
+    assert_same_run(tmp_path / "run", straight)
