@@ -285,3 +285,61 @@ def test_real_training_and_test_sets_hardly_overlap(data_dir) -> None:
     train = TASKS["math"].load("train", str(data_dir))
     for name in ("aime2024", "aime2025", "aime2026"):
         assert drop_overlap(train, TASKS[name].load("test", str(data_dir)))[1] == []
+
+
+def test_hub_names_splits_and_fields(tmp_path, monkeypatch) -> None:
+    """The public copies have other fields than the local ones: MATH has no ids or answers, AIME 2026 whole numbers."""
+    asked = []
+
+    def load_dataset(name: str, subset: str | None, *, split: str) -> datasets.Dataset:
+        asked.append((name, subset, split))
+        rows = {
+            "EleutherAI/hendrycks_math": {
+                "problem": f"{subset} {split}",
+                "level": "Level 2",
+                "type": "Algebra",
+                "solution": "so \\boxed{5}",
+            },
+            "HuggingFaceH4/MATH-500": {
+                "problem": "algebra test",
+                "solution": "",
+                "answer": "5",
+                "subject": "Algebra",
+                "level": 2,
+                "unique_id": "test/algebra/1.json",
+            },
+            "HuggingFaceH4/aime_2024": {
+                "id": 60,
+                "problem": "q",
+                "solution": "",
+                "answer": "025",
+                "url": "",
+                "year": "",
+            },
+            "math-ai/aime25": {"problem": "q", "answer": "70", "id": "0"},
+            "MathArena/aime_2026": {"problem_idx": 1, "answer": 277, "problem": "q"},
+        }
+        return datasets.Dataset.from_list([rows[name]])
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RLORA_DATA", raising=False)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    train = task("math").load("train")
+    assert len(train) == 13  # seven subjects in two splits, without the one that is in MATH-500
+    assert {one.answer for one in train} == {"5"}
+    assert len({one.id for one in train}) == 13
+    assert [one.id for one in task("math").load("test")] == ["math500/test/algebra/1"]
+    aime = [task(f"aime{year}").load("test")[0] for year in (2024, 2025, 2026)]
+    assert [(one.id, one.answer) for one in aime] == [
+        ("aime2024/1", "25"),
+        ("aime2025/1", "70"),
+        ("aime2026/1", "277"),
+    ]
+    assert {(name, split) for name, _, split in asked} == {
+        ("EleutherAI/hendrycks_math", "train"),
+        ("EleutherAI/hendrycks_math", "test"),
+        ("HuggingFaceH4/MATH-500", "test"),
+        ("HuggingFaceH4/aime_2024", "train"),
+        ("math-ai/aime25", "test"),
+        ("MathArena/aime_2026", "train"),
+    }
