@@ -13,7 +13,18 @@ from rlora.verify.normalize import plain_latex
 
 _UNEVALUATED = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivative)
 _DIGITS = 60
+_UNBRACED = [
+    re.compile(rf"({before})\s*(\\pi|[0-9A-Za-z])")
+    for before in (r"\\frac", r"\\frac\s*\{[^{}]*\}", r"\\sqrt(?:\[\w+\])?")
+]
 _NAME = re.compile(r"^\s*[A-Za-z](?:_\w)?(?:\([A-Za-z]\))?\s*=")
+
+
+def _braced(text: str) -> str:
+    """Return the text with the arguments of fractions and roots in braces, which latex2sympy needs."""
+    for pattern in _UNBRACED:
+        text = pattern.sub(r"\1{\2}", text)
+    return text
 
 
 def same_closed_form(a: str, b: str) -> bool | None:
@@ -23,7 +34,7 @@ def same_closed_form(a: str, b: str) -> bool | None:
     """
     left: Any
     right: Any
-    left, right = (sympy.sympify(latex2sympy(_NAME.sub("", plain_latex(text)))).doit() for text in (a, b))
+    left, right = (sympy.sympify(latex2sympy(_braced(_NAME.sub("", plain_latex(text))))).doit() for text in (a, b))
     if any(isinstance(side, bool) or side.has(*_UNEVALUATED) for side in (left, right)):
         return None
     if not all(isinstance(side, sympy.Expr) for side in (left, right)):

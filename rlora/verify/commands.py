@@ -7,6 +7,7 @@ _TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot", "sinh": "arcsinh", "cosh": "arccosh",
             "tanh": "arctanh"}  # fmt: skip
 _ALIASES = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}
+_SAME_ACCENTS = {"\\bar": "\\overline", "\\widehat": "\\hat", "\\overrightarrow": "\\vec"}
 _CALCULUS = frozenset({"\\sum", "\\prod", "\\int", "\\lim"})
 _VARIADIC = frozenset({"gcd", "lcm", "max", "min"})
 
@@ -37,7 +38,7 @@ def command(parser: Parser, name: str) -> Node:
         parser.take("\\rfloor" if name == "\\lfloor" else "\\rceil")
         return fn("floor" if name == "\\lfloor" else "ceil", inner)
     if name in ACCENTS:
-        return Node("apply", (parser.argument(),), name)
+        return Node("apply", (parser.argument(),), _SAME_ACCENTS.get(name, name))
     if name == "\\imath":
         return Node("const", name="i")
     raise ParseError(f"unknown command {name}")

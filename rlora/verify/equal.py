@@ -82,7 +82,8 @@ def _unwrapped(gold: Node, answer: Node) -> tuple[Node, Node] | None:
         inner = None
         if a.op == "rel" and b.op != "rel":
             inner = named_value(a)
-        if inner is None and (b.op in ("seq", "union", "set") or a.op in ("sym", "seq") or (a.op == b.op == "rel")):
+        is_set_wanted = b.op in ("seq", "union", "set") or a.op in ("sym", "seq") or (a.op == b.op == "rel")
+        if inner is None and is_set_wanted:
             inner = solutions(a)
         if inner is None and a.op in ("set", "list") and len(a.args) == 1 and b.op not in ("set", "list"):
             inner = a.args[0]
@@ -116,7 +117,7 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
         return decide.by("tuples, intervals or matrices: brackets, and values in order", verdict, gold, answer)
     if any(is_structure(node) for node in (gold, answer)):
         return decide.by("answers of different kinds", False, gold, answer)
-    if gold.op == answer.op == "sym" and len(gold.name) == len(answer.name) == 1:
+    if kinds <= {"sym", "const"} and len(gold.name) == len(answer.name) == 1:
         return decide.by("single letters ignore case", gold.name.casefold() == answer.name.casefold(), gold, answer)
     return same_value(gold, answer, decide)
 
@@ -124,7 +125,10 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
 def _sequences(gold: Node, answer: Node, decide: Decision) -> Ternary:
     """Decide tuples, intervals, vectors and lists written without brackets, in which order counts."""
     if gold.op == answer.op == "matrix":
-        return _ordered(gold.args, answer.args, decide) if gold.name == answer.name else False
+        if gold.name != answer.name or len(gold.args) != len(answer.args):
+            return False
+        rows = [_ordered(a.args, b.args, decide) for a, b in zip(gold.args, answer.args, strict=True)]
+        return all_of(rows)
     if gold.op == answer.op:
         is_same = gold.name == answer.name or (len(gold.args) > 2 and {gold.name, answer.name} == {"()", "[]"})
         return _ordered(gold.args, answer.args, decide) if is_same else False

@@ -12,29 +12,8 @@ from rlora.types import VerdictKind
 from rlora.verify import prose
 from rlora.verify.equal import cheap_verdict
 from rlora.verify.markers import Marker, boxes, markers
-from rlora.verify.normalize import INVISIBLE
+from rlora.verify.visible import is_repetition, last_words, visible
 
-_THINK_OPEN = re.compile(r"<(think(?:ing)?|thought|reasoning)>|◁think▷", re.IGNORECASE)
-_THINK_CLOSE = re.compile(r"</(?:think(?:ing)?|thought|reasoning)>|◁/think▷", re.IGNORECASE)
-_TURN_END = re.compile(
-    r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
-)
-_NOISE = re.compile(
-    r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE
-)  # GSM8K's calculator marks, other special tokens
-_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
-_ROWS = re.compile(
-    r"\\begin\{((?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?)\}(.*?)\\end\{\1\}", re.DOTALL
-)
-_RETRACTION = re.compile(
-    r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
-    r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))"
-    r"|i made (?:a|an) (?:mistake|error)"
-    r"|(?:i )?apologize|no,|actually,|hmm)(?![\w])",
-    re.IGNORECASE,
-)
-_CONFIRMS = re.compile(r"\b(?:correct|right|confirmed|checks? out|consistent|holds|works)\b", re.IGNORECASE)
-_DENIES = re.compile(r"\b(?:not|n't|wrong|incorrect|mistake|error|instead)\b", re.IGNORECASE)
 _CLAUSE = re.compile(
     r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b"
     r"|(?:and\s+)?not\b|rather\b|instead\b)(?=\s)|[;—]",
@@ -45,7 +24,7 @@ _SEPARATE = re.compile(
     r"\n\n|[.!?]\s|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)",
     re.IGNORECASE,
 )
-_MAX_CHARACTERS = 400_000
+_RANGE = re.compile(r"^\W*(?:between\b|from\b|at\s+(?:least|most)\b|\S+\s+to\s+[-$\d])", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,52 +70,6 @@ def _unboxed(content: str) -> str:
     return content.strip().strip("$").strip()
 
 
-def visible(text: str) -> tuple[str, bool]:
-    """Return what a completion says after its thinking, and whether the thinking never ended."""
-    text = _before_next_turn(INVISIBLE.sub("", text[-_MAX_CHARACTERS:]))
-    closes = list(_THINK_CLOSE.finditer(text))
-    if closes:
-        text = text[closes[-1].end() :]
-    opened = _THINK_OPEN.search(text)
-    return (text[: opened.start()], True) if opened else (text, False)
-
-
-def _before_next_turn(text: str) -> str:
-    """Return the text up to the first end-of-turn token behind something said, without figures and noise."""
-    for match in _TURN_END.finditer(text) if "<" in text else ():
-        if text[: match.start()].strip():
-            text = text[: match.start()]
-            break
-    text = _NOISE.sub("", text) if "<" in text else text
-    text = _FIGURE.sub(" ", text) if "[asy]" in text else text
-    return _ROWS.sub(_lines, text) if "\\begin{" in text else text
-
-
-def _lines(match: re.Match[str]) -> str:
-    """Return the rows of an aligned formula as lines of their own."""
-    rows = [row.replace("&", " ").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2])]
-    return "\n" + "\n".join(row for row in rows if row) + "\n"
-
-
-def _last_words(text: str) -> tuple[str, bool]:
-    """Return the text after the last retraction that follows an answer; True if something was given up."""
-    last = None
-    for last in _RETRACTION.finditer(text):  # noqa: B007
-        pass
-    if last is None or not text[: last.start()].strip():
-        return text, False
-    rest = text[last.end() :]
-    if _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(rest)[0]:
-        return text[: last.start()], False
-    return rest, True
-
-
-def _is_repetition(text: str, question: str) -> bool:
-    said = "".join(c for c in text.casefold() if c.isalnum())
-    asked = "".join(c for c in question.casefold() if c.isalnum())
-    return bool(said) and len(said) >= 8 and said in asked
-
-
 def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True) -> Extraction:
     """Return the answer of a completion, or why it has none; never raises."""
     body, is_thinking = visible(text)
@@ -145,9 +78,9 @@ def extract(text: str, *, is_truncated: bool = False, question: str = "", last_n
     missing = _cut if is_truncated else _none
     if not body.strip():
         return missing("nothing is said")
-    if question and _is_repetition(body, question):
+    if question and is_repetition(body, question):
         return missing("it only repeats the question")
-    body, _ = _last_words(body)
+    body, _ = last_words(body)
     found, unclosed = markers(body)
     has_box = any(marker.kind == "box" for marker in found)
     found = [marker for marker in found if _is_conclusive(marker, has_box)]
@@ -225,6 +158,8 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
     cut = _clause(content)
     if cut and prose.is_mathematics(cut):
         return Extraction(text=cut, rule=f"the first clause behind {said}")
+    if _RANGE.search(content):
+        return Extraction(text=content, rule=f"a range behind {said}")
     number = prose.last_number(content) if last_number else None
     if number:
         return Extraction(text=number, rule=f"the last number behind {said}")

@@ -1,5 +1,6 @@
 """From a completion to its verdict, as far as that needs no worker: extraction, the task's own rules, cheap proofs."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -38,6 +39,7 @@ class Pending:
     gold: str
 
 
+_SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but not those between digits: 12 34 is not 1234
 _FOUND = {VerdictKind.CORRECT: True, VerdictKind.WRONG: False}
 Outcome = Pending | tuple[VerdictKind, str]
 
@@ -74,7 +76,7 @@ def _compared(
         return by("the same text", VerdictKind.CORRECT, answer)
     left, right = parse_answer(gold), parse_answer(answer)
     if left is None or right is None:
-        if gold and _squeezed(gold) == _squeezed(answer):
+        if gold and _SPACES.sub("", plain_latex(gold)) == _SPACES.sub("", plain_latex(answer)):
             return by("the same text but for spaces, where one is no expression", VerdictKind.CORRECT, answer)
         kind = VerdictKind.UNPARSED if right is None else VerdictKind.WRONG
         return by(f"the {'answer' if right is None else 'gold'} is no expression", kind, answer)

@@ -39,6 +39,9 @@ _OPEN, _CLOSE = frozenset({"(", "[", "\\{", "\\langle"}), frozenset({")", "]", "
 _PLAIN = re.compile(
     r"[\s\d.,+\-*/^(){}=\[\]]*|\(?[A-Za-z]\)?(?:\s*,\s*(?:and\s+)?\(?[A-Za-z]\)?)*\s*[.:]?|.*[\\^_].*", re.DOTALL
 )
+_GLUED = re.compile(r"[a-z]?(?:(?:sin|cos|tan|cot|sec|csc|ln|log|exp)[xyzabcnkt])+")  # 2sinx, xlnx
+_GLUED_PART = re.compile(r"sin|cos|tan|cot|sec|csc|ln|log|exp|[a-z]")
+_NOT_GLUED = frozenset({"cost", "tank", "tang", "sect", "tana", "tant", "cosa", "expt", "seca"})
 MAX_TOKENS = 4000
 
 
@@ -141,6 +144,8 @@ def _tokens(text: str, depth: int) -> list[Token]:
         if kind == "cmd":
             found, position = _command_token(text, position, value, spaced, depth)
             out.extend(found)
+        elif kind == "word" and _GLUED.fullmatch(value) and value not in _NOT_GLUED:
+            out.extend(_word_token(part, spaced) for part in _GLUED_PART.findall(value))
         elif kind == "word":
             out.append(_word_token(value, spaced))
         else:

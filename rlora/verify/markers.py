@@ -9,7 +9,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[^\s{}$.,\\]+")
 _HASHES = re.compile(r"(?:^|(?<=\s))#{4}[ \t]*([^#\s][^\n]*)")
 _PHRASE = re.compile(
-    r"(?<![\w\\])(?:final\s+|correct\s+)?answers?\b"
+    r"(?<![\w\\])(?<!check our )(?<!check the )(?<!check this )(?<!verify our )(?<!verify the )"
+    r"(?:final\s+|correct\s+)?answers?\b"
     r"(?P<of>\s+(?:to|for|of|in)\s[^.\n:=]{1,80}?)?"
     r"[\s*_`]*(?:\s(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
     r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?"

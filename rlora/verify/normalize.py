@@ -33,6 +33,8 @@ _CHARACTERS |= {
     unicodedata.lookup(f"GREEK CAPITAL LETTER {name.upper()}"): f"\\{name} " for name in _CAPITAL.split()
 } | {"Λ": r"\Lambda ", "ϕ": r"\phi ", "ϵ": r"\epsilon ", "ϑ": r"\theta "}
 _TABLE = str.maketrans(_CHARACTERS)
+_OVERLINED = re.compile("(?:[0-9A-Za-z][\u0304\u0305])+")
+_NO_LINE = str.maketrans("", "", "\u0304\u0305")
 INVISIBLE = re.compile(
     "[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f\u00ad\u200b-\u200f\u2060-\u2064\ufe0f\ufeff\ud800-\udfff]"
 )
@@ -58,6 +60,7 @@ _REPLACED = [
     (re.compile(r"\\[lr]brace(?![a-zA-Z])"), lambda m: r"\{" if m[0][1] == "l" else r"\}"),
     (re.compile(r"\\[lr]brack(?![a-zA-Z])"), lambda m: "[" if m[0][1] == "l" else "]"),
     (re.compile(r"\\(?:cdots|dots|ldots|dotsc)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
+    (re.compile(r"\(\s*(?:mod|\\mod|\\bmod)\s+(\w+)\s*\)"), r"\\pmod{\1}"),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\\var(epsilon|theta|phi|rho|sigma|pi)(?![a-zA-Z])"), r"\\\1"),
 ]
@@ -79,6 +82,8 @@ def plain_characters(text: str) -> str:
         return INVISIBLE.sub("", text)
     text = _THIN_THOUSANDS.sub("", text)
     text = _WIDE_SPACE.sub(" ", INVISIBLE.sub("", text))
+    text = _OVERLINED.sub(lambda m: rf"\overline{{{m[0].translate(_NO_LINE)}}}", text)
+    text = text.replace("³√", "∛").replace("⁴√", "∜")
     text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPER[c] for c in m[0]) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUB[c] for c in m[0]) + "}", text)
     text = _ROOT.sub(lambda m: rf"\sqrt{_ROOT_INDEX[m[1]]}" + (f"{{{m[2]}}}" if m[2] else ""), text)
@@ -91,7 +96,7 @@ def plain_latex(text: str) -> str:
     """Return `text` in plain characters, without the LaTeX that only sets sizes, spaces and fonts of whole formulas."""
     text = plain_characters(text)
     text = _NO_SPACE.sub("", SPACED_THOUSANDS.sub("", text))
-    if "\\" in text or "$" in text or "*" in text or "=" in text or "..." in text:
+    if any(mark in text for mark in ("\\", "$", "*", "=", "...", "mod")):
         text = _MATH_MARKS.sub(" ", _SIZES.sub(" ", text))
         text = _FRACTIONS.sub(r"\\frac", text)
         for pattern, replacement in _REPLACED:

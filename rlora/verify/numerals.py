@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 MAX_DIGITS = 2000
 _NAMES = "two three four five six seven eight nine ten eleven twelve"
 _BASE_WORDS = {word: i for i, word in enumerate(_NAMES.split(), 2)}
+_DOTTED = re.compile(r"(?<=[\d.])\\dot\s*\{?(\d)\}?(?:(\d{0,40})\\dot\s*\{?(\d)\}?)?")
 _REPEATING = re.compile(r"(\d{0,40})\.(\d{0,40})\\(?:overline|bar)\s*\{(\d{1,40})\}")
-_BASED = re.compile(r"\(?\s*([0-9A-Z]+(?:\.[0-9A-Z]+)?)\s*\)?\s*_\s*(?:\{([^{}]*)\}|(\d))")
+_BASED = re.compile(
+    r"\(?\s*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*\)?\s*"
+    r"(?:_\s*(?:\{\s*\(?([^{}()]*)\)?\s*\}|(\d))|,?\s*\(?\s*(?:in\s+)?base[\s-]+(\w+)\s*\)?)"
+)
 _SHAPE = {"\\frac": "F", "{": "{", "}": "}", "/": "/"}
 _MIXED = (("nF{n}{n}", 3, 6), ("nFn{n}", 2, 4), ("nF{n}n", 3, 5), ("nFnn", 2, 3), ("nFn", 2, 2), ("nn/n", 1, 3))
 
@@ -71,19 +75,22 @@ def in_base(digits: str, subscript: str) -> Node:
 def in_base_text(text: str) -> Node | None:
     """Return the node of a whole text such as A2F_{16} or (52)_8; None for any other text."""
     match = _BASED.fullmatch(text)
-    if match is None or not any(c.isdigit() for c in match[1]):
+    if match is None:
         return None
-    base = base_value((match[2] or match[3]).strip())
+    base = base_value((match[2] or match[3] or match[4]).strip())
     digits = match[1].replace(".", "")
-    if not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits):
+    is_number = any(c.isdigit() for c in digits) or (base == 16 and len(digits) > 1)  # x_{12} is a variable
+    if not is_number or not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits):
         return None
     if base == 10:
         return numeral(match[1])
-    return Node("base", name=match[1].lstrip("0") or "0", number=Fraction(base))
+    return Node("base", name=match[1].upper().lstrip("0") or "0", number=Fraction(base))
 
 
 def without_repeating(text: str) -> str:
     """Return the text with decimals whose last digits repeat, as in 0.1\\overline{6}, written as fractions."""
+    if "\\dot" in text:
+        text = _DOTTED.sub(lambda m: rf"\overline{{{m[1]}{m[2] or ''}{m[3] or ''}}}", text)
     return _REPEATING.sub(_fraction, text)
 
 

@@ -102,7 +102,8 @@ class Parser:
                 self.take()
                 node = op("div", value(node), value(self._signed_factor()))
             elif skip_unit(self):
-                continue
+                if self.starts_factor():  # 2 hours 30 minutes is not 60
+                    raise ParseError("a value behind a unit")
             elif self.starts_factor():
                 if self.token.kind == "num" and self.tokens[self.position - 1].kind == "num":
                     raise ParseError("two numerals side by side")
@@ -140,6 +141,8 @@ class Parser:
                 node = fn("fact2", value(node)) if self.accept("!") else op("fact", value(node))
             elif self.accept("\\deg@"):
                 node = op("deg", value(node))
+                if self.token.text in ("C", "F") and self.peek().kind == "end":
+                    self.take()  # Celsius or Fahrenheit, a unit
             elif self.accept("%", "\\%"):
                 continue
             elif self.token.text == "'" and node.op == "sym":
@@ -192,12 +195,12 @@ class Parser:
             self.take()
             return self._readers.function(self, token.text)
         if token.kind == "word" and is_product_of_letters(token.text):
-            self.take()
-            letters = [sym(token.text)] if token.text.isupper() else [letter(c) for c in token.text]
-            node = letters[0]
-            for factor in letters[1:]:
-                node = op("mul", node, factor)
-            return node
+            if token.text.isupper():
+                self.take()
+                return sym(token.text)
+            letters = [Token("sym", c, token.spaced and i == 0) for i, c in enumerate(token.text)]
+            self.tokens[self.position : self.position + 1] = letters  # one by one, so that xy^2 squares y alone
+            return self.primary()
         if token.text in ("(", "[", "{", "\\{", "\\langle", "\\begin"):
             return self._readers.bracket(self)
         if token.kind == "cmd" or token.text == "|":
@@ -224,6 +227,12 @@ class Parser:
             self.take()
             return sym(f"{name}_{self._subscript()}")
         is_function = name in ("f", "g", "h", "\\phi", "\\psi", "F", "G")
+        if name in ("P", "E") and self.token.text == "(" and not self.token.spaced:  # P(X = 2), but P(A) stays as it is
+            start = self.position
+            inner = self._readers.bracket(self)
+            if inner.op == "rel":
+                return Node("apply", (inner,), name)
+            self.position = start
         while is_function and self.token.text == "'":
             self.take()
             name += "'"

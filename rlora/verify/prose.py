@@ -6,6 +6,8 @@ from rlora.verify.normalize import SPACED_THOUSANDS
 from rlora.verify.structure import parse_answer
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)([\w+-]*)[ \t]*$")
+_PLAIN_LABELS = "text txt plaintext latex tex math markdown md output stdout console result"
+_PLAIN_FENCES = frozenset({"", *_PLAIN_LABELS.split()})
 _BULLET = re.compile(r"^\s*(?:>\s*|[-*+•]\s+(?=\S)|#{1,6}\s+)+")
 _AROUND = (
     *(r"\*\*\*(.+)\*\*\*", r"\*\*(.+)\*\*", r"__(.+)__", r"`+([^`]+)`+", r"\*([^*]+)\*", r"\"([^\"]+)\""),
@@ -17,7 +19,7 @@ _SPAN = re.compile(
 )
 _LEAD = re.compile(
     r"^(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|we (?:get|have|find|obtain)|it is|it's|this is|result"
-    r"|final result|solution|ans)\b[\s,:]*",
+    r"|final result|solution|ans|(?:i|we) (?:choose|pick|select))\b[\s,:]*",
     re.IGNORECASE,
 )
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
@@ -26,12 +28,29 @@ _PROSE = re.compile(r"[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
 _NUMBER = re.compile(
     r"(?<![\w.\\^_])(?P<sign>[-+−]\s?)?(?:\\?\$\s?)?(?P<body>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<bottom>\s?/\s?\d+)?"
 )
-_NEGATED = re.compile(r"(?:\b(?:not|never)|n't)\s+(?:[a-z]+\s+){0,2}[$*`]*$", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"(?:(?:\b(?:not|never)|n't)\s+(?:[a-z]+\s+){0,2}|\b(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\s+"
+    r"|^\W*at\s+(?:least|most)\s+)[$*`]*$",
+    re.IGNORECASE,
+)
+_OPEN_ENDED = re.compile(r"[\s$*]*\b(?:or|and)\s+(?:higher|lower|more|less|fewer|greater|above|below|over|up)\b")
+_DENIED = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
 _ENDED = re.compile(r"[.!?)\]}*`\"'$%\d>✓✅🎉]\s*$|\.\s*\S{0,2}\s*$")
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
-_CONNECTOR = re.compile(r"\s*(?:,\s*(?:and|or)?|;|\band\b|\bor\b|&)\s*", re.IGNORECASE)
-YES_OR_NO = re.compile(r"(yes|no|true|false)\b[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE)
-CHOICE = re.compile(r"\(?[A-H]\)\s*\S")
+_CONNECTOR = re.compile(
+    r"\s*(?:,\s*(?:and|or)?|;|\band\b|\bor\b|&|~)(?:\s+(?:maybe|perhaps|possibly|even|also|alternatively))?\s*"
+    r"(?:[A-Za-z](?:_\w)?\s*=\s*)?",
+    re.IGNORECASE,
+)
+YES_OR_NO = re.compile(
+    r"(yes|no|true|false)\b(?!.*\bor\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
+)
+CHOICE = re.compile(r"\(?[A-H]\)\s*\S|[A-H][.:]\s+\S")
+_STATED = re.compile(
+    r"(?:(?:option|choice|answer)\s+)?(\S{1,40})\s+is\s+(?:the\s+)?(?:(?:final|correct|right|best)\b\s*)?"
+    r"(?:answer|option|choice|solution)?\.?",
+    re.IGNORECASE,
+)
 _GLOSS = re.compile(r"(?<=\S)\s*\([A-Za-z][A-Za-z ,]{2,}\)\.?$")  # words in brackets behind an answer: 12 (twelve)
 _ASIDE = re.compile(
     r"\((?:since|because|as|note|check|where|here|that is|i\.e\.|we)\b[^\n]*\)\.?"
@@ -85,13 +104,15 @@ def last_lines(text: str) -> list[str]:
             opening = _FENCE.match(lines[i])
             if opening:
                 inside = [line for line in lines[i + 1 : -1] if line.strip()]
-                if opening[1].lower() in ("", "text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md"):
+                if opening[1].lower() in _PLAIN_FENCES:
                     return inside[-1:]
                 return []
     last = lines[-1].strip()
     if last in ("$$", "\\]") and len(lines) > 1:
         inside = [line for line in lines[:-1] if line.strip() and line.strip() not in ("$$", "\\[")]
         return inside[-1:]
+    if len(lines) > 1 and CHOICE.match(last) and CHOICE.match(lines[-2].strip()):
+        return []  # the options, told once more
     return [lines[-1]]
 
 
@@ -104,6 +125,8 @@ def last_sentence(line: str) -> str:
 def is_unfinished(text: str) -> bool:
     """Whether a text breaks off: in the middle of a formula, at a sign, or at a word that something must follow."""
     tail = text.rstrip()[-2000:].split("\n")[-1]
+    if re.search(r"[\w)}] \*$", tail):
+        return True
     if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "`", "!")):
         return True
     return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail)) or tail.count(
@@ -134,12 +157,17 @@ def spans(sentence: str) -> str | None:
 def plain_final(line: str) -> str | None:
     """Return the answer of a last line that is an expression or a few words, or that ends in marked text."""
     bare = _GLOSS.sub("", unwrapped(line))
+    if stated := _STATED.fullmatch(bare):
+        bare = stated[1]
     if word := YES_OR_NO.match(bare):
         return word[1]
-    for candidate in (bare, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
+    said = _DENIED.split(bare, maxsplit=1)[0]
+    for candidate in (bare, said, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
         candidate = candidate.strip()
         if candidate and is_mathematics(candidate) and not _PROSE.search(candidate):
             return candidate
+    if CHOICE.match(bare):
+        return bare
     sentence = last_sentence(line.strip())
     found = spans(sentence)
     is_symbol = found is not None and re.fullmatch(r"[a-z]\.?", found) and re.search(r"\d", sentence)
@@ -156,11 +184,12 @@ def last_number(text: str) -> str | None:
     matches = list(_NUMBER.finditer(text))
     if not matches:
         return None
-    group = [matches[-1]]
+    group, is_row = [matches[-1]], False
     for previous in reversed(matches[:-1]):
-        between = text[previous.end() : group[0].start()]
-        if "\n" in between or not _CONNECTOR.fullmatch(between.replace("$", "").replace("*", "")):
+        between = text[previous.end() : group[0].start()].replace("$", "").replace("*", "")
+        if "\n" in between or (between.strip() and not _CONNECTOR.fullmatch(between)):
             break
+        is_row = is_row or not between.strip()
         group.insert(0, previous)
     after = text[group[-1].end() :]
     if re.match(r"\s?[\\^_({]|[A-Za-z]\b|\s?[*+/=<>]\s?[\w\\(]", after) and not after.startswith(
@@ -173,8 +202,12 @@ def last_number(text: str) -> str | None:
     is_open, is_closed = left[-1:] in ("(", "[", "{"), right in (")", "]", "}")
     if is_open != is_closed or (is_open and (left[-1] == "{" or left[:1].isalnum())):
         return None
+    if _OPEN_ENDED.match(after):
+        return None
     if _NEGATED.search(text[max(0, group[0].start() - 60) : group[0].start()]) or text.rstrip().endswith("?"):
         return None
+    if is_row:  # 1 2 3, or 6 3/4
+        return text[group[0].start() : group[-1].end()]
     values = [_number_text(match, text) for match in group]
     return ", ".join(values) if len(set(values)) > 1 else values[0]
 
@@ -200,8 +233,9 @@ def last_formula(line: str) -> str | None:
 
 def right_side(text: str) -> str:
     """Return the last side of a formula with equals signs or implications, where all of it cannot be the answer."""
-    return (
-        re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.{}")
-        if "=" in text
-        else text
-    )
+    if "=" not in text:
+        return text
+    side = re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.")
+    while side.endswith("}") and side.count("}") > side.count("{"):
+        side = side[:-1].rstrip()
+    return side

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from rlora.verify.enclose import enclose
-from rlora.verify.nodes import INFINITY, Node, num, op, symbols
+from rlora.verify.nodes import INFINITY, Node, is_structure, num, op, symbols
 
 FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 REALS = Node("seq", (op("neg", INFINITY), INFINITY), "()")
@@ -19,7 +19,7 @@ def is_name(node: Node) -> bool:
     if node.op == "seq":
         return bool(node.args) and all(child.op == "sym" for child in node.args)
     if node.op == "fn" and node.name == "abs":
-        return node.args[0].op == "sym" and len(node.args[0].name) > 1
+        return node.args[0].op == "apply" or (node.args[0].op == "sym" and len(node.args[0].name) > 1)
     if node.op != "mul" or not all(is_name(child) for child in node.args):
         return False  # 2x = 10 names nothing, and xy = 6 is an equation
     return _is_application(node) or any(child.op == "apply" or child.name.isupper() for child in node.args)
@@ -58,7 +58,12 @@ def solutions(node: Node) -> Node | None:
         known = [part for part in parts if part is not None]
         return Node("union", tuple(known)) if len(known) == len(parts) else None
     if node.op == "seq" and node.name == "\\setminus":
-        return _without(solutions(node.args[0]), node.args[1])
+        hole = node.args[1]
+        return _without(solutions(node.args[0]), hole if hole.op == "set" else Node("set", (hole,)))
+    if node.op == "list" and node.args[0].op == "rel" and node.args[0].name == "!=":
+        holes = [_excluded(child, node.args[0].args[0]) for child in node.args]
+        known = [hole for hole in holes if hole is not None]
+        return _without(REALS, Node("set", tuple(known))) if len(known) == len(holes) else None
     if node.op != "rel":
         return None
     signs = node.name.split()
@@ -71,6 +76,14 @@ def solutions(node: Node) -> Node | None:
     if len(signs) == 1:
         return _half_line(node.args[0], signs[0], node.args[1])
     return _segment(node.args, signs) if len(signs) == 2 else None
+
+
+def _excluded(node: Node, name: Node) -> Node | None:
+    """Return the value that x != 2 excludes, or a bare value that goes on with such a list; None for anything else."""
+    if node.op == "rel":
+        is_same = node.name == "!=" and node.args[0] == name
+        node = node.args[1] if is_same else node
+    return None if is_structure(node) or symbols(node) else node
 
 
 def _half_line(left: Node, sign: str, right: Node) -> Node | None:

@@ -23,6 +23,9 @@ _MEANINGS = {
     **dict.fromkeys(("empty set", "the empty set"), Node("set")),
 }
 _UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
+_WHOLE_TEXT = re.compile(
+    r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)[^{}]*[^{}\s][^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
+)
 _PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
 _SPACED = re.compile(r"^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d|\s*[a-zA-Z%\\])")  # thousands set off by spaces
@@ -90,6 +93,8 @@ def _union(parser: Parser) -> Node:
     while parser.accept("\\cup"):
         parts.append(_side(parser))
     if len(parts) == 1:
+        if parser.accept("\\pmod", "\\bmod", "\\mod"):
+            return Node("seq", (first, parser.argument()), "\\pmod")
         if parser.token.text in ("\\setminus", "\\cap", "\\backslash"):
             name = parser.take().text
             return Node("seq", (first, _side(parser)), name)
@@ -226,10 +231,12 @@ def parse_answer(text: str) -> Node | None:
     plain = without_repeating(
         _SPACED.sub(lambda m: m[0].replace(" ", ""), _LEADING_SIGN.sub("", _PREFIX.sub("", plain)))
     )
+    while whole := _WHOLE_TEXT.fullmatch(plain):
+        plain = _PREFIX.sub("", whole[1] or whole[2]).strip()
     if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
         return Node("text", name=f"{clock[1].lstrip('0')} {clock[2].lower()}m")
     try:
-        based = in_base_text(_UNFONTED.sub(r"\1", plain)) if "_" in plain else None
+        based = in_base_text(_UNFONTED.sub(r"\1", plain).strip()) if "_" in plain or "base" in plain else None
         return based or _read(plain)
     except (ParseError, RecursionError):
         words = plain_words(plain)

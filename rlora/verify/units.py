@@ -51,6 +51,8 @@ def _is_droppable(token: Token) -> bool:
 def skip_unit(parser: "Parser") -> bool:
     """Read a unit or a word behind a value, which changes nothing."""
     token = parser.token
+    if parser.position == 1 and parser.tokens[0].text in ("a", "A") and token.kind == "word":
+        return False  # "a circle": an article, not a variable
     is_minutes = token.kind == "fn" and token.text == "min" and parser.peek().text not in ("(", "{", "\\{", "^", "_")
     if parser.position == 0 or not (_is_droppable(token) or is_minutes or _is_final_letter(parser)):
         return False
