@@ -7,6 +7,9 @@ from importlib import import_module
 from rlora.errors import RloraError
 
 COMMANDS = {
+    "eval": "score a policy on benchmarks, beside its base",
+    "runs": "list runs with step, reward, age and state",
+    "export": "write a run's policy as an adapter or a merged model, with a card",
     "verify": "judge answers against gold answers, and say why",
 }
 

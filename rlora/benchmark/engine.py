@@ -1,0 +1,163 @@
+"""The engine of an evaluation: the model with its adapter in the sampler, proven there before the first sample."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlora.benchmark.config import EvalConfig
+from rlora.benchmark.samples import SampleFile
+from rlora.benchmark.subject import Subject
+from rlora.errors import ConfigError
+from rlora.lora.foreign import padded_tensors
+from rlora.lora.inject import adapted_layers
+from rlora.lora.peft_format import target_modules
+from rlora.models import end_token_ids, load_tokenizer
+from rlora.policy import Policy
+from rlora.rollout import RolloutEngine, Sampled
+from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.proof import HotSwap
+from rlora.tasks import Task
+from rlora.tasks.prompts import PromptRenderer
+from rlora.types import Problem, SampleRequest
+from rlora.verify import Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Benchmark:
+    """A benchmark's problems, what counts as an answer there, and how its questions are put to the model."""
+
+    name: str
+    task: Task
+    problems: tuple[Problem, ...]
+    renderer: PromptRenderer
+
+
+def load_renderer(folder: Path, subject: Subject, name: str, task: Task) -> PromptRenderer:
+    """Return the renderer of a benchmark's questions."""
+    tokenizer = load_tokenizer(folder, subject.model)
+    return PromptRenderer(tokenizer, subject.prompt_for(name), instruction=task.instruction)
+
+
+@contextmanager
+def open_sampler(
+    config: EvalConfig,
+    subject: Subject,
+    folder: Path,
+    benchmarks: Sequence[Benchmark],
+    make_sampler: Callable[[EngineSpec], Sampler],
+) -> Iterator[tuple[Sampler, dict[str, float]]]:
+    """Start the sampler with the subject's adapter, prove that it serves it, and yield it with the proof's numbers.
+
+    The policy of the proof is freed before the block starts. Raises ConfigError for lengths that the model cannot
+    hold, AdapterError for an adapter that does not fit, StaleAdapterError when something else is served.
+    """
+    max_length = config.sampler.max_prompt_tokens + config.max_tokens
+    check_length(folder, max_length)
+    policy = None if subject.adapter is None else _load_policy(folder, subject)
+    sampler = make_sampler(
+        EngineSpec(
+            folder=folder,
+            model=subject.model,
+            lora=subject.lora,
+            config=config.sampler,
+            end_token_ids=end_token_ids(folder, load_tokenizer(folder, subject.model)),
+            target_modules=tuple(
+                _module_names(folder, subject) if policy is None else target_modules(policy.adapter())
+            ),
+            max_length=max_length,
+            run_name="eval",
+        )
+    )
+    try:
+        proof: dict[str, float] = {}
+        if policy is not None:
+            prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
+            temperature = config.temperature or 1.0
+            proof = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed).swap()
+            del policy
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        yield sampler, proof
+    finally:
+        sampler.close()
+
+
+def check_length(folder: Path, max_length: int) -> None:
+    """Raise ConfigError when prompt and completion together are longer than the model's positions."""
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    limit = stored.get("text_config", stored).get("max_position_embeddings")
+    if limit is not None and max_length > limit:
+        raise ConfigError(
+            f"sampler.max_prompt_tokens + max_tokens is {max_length}, and the model has {limit} positions; lower "
+            "--max-tokens or --sampler.max-prompt-tokens."
+        )
+
+
+def _load_policy(folder: Path, subject: Subject) -> Policy:
+    assert subject.adapter is not None
+    policy = Policy.load(folder, subject.model, subject.lora, seeds=[0])
+    shapes = {slot.name: slot.shape for slot in policy.flat.slots}
+    policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes), 0)
+    policy.version = subject.version
+    return policy
+
+
+def _module_names(folder: Path, subject: Subject) -> list[str]:
+    """Return the names of the layers that an adapter could have, from the model's shape alone."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    is_trusted = subject.model.trust_remote_code
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted)
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=is_trusted)
+    return sorted({name.rpartition(".")[2] for name in adapted_layers(model, "all")})
+
+
+def collect(
+    config: EvalConfig,
+    benchmark: Benchmark,
+    samples: SampleFile,
+    sampler: Sampler,
+    verifier: Verifier,
+    *,
+    policy: int | None,
+    after_batch: Callable[[int, int], None],
+) -> None:
+    """Draw, judge and keep the samples that are not there yet; `policy` None is the base.
+
+    A request's seed derives from the problem and `config.seed` alone, so neither the batch nor a restart moves it, and
+    base and policy draw with the same seeds. `after_batch` is told the problems and the tokens of each batch.
+    """
+    engine = RolloutEngine(
+        benchmark.renderer,
+        sampler,
+        verifier,
+        task=benchmark.task,
+        max_prompt_tokens=config.sampler.max_prompt_tokens,
+    )
+    left = [problem for problem in benchmark.problems if problem not in samples]
+    size = max(1, config.completions_per_batch // config.samples)
+    for start in range(0, len(left), size):
+        batch = left[start : start + size]
+        prompts = engine.render(batch)
+        requests = [
+            SampleRequest(
+                token_ids=prompt.token_ids,
+                num_samples=config.samples,
+                key=("benchmark", prompt.problem.id),
+                policy=policy,
+            )
+            for prompt in prompts
+        ]
+        completions_PG = sampler.sample(requests, config.sampling, seed=config.seed)
+        sampled = [Sampled(prompt=p, completions=tuple(c)) for p, c in zip(prompts, completions_PG, strict=True)]
+        groups = engine.judge(sampled)
+        strict = engine.judge(sampled, is_strict=True) if benchmark.task.last_number else groups
+        rendered = {prompt.problem.id for prompt in prompts}
+        samples.append(groups, strict, [problem for problem in batch if problem.id not in rendered])
+        after_batch(len(batch), sum(len(one.token_ids) for many in completions_PG for one in many))
