@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup setup-dev quickstart test test-all lint bench lock clean
+.PHONY: help setup setup-dev quickstart test test-all lint bench bench-verify bench-site lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,9 +46,14 @@ lint: setup-dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/pyright rlora
 
-bench: setup-dev  ## measure the figures of docs/log.md again and write bench.json
+bench-site: setup-dev
 	$(BIN)/pip install --quiet --no-deps --upgrade --target .bench-site --requirement requirements/bench.lock
+
+bench: bench-site  ## measure the figures of docs/log.md again and write bench.json
 	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run
+
+bench-verify: bench-site  ## measure the verifier alone, beside Math-Verify
+	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run --only verify
 
 lock:  ## resolve the lock files again
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/python tools/lock.py && rm -r .lock-venv

@@ -1,55 +1,25 @@
 """`make bench`: measure every figure the project states, as ratios within one run, print them and write bench.json.
 
-Each part runs in a process of its own, one after the other. About ten minutes on two cores, most of it TRL's.
+Each part runs in a process of its own, one after the other. About fifteen minutes on two cores, most of it TRL's.
+`--only loop` or `--only verify` measures one part and keeps the other's rows of bench.json.
 """
 
+import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks import verify
+from benchmarks.figures import ROOT, Figure, child
+
 NUM_UPDATES = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One measured figure beside its target; `at_most` says on which side of the target it should lie."""
-
-    name: str
-    value: float
-    unit: str
-    target: float
-    against: str
-    note: str
-    at_most: bool = True
-
-    @property
-    def met(self) -> bool:
-        return self.value <= self.target if self.at_most else self.value >= self.target
-
-    def row(self) -> dict[str, Any]:
-        values = asdict(self)
-        values["target"] = f"{'<=' if values.pop('at_most') else '>='} {self.target:g}"
-        return values | {"met": self.met}
-
-
-def child(*arguments: str) -> dict[str, Any]:
-    """Run a part and return the JSON that it prints."""
-    print(f"running {' '.join(arguments)} ...", file=sys.stderr, flush=True)
-    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ)
-    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
-    if done.returncode or line is None:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
-    return json.loads(line.removeprefix("RESULT"))
 
 
 def quickstart(num_steps: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
@@ -65,7 +35,7 @@ def quickstart(num_steps: int) -> tuple[list[dict[str, float]], dict[str, Any]]:
         return rows, json.loads((run_dir / "summary.json").read_text())
 
 
-def measure() -> list[Figure]:
+def measure_loop() -> list[Figure]:
     rows, summary = quickstart(6)
     exact, default = child("-m", "benchmarks.sampling", "exact"), child("-m", "benchmarks.sampling", "default")
     trl = child("-m", "benchmarks.trl_iteration", str(NUM_UPDATES))
@@ -138,11 +108,26 @@ def measure() -> list[Figure]:
     ]
 
 
+PARTS = {"loop": measure_loop, "verify": verify.measure}
+
+
+def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows, new ones in the place of old ones of the same name."""
+    measured = {row["name"]: row for row in new}
+    kept = [measured.pop(row["name"], row) for row in old]
+    return [*kept, *measured.values()]
+
+
 def main() -> None:
-    figures = measure()
-    (ROOT / "bench.json").write_text(json.dumps([figure.row() for figure in figures], indent=2) + "\n")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=list(PARTS), help="measure one part alone")
+    only = parser.parse_args().only
+    rows = [figure.row() for part, measure in PARTS.items() if only in (None, part) for figure in measure()]
+    path = ROOT / "bench.json"
+    kept = json.loads(path.read_text()) if only and path.exists() else []
+    path.write_text(json.dumps(merged(kept, rows), indent=2) + "\n")
     table = Table("figure", "value", "target", "met", "against", "note")
-    for row in (figure.row() for figure in figures):
+    for row in rows:
         met = "yes" if row["met"] else "NO"
         table.add_row(row["name"], f"{row['value']:.3g} {row['unit']}", row["target"], met, row["against"], row["note"])
     Console(width=160).print(table)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from benchmarks.verify_hostile import TO_A_WORKER, hostile, mixed, ordinary
 from rlora.types import VerdictKind
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
 from rlora.verify.equal import cheap_verdict
@@ -31,11 +32,7 @@ REFUSED = [
     "√" * 1000, "\u202e7\u202c8",
 ]  # fmt: skip
 
-SLOW = [
-    *(rf"\sum_{{k=1}}^{{10^{{9}}}} \sin(k^{{{n}}})" for n in range(2, 9)),
-    *(rf"\int_0^1 e^{{x^{{{n}}}+\sin(x^7)}} \ln(1+x^{{3}}) dx" for n in range(2, 9)),
-    *(rf"\prod_{{k=1}}^{{10^{{8}}}} (k^{{{n}}}+1)" for n in range(2, 9)),
-]
+SLOW_TEXTS = frozenset(rf"\boxed{{{answer}}}" for answer in TO_A_WORKER)
 
 
 @pytest.mark.parametrize("gold", ["7", r"\sqrt{2}+x", "(1,2)", "yes"])
@@ -50,23 +47,43 @@ def test_hostile_answers_are_refused_quickly_without_raising(gold: str, frame: s
             verdict.extracted.encode()  # no surrogates, so that a log can be written
 
 
-def test_at_least_twenty_hostile_answers_reach_a_worker() -> None:
-    assert len(SLOW) >= 20
-    assert all(cheap_verdict("1", answer, is_rounding=True) is None for answer in SLOW)
+def test_at_least_twenty_of_the_hundred_hostile_answers_reach_a_worker() -> None:
+    assert len(hostile()) == 100
+    assert all(cheap_verdict("1", answer, is_rounding=True) is None for answer in TO_A_WORKER)
+    assert len(TO_A_WORKER) == 30
 
 
-def test_slow_answers_delay_a_batch_by_their_deadlines_alone() -> None:
-    slow = [JudgeRequest(text=rf"\boxed{{{answer}}}", gold="1") for answer in SLOW[::4]]
-    ordinary = [JudgeRequest(text=rf"\boxed{{\sqrt{{{n}}}}}", gold=rf"\sqrt{{{n + n % 2}}}") for n in range(2, 402)]
-    config = VerifierConfig(deadline_seconds=0.3, num_workers=2)
+def _check_batch(num_ordinary: int, bad: list[JudgeRequest], config: VerifierConfig) -> None:
+    """Judge ordinary answers alone and with hostile ones among them: the same verdicts, later by deadlines alone."""
+    plain = ordinary(num_ordinary)
+    items, places = mixed(plain, bad)
     with Verifier(config) as verifier:
-        alone = verifier.judge_many(ordinary)
+        verifier.judge_many(plain[:100])
         start = time.perf_counter()
-        mixed = verifier.judge_many([*slow[:3], *ordinary, *slow[3:]])
-        seconds = time.perf_counter() - start
-    assert [v.kind for v in mixed[3 : 3 + len(ordinary)]] == [v.kind for v in alone]
-    assert {v.kind for v in mixed[:3]} <= {VerdictKind.TIMEOUT, VerdictKind.UNPARSED}
-    assert seconds < 30  # each deadline costs 0.3 s of CPU and a new worker; far from it even on a busy machine
+        alone = verifier.judge_many(plain)
+        middle = time.perf_counter()
+        together = verifier.judge_many(items)
+        extra = (time.perf_counter() - middle) - (middle - start)
+    assert len(together) == len(plain) + len(bad)
+    assert [together[i].kind for i in places] == [verdict.kind for verdict in alone]
+    assert [together[i].extracted for i in places] == [verdict.extracted for verdict in alone]
+    assert sum(verdict.is_correct for verdict in alone) > 0.45 * num_ordinary
+    ordinary_places = set(places)
+    rest = [verdict for i, verdict in enumerate(together) if i not in ordinary_places]
+    timeouts = [verdict for verdict in rest if verdict.kind is VerdictKind.TIMEOUT]
+    assert len(timeouts) >= sum(item.text in SLOW_TEXTS for item in bad)
+    # Deadlines are CPU time: on a busy machine the wall time is longer, at most the backstop's five times.
+    assert extra <= 5 + 5 * len(timeouts) * config.deadline_seconds / config.num_workers
+
+
+def test_hostile_answers_delay_a_batch_by_their_deadlines_alone() -> None:
+    bad = hostile()
+    _check_batch(600, [*bad[:30:5], *bad[30:]], VerifierConfig(deadline_seconds=0.2))
+
+
+@pytest.mark.long
+def test_a_hundred_hostile_among_ten_thousand_ordinary_answers() -> None:
+    _check_batch(10_000, hostile(), VerifierConfig())
 
 
 def test_a_large_integer_equals_itself_alone() -> None:

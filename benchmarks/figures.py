@@ -1,0 +1,43 @@
+"""What every benchmark reports: figures beside their targets, measured in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One measured figure beside its target; `at_most` says on which side of the target it should lie."""
+
+    name: str
+    value: float
+    unit: str
+    target: float
+    against: str
+    note: str
+    at_most: bool = True
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.target if self.at_most else self.value >= self.target
+
+    def row(self) -> dict[str, Any]:
+        values = asdict(self)
+        values["target"] = f"{'<=' if values.pop('at_most') else '>='} {self.target:g}"
+        return values | {"met": self.met}
+
+
+def child(*arguments: str) -> dict[str, Any]:
+    """Run a part and return the JSON that it prints."""
+    print(f"running {' '.join(arguments)} ...", file=sys.stderr, flush=True)
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
+    if done.returncode or line is None:
+        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return json.loads(line.removeprefix("RESULT"))
