@@ -33,6 +33,8 @@ RIGHT = {
         (r"\text{7 apples}", "7"), (r"\text{Option A}", "A"), (r"\text{Choice (A)}", "A"), (r"\textit{yes}", "yes"),
         (r"\emph{yes}", "yes"), ("``yes''", "yes"), (r"\text{``yes''}", "yes"), (r"\text{a circle}", "circle"),
     ],
+    "spaces": [(r"\,7\,", "7"), (r"7\ ", "7")],
+    "systems": [(r"\begin{cases}x=7\\y=2\end{cases}", "(7,2)")],
     "congruences": [
         (r"3 \pmod 5", r"3 \pmod{5}"), (r"x\equiv 3\pmod 5", r"3\pmod5"), ("3 (mod 5)", r"3\pmod5"),
     ],
@@ -57,7 +59,9 @@ WRONG = {
 }  # fmt: skip
 
 SEVEN = [
-    "7, not 5", "7 is the answer.", "7 is correct.", "```python\nprint(3+4)\n```\n```output\n7\n```",
+    "7, not 5", "7 (since 3+4=7)", "The answer is 7 (not 5).", "7 is the answer.", "7 is correct.",
+    r"\boxed{\text{The answer is }7}", r"\boxed{the answer is 7}",
+    "```python\nprint(3+4)\n```\n```output\n7\n```",
     "[THINK]5[/THINK]7", "<|begin_of_thought|>5<|end_of_thought|><|begin_of_solution|>7<|end_of_solution|>",
     "<|channel|>analysis<|message|>5<|end|><|start|>assistant<|channel|>final<|message|>7<|return|>",
     r"so $\boxed{7}$. We check our answer: $7 \cdot 2 = 14$, which is what we had.",

@@ -93,3 +93,8 @@ def test_an_equation_of_two_different_numbers_is_wrong(verifier, text, gold, is_
 )  # fmt: skip
 def test_an_equation_that_ends_in_the_value_is_right(verifier, text, gold) -> None:
     assert verifier.judge(text, gold).is_correct
+
+
+@pytest.mark.parametrize("text", ["7 1/2", r"\boxed{7\frac12}", r"7\frac{1}{2}", "7.5", "15/2"])
+def test_a_mixed_number_is_a_number(verifier, text) -> None:
+    assert verifier.judge(text, "7.5", is_number=True).is_correct

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from rlora.types import VerdictKind
 from rlora.verify import prose
 from rlora.verify.equal import cheap_verdict
-from rlora.verify.markers import Marker, boxes, markers
+from rlora.verify.markers import Marker, boxes, markers, phrases
 from rlora.verify.visible import is_repetition, last_words, visible
 
 _CLAUSE = re.compile(
@@ -24,6 +24,7 @@ _SEPARATE = re.compile(
     r"\n\n|[.!?]\s|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)",
     re.IGNORECASE,
 )
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _RANGE = re.compile(r"^\W*(?:between\b|from\b|at\s+(?:least|most)\b|\S+\s+to\s+[-$\d])", re.IGNORECASE)
 
 
@@ -67,6 +68,8 @@ def _unboxed(content: str) -> str:
             content = inner[0].content
         else:
             break
+    if "answer" in content.lower() and (said := phrases(_TEXT.sub(r"\1", content))):
+        content = said[-1].content  # \boxed{\text{The answer is } 7}
     return content.strip().strip("$").strip()
 
 
@@ -117,7 +120,7 @@ def _marked(body: str, found: list[Marker], is_truncated: bool, last_number: boo
         return _cut("it may break off inside the last marked answer")
     if last.kind == "box":
         return _boxed(body, [m for m in found if m.kind == "box"], last)
-    content = prose.unwrapped(last.content)
+    content = prose.without_gloss(prose.unwrapped(last.content))
     if last.kind == "phrase":
         return replace(_phrase(content, last.content, last_number), is_plain=True)
     rule = {"hash": "what follows the last ####", "tag": "the last <answer> element"}[last.kind]

@@ -71,6 +71,9 @@ def is_worked_out(node: Node) -> bool:
         return is_worked_out(node.args[0])
     if node.op == "div":
         return all(child.op == "num" or (child.op == "neg" and child.args[0].op == "num") for child in node.args)
+    if node.op == "add":  # 6 3/4, whose second part the parser makes a fraction
+        whole, part = node.args
+        return whole.op == part.op == "num" and part.places is None and part.number is not None and 0 < part.number < 1
     if node.op == "rel":  # x = 5, 2 + 3 = 5
         return set(node.name.split()) == {"="} and is_worked_out(node.args[-1])
     return node.op in ("num", "big")

@@ -51,7 +51,10 @@ _STATED = re.compile(
     r"(?:answer|option|choice|solution)?\.?",
     re.IGNORECASE,
 )
-_GLOSS = re.compile(r"(?<=\S)\s*\([A-Za-z][A-Za-z ,]{2,}\)\.?$")  # words in brackets behind an answer: 12 (twelve)
+_GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (since 3 * 4 = 12), 12 (not 13)
+    r"(?<=\S)\s*\((?!or\b)(?:[A-Za-z][A-Za-z ,]{2,}"
+    r"|(?:since|because|as|not|i\.e\.|which|where|rounded)\b[^()\n]*)\)\.?$"
+)
 _ASIDE = re.compile(
     r"\((?:since|because|as|note|check|where|here|that is|i\.e\.|we)\b[^\n]*\)\.?"
     r"|(?:i )?hope (?:this|that|it) \w+[^\d\n]*"
@@ -84,6 +87,11 @@ def unwrapped(text: str) -> str:
 def _is_several(pattern: re.Pattern[str], inner: str) -> bool:
     mark = {"\\*\\*(": "**", "\\$\\$(": "$$", "\\\\\\(": "\\(", "\\\\\\[": "\\["}.get(pattern.pattern[:5], "")
     return bool(mark) and mark in inner
+
+
+def without_gloss(text: str) -> str:
+    """Return a text without a remark in brackets at its end."""
+    return _GLOSS.sub("", text)
 
 
 def is_mathematics(text: str) -> bool:
@@ -156,7 +164,7 @@ def spans(sentence: str) -> str | None:
 
 def plain_final(line: str) -> str | None:
     """Return the answer of a last line that is an expression or a few words, or that ends in marked text."""
-    bare = _GLOSS.sub("", unwrapped(line))
+    bare = without_gloss(unwrapped(line))
     if stated := _STATED.fullmatch(bare):
         bare = stated[1]
     if word := YES_OR_NO.match(bare):

@@ -5,11 +5,12 @@ from functools import lru_cache
 
 from rlora.verify import commands
 from rlora.verify.lex import tokens
-from rlora.verify.nodes import Node, ParseError, is_structure, num, op, sym
+from rlora.verify.nodes import Node, ParseError, is_structure, num, sym
 from rlora.verify.normalize import plain_latex, plain_words
 from rlora.verify.numerals import in_base_text, without_repeating
 from rlora.verify.parse import Parser
 from rlora.verify.relations import REALS
+from rlora.verify.signs import expand_signs
 from rlora.verify.units import is_product_of_letters
 
 MAX_CHARACTERS = 20_000
@@ -26,6 +27,7 @@ _UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
 _WHOLE_TEXT = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)[^{}]*[^{}\s][^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
 )
+_TRAILING = re.compile(r"(?:(?<!\\)[.,;]|\\)\s*$")
 _PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
 _SPACED = re.compile(r"^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d|\s*[a-zA-Z%\\])")  # thousands set off by spaces
@@ -34,7 +36,7 @@ _MEANINGS |= {word: num(i) for i, word in enumerate(_NUMBER_WORDS.split())}
 _PROSE = re.compile(r"(?:[A-Za-z0-9 .,;:'\"!?()/&%]|(?<=[A-Za-z])-(?=[A-Za-z]))*")  # no formula that words would hide
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})")
 _CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
-_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"])
+_MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "cases"])
 
 
 def _bracket(parser: Parser) -> Node:
@@ -145,6 +147,10 @@ def _matrix(parser: Parser) -> Node:
     parser.take("\\end")
     if _environment(parser) != name or not rows or cells:
         raise ParseError("unfinished matrix")
+    if name == "cases":  # a system; a function given by cases has a second column and is compared as text
+        if any(len(row.args) != 1 for row in rows):
+            raise ParseError("cases with conditions")
+        return Node("list", tuple(row.args[0] for row in rows))
     return Node("matrix", tuple(rows), "det" if name == "vmatrix" else "")
 
 
@@ -177,7 +183,7 @@ def _read(text: str) -> Node:
     node = node.args[0] if len(node.args) == 1 else node
     if _depth(node) > MAX_TREE_DEPTH:
         raise ParseError("too many terms or levels")
-    return _expand_signs(node)
+    return expand_signs(node)
 
 
 def _depth(node: Node) -> int:
@@ -187,32 +193,6 @@ def _depth(node: Node) -> int:
         level += 1
         nodes = [child for parent in nodes for child in parent.args]
     return level
-
-
-def _expand_signs(node: Node) -> Node:
-    """Return the tree with a plus-or-minus value replaced by the list of both values."""
-    if node.op in ("list", "set"):
-        parts: list[Node] = []
-        for child in node.args:
-            expanded = _expand_signs(child)
-            parts.extend(expanded.args if expanded.op == "list" else (expanded,))
-        return Node(node.op, tuple(parts), node.name)
-    if not _has_sign(node) or (is_structure(node) and node.op != "rel"):
-        return node
-    return Node("list", (_choose(node, False), _choose(node, True)))
-
-
-def _has_sign(node: Node) -> bool:
-    return node.op == "pm" or any(_has_sign(child) for child in node.args)
-
-
-def _choose(node: Node, minus: bool) -> Node:
-    if node.op == "pm":
-        inner = _choose(node.args[0], minus)
-        return op("neg", inner) if minus == (node.name == "\\pm") else inner
-    if not node.args:
-        return node
-    return Node(node.op, tuple(_choose(child, minus) for child in node.args), node.name, node.number, node.places)
 
 
 @lru_cache(maxsize=4096)
@@ -225,7 +205,7 @@ def parse_answer(text: str) -> Node | None:
         stripped = text.strip().lstrip("+0")
         return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
     plain = plain_latex(text)
-    plain = plain[:-1].rstrip() if plain.endswith((".", ",", ";")) and not plain.endswith("\\;") else plain
+    plain = _TRAILING.sub("", plain)
     if not plain:
         return None
     plain = without_repeating(
