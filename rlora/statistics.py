@@ -12,7 +12,7 @@ from math import exp, lgamma, log, log1p, sqrt
 
 _TAIL = 0.025
 _PRIOR = 0.75  # successes and failures added: between Jeffreys' 0.5 and the uniform prior's 1; chosen by coverage
-_DOUBT = 1.75  # how many solved (or failed) problems it takes before their spread is believed; chosen by coverage
+_DOUBT = 2.0  # how many solved (or failed) problems it takes before their spread is believed; chosen by coverage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ def mean_score(scores_P: Sequence[float]) -> Estimate:
     A problem's score may itself be a mean over samples, so the variance of scores, v, can be far below that of single
     trials, p (1 - p); the effective number of trials is n p (1 - p) / v. But where only m problems count (the
     participation number (sum x)^2 / sum x^2 of the solved or of the failed ones, whichever is smaller), the problems
-    that would raise v may be missing: v / (p (1 - p)) is drawn towards 1 with weight (1.75 / m)^2. The limits are
+    that would raise v may be missing: v / (p (1 - p)) is drawn towards 1 with weight (2 / m)^2. The limits are
     quantiles of Beta(p N + 3/4, (1 - p) N + 3/4), as in Brown, Cai and DasGupta (2001), Statistical Science 16:101,
     whose prior is 1/2; never of zero width.
     """
@@ -88,17 +88,22 @@ def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimat
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """Return x with I_x(a, b) = `probability`, to about 1e-12, by bisection."""
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if beta_cdf(middle, a, b) < probability:
-            low = middle
-        else:
-            high = middle
-        if high - low < 1e-13:
-            break
-    return (low + high) / 2
+    """Return x with I_x(a, b) = `probability`: Newton's steps, halving the bracket where they would leave it."""
+    low, high, x = 0.0, 1.0, a / (a + b)
+    for _ in range(200):
+        error = beta_cdf(x, a, b) - probability
+        low, high = (x, high) if error < 0 else (low, x)
+        density = exp((a - 1) * log(x) + (b - 1) * log1p(-x) - _log_beta(a, b))
+        newton = x - error / density if density > 0 else low
+        step_to = newton if low < newton < high else (low + high) / 2
+        if abs(step_to - x) <= 1e-14 + 1e-13 * x:
+            return step_to
+        x = step_to
+    return x
+
+
+def _log_beta(a: float, b: float) -> float:
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
 
 
 def beta_cdf(x: float, a: float, b: float) -> float:
@@ -111,7 +116,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):
         return 1 - beta_cdf(1 - x, b, a)
-    front = exp(lgamma(a + b) - lgamma(a) - lgamma(b) + a * log(x) + b * log1p(-x)) / a
+    front = exp(a * log(x) + b * log1p(-x) - _log_beta(a, b)) / a
     return front * _continued_fraction(x, a, b)
 
 
