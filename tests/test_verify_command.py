@@ -1,6 +1,8 @@
 """`rlora verify`: a file in, verdicts out in order; one verdict explained; errors that name the line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from rlora.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.unit
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS = [
     {"gold": "1/2", "pred": r"so \boxed{0.5}", "id": 3},
     {"gold": 7, "pred": r"\boxed{8}"},
@@ -126,3 +129,15 @@ def test_help_explains_fields_and_options(capsys) -> None:
     text = " ".join(capsys.readouterr().out.split())
     for word in ("FILE.jsonl", '"truncated"', "--output", "--workers", "--deadline", "--last-number", "--number"):
         assert word in text
+
+
+def test_a_reader_that_stops_ends_the_command_without_a_trace(tmp_path) -> None:
+    path = _file(tmp_path, ['{"gold": "7", "pred": "7"}'] * 4000)
+    command = [sys.executable, "-m", "rlora.cli", "verify", path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["kind"] == "correct"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -33,6 +33,7 @@ RIGHT = {
         (r"\text{7 apples}", "7"), (r"\text{Option A}", "A"), (r"\text{Choice (A)}", "A"), (r"\textit{yes}", "yes"),
         (r"\emph{yes}", "yes"), ("``yes''", "yes"), (r"\text{``yes''}", "yes"), (r"\text{a circle}", "circle"),
     ],
+    "binomials": [(r"{n \choose k}", r"\binom{n}{k}"), (r"{5 \choose 2}", "10")],
     "spaces": [(r"\,7\,", "7"), (r"7\ ", "7")],
     "systems": [(r"\begin{cases}x=7\\y=2\end{cases}", "(7,2)")],
     "congruences": [
@@ -59,7 +60,7 @@ WRONG = {
 }  # fmt: skip
 
 SEVEN = [
-    "7, not 5", "7 (since 3+4=7)", "The answer is 7 (not 5).", "7 is the answer.", "7 is correct.",
+    "7, not 5", "7 (since 3+4=7)", "The answer is 7 (not 5).", "7 is the answer.", "7 is correct.", "__7__",
     r"\boxed{\text{The answer is }7}", r"\boxed{the answer is 7}",
     "```python\nprint(3+4)\n```\n```output\n7\n```",
     "[THINK]5[/THINK]7", "<|begin_of_thought|>5<|end_of_thought|><|begin_of_solution|>7<|end_of_solution|>",

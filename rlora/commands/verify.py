@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -74,7 +75,12 @@ def main(arguments: Sequence[str]) -> None:
         if options.file is None:
             _explain(verifier, options)
         else:
-            _judge_file(verifier, options, _requests(options.file, options))
+            requests = _requests(options.file, options)
+            try:
+                _judge_file(verifier, options, requests)
+            except BrokenPipeError:  # the reader has seen enough, as in `rlora verify FILE | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the last flush finds a reader
+                raise SystemExit(1) from None
 
 
 def _explain(verifier: Verifier, options: VerifyOptions) -> None:

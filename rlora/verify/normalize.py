@@ -61,6 +61,7 @@ _REPLACED = [
     (re.compile(r"\\[lr]brack(?![a-zA-Z])"), lambda m: "[" if m[0][1] == "l" else "]"),
     (re.compile(r"\\(?:cdots|dots|ldots|dotsc)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
     (re.compile(r"\(\s*(?:mod|\\mod|\\bmod)\s+(\w+)\s*\)"), r"\\pmod{\1}"),
+    (re.compile(r"\{([^{}]{0,200})\\choose(?![a-zA-Z])([^{}]{0,200})\}"), r"\\binom{\1}{\2}"),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\\var(epsilon|theta|phi|rho|sigma|pi)(?![a-zA-Z])"), r"\\\1"),
 ]

@@ -135,7 +135,7 @@ def is_unfinished(text: str) -> bool:
     tail = text.rstrip()[-2000:].split("\n")[-1]
     if re.search(r"[\w)}] \*$", tail):
         return True
-    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "`", "!")):
+    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "__", "`", "!")):
         return True
     return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail)) or tail.count(
         "\\("
