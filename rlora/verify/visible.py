@@ -24,9 +24,11 @@ _NOISE = re.compile(
     r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE
 )  # GSM8K's calculator marks, other special tokens
 _FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
-_ROWS = re.compile(
-    r"\\begin\{((?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?)\}(.*?)\\end\{\1\}", re.DOTALL
+_ALIGNED = r"(?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?"
+_ROWS = re.compile(  # innermost ones: a body with another beginning would cost quadratic time
+    rf"\\begin\{{({_ALIGNED})\}}((?:(?!\\begin\{{{_ALIGNED}\}}).)*?)\\end\{{\1\}}", re.DOTALL
 )
+_GAP = re.compile(r"[^\S\n]{9,}")  # patterns that begin with spaces would try every one of them
 _ROW_MARK = re.compile(r"(\\\\(?:\[[^\]]*\])?|&|\\(?:begin|end)\{)")
 _RETRACTION = re.compile(
     r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
@@ -42,7 +44,7 @@ _MAX_CHARACTERS = 400_000
 
 def visible(text: str) -> tuple[str, bool]:
     """Return what a completion says after its thinking, and whether the thinking never ended."""
-    text = INVISIBLE.sub("", text[-_MAX_CHARACTERS:])
+    text = _GAP.sub("        ", INVISIBLE.sub("", text[-_MAX_CHARACTERS:]))
     if "<|channel|>" in text and (channels := list(_CHANNEL.finditer(text))):
         if channels[-1][1] != "final":
             return "", True
@@ -63,7 +65,9 @@ def _before_next_turn(text: str) -> str:
             break
     text = _NOISE.sub("", text) if "<" in text else text
     text = _FIGURE.sub(" ", text) if "[asy]" in text else text
-    return _ROWS.sub(_lines, text) if "\\begin{" in text else text
+    for _ in range(2 if "\\begin{" in text else 0):
+        text = _ROWS.sub(_lines, text)
+    return text
 
 
 def _lines(match: re.Match[str]) -> str:
