@@ -93,7 +93,12 @@ def assemble(
         trainer=Trainer(policy, config.optimizer, config.loss, temperature=temperature),
         engine=engine,
         hot_swap=HotSwap(
-            policy, sampler, [prompt.token_ids for prompt in prompts], temperature=temperature, seed=config.seed
+            policy,
+            sampler,
+            [prompt.token_ids for prompt in prompts],
+            temperature=temperature,
+            seed=config.seed,
+            longest=config.sampler.max_prompt_tokens,
         ),
         sampler=sampler,
     )

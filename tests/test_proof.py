@@ -11,7 +11,7 @@ from rlora.errors import StaleAdapterError
 from rlora.lora.inject import LoraConfig
 from rlora.policy import Policy
 from rlora.sampler.base import SamplerConfig
-from rlora.sampler.proof import HotSwap, _first_occurrences, compare
+from rlora.sampler.proof import HotSwap, _first_occurrences, canary_prompts, compare
 from rlora.sampler.torch_sampler import TorchSampler
 
 pytestmark = pytest.mark.unit
@@ -117,6 +117,36 @@ def test_bit_identity_is_found_even_where_noise_hides_the_difference(toy_dir) ->
     policy.version = 1
     with pytest.raises(StaleAdapterError, match="bit-identical to that of the previous version"):
         swap.swap()
+
+
+def test_a_policy_that_is_certain_is_not_accused(toy_dir) -> None:
+    """Seen after 20 updates: one drawn token of probability 1 - 1e-7, the same bits under any version.
+
+    Here a temperature near 0 makes the sampler so certain.
+    """
+    policy = make_policy(toy_dir, lora=LoraConfig(), scale_b=0.02)
+    sampler = TorchSampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
+    swap = HotSwap(policy, sampler, [range(2, 20), range(20, 38)], temperature=0.002, seed=1)
+    swap.swap()
+    policy.flat.theta_KD += 1e-6
+    policy.version = 1
+    metrics = swap.swap()
+    assert metrics["proof/canary_num_uncertain"] == 0
+    assert metrics["proof/canary_is_decided_previous"] == 0
+
+
+def test_the_canary_is_cut_where_the_base_is_least_certain(toy_dir) -> None:
+    policy = make_policy(toy_dir, lora=LoraConfig(), scale_b=0.02)
+    prompts = [range(2, 20), range(20, 38)]
+    chains = [[*prompts[0], *prompts[1]], [*prompts[1], *prompts[0]]]
+    entropies = {}
+    with torch.no_grad(), policy.adapter_off():
+        for length in range(33, 37):
+            log_p = policy.next_token_logits(torch.tensor([chain[:length] for chain in chains])).log_softmax(-1)
+            entropies[length] = float(-(log_p.exp() * log_p).sum(-1).mean())
+    best = max(entropies, key=lambda length: entropies[length])
+    assert canary_prompts(policy, prompts) == [tuple(chain[:best]) for chain in chains]
+    assert canary_prompts(policy, prompts, longest=9) == [tuple(chain[:9]) for chain in chains]
 
 
 class Noisy:

@@ -12,12 +12,13 @@ nothing. So there is no absolute threshold. The noise is measured on the base mo
 alike, before anything is trained; a comparison counts when a - b is several times as large as the noise (`MIN_RATIO`)
 on more than a token or two (`MIN_SEPARATION`), and is logged as undecided otherwise.
 
-It is made after each swap on a canary: first tokens drawn the ordinary way after a few fixed prompts. For those the
+It is made after each swap on a canary: tokens drawn the ordinary way after a few fixed sequences, cut where the base is
+in doubt. For those the
 trainer keeps its log-probabilities of every token under base and previous version, so a proof costs one short forward
 pass. One more test needs no statistics: a seeded canary that is bit-identical to the previous version's, or to the
-base's, although the trainer's own log-probabilities differ, is stale. Before each update a group of the rollouts is
-checked in the same way; the other versions are scored only when the error is so large that one of them could be the
-truth.
+base's, although the trainer's own log-probabilities of tokens in doubt differ, is stale. Before each update a group of
+the rollouts is checked in the same way; the other versions are scored only when the error is so large that one of them
+could be the truth.
 """
 
 from collections.abc import Sequence
@@ -32,8 +33,10 @@ from rlora.sampler.base import Sampler
 from rlora.types import Completion, Group, SampleRequest, SamplingParams
 
 CANARY_PROMPTS = 2
-CANARY_PROMPT_TOKENS = 33  # whole blocks of the prompt cache and one token more: the samples share the blocks
+CANARY_LENGTHS = range(33, 41)  # just more than whole blocks of the prompt cache: the samples share the blocks
 CANARY_SAMPLES = 16
+CERTAIN = 1e-4  # nats; a token drawn with less surprise may have the same bits under any version
+MIN_UNCERTAIN = 3  # drawn tokens that must be uncertain before identical bits prove anything
 MIN_RATIO = 3.0  # of the root mean squares of a - b and of the noise; measured in docs/log.md
 MIN_SEPARATION = 5.0  # deviations of t between 1/2 and either end
 _CHECKED_TOKENS = 64  # of each of a group's rollouts
@@ -102,12 +105,11 @@ class HotSwap:
         *,
         temperature: float = 1.0,
         seed: int = 0,
+        longest: int | None = None,
     ):
-        """Draw the canary after the beginnings of the first `CANARY_PROMPTS` of `prompts` (token ids)."""
+        """Draw the canary after parts of `prompts` (token ids) of at most `longest` tokens."""
         self._policy, self._sampler, self._temperature, self._seed = policy, sampler, temperature, seed
-        chosen = prompts[:CANARY_PROMPTS]
-        length = min(CANARY_PROMPT_TOKENS, *map(len, chosen), CANARY_PROMPT_TOKENS)
-        self._prompts = [tuple(prompt[:length]) for prompt in chosen]
+        self._prompts = canary_prompts(policy, prompts, longest=longest)
         self._theta_KD: torch.Tensor | None = None  # of the version that is served
         self._previous_theta_KD: torch.Tensor | None = None
         self._canaries: dict[str, _Canary] = {}  # of "base" and "previous"
@@ -129,12 +131,14 @@ class HotSwap:
             trainer_PV, stale_PV = canary.trainer_logprobs_PV, stale.trainer_logprobs_PV
             x, a, b = (canary.pick(values) for values in (None, trainer_PV, stale_PV))
             comparison = compare(x, a, b, noise=self._noise)
-            is_same = canary.drawn == stale.drawn and not torch.equal(trainer_PV, stale_PV)
+            num_telling = int(((a != b) & (x < -CERTAIN)).sum())
+            is_same = canary.drawn == stale.drawn and num_telling >= MIN_UNCERTAIN
             self._raise_if_stale("canary", other, comparison, is_identical=is_same)
             metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
             metrics[f"proof/canary_ratio_{other}"] = comparison.ratio
             metrics[f"proof/canary_is_decided_{other}"] = float(comparison.is_decided)
             metrics["proof/canary_error"] = comparison.error
+            metrics["proof/canary_num_uncertain"] = int((x < -CERTAIN).sum())
         self._canaries["previous"] = canary
         self._previous_theta_KD, self._theta_KD = self._theta_KD, self._policy.flat.theta_KD.clone()
         return metrics
@@ -199,6 +203,30 @@ class _Canary:
         if trainer_logprobs_PV is None:
             return torch.tensor([logprob for _, _, logprob in distinct])
         return torch.stack([trainer_logprobs_PV[row, token] for row, token, _ in distinct])
+
+
+@torch.no_grad()
+def canary_prompts(
+    policy: Policy, prompts: Sequence[Sequence[int]], *, longest: int | None = None
+) -> list[tuple[int, ...]]:
+    """Return `CANARY_PROMPTS` sequences of one length, after which the base is least certain of the next token.
+
+    A prompt's end may leave no doubt ("What is 27 + 85?" is answered by repeating a 2), and a token without doubt tells
+    no versions apart. So prompts are joined, and cut at the length of the highest mean entropy.
+    """
+    chains = []
+    for first in range(min(CANARY_PROMPTS, len(prompts))):
+        chains.append([token for prompt in [*prompts[first:], *prompts[:first]] for token in prompt])
+    end = min(len(chains[0]), longest or len(chains[0]), CANARY_LENGTHS.stop - 1)
+    lengths = range(min(CANARY_LENGTHS.start, end), end + 1)
+    entropies = []
+    with policy.adapter_off():
+        for length in lengths:
+            tokens_PT = torch.tensor([chain[:length] for chain in chains], device=policy.device)
+            log_p_PV = policy.next_token_logits(tokens_PT).log_softmax(-1)
+            entropies.append(float(-(log_p_PV.exp() * log_p_PV).sum(-1).mean()))
+    best = lengths[max(range(len(lengths)), key=entropies.__getitem__)]
+    return [tuple(chain[:best]) for chain in chains]
 
 
 def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
