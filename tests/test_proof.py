@@ -135,18 +135,19 @@ def test_a_policy_that_is_certain_is_not_accused(toy_dir) -> None:
     assert metrics["proof/canary_is_decided_previous"] == 0
 
 
-def test_the_canary_is_cut_where_the_base_is_least_certain(toy_dir) -> None:
+def test_the_canary_ends_where_the_base_is_least_certain(toy_dir) -> None:
     policy = make_policy(toy_dir, lora=LoraConfig(), scale_b=0.02)
     prompts = [range(2, 20), range(20, 38)]
     chains = [[*prompts[0], *prompts[1]], [*prompts[1], *prompts[0]]]
     entropies = {}
     with torch.no_grad(), policy.adapter_off():
-        for length in range(33, 37):
-            log_p = policy.next_token_logits(torch.tensor([chain[:length] for chain in chains])).log_softmax(-1)
-            entropies[length] = float(-(log_p.exp() * log_p).sum(-1).mean())
-    best = max(entropies, key=lambda length: entropies[length])
-    assert canary_prompts(policy, prompts) == [tuple(chain[:best]) for chain in chains]
-    assert canary_prompts(policy, prompts, longest=9) == [tuple(chain[:9]) for chain in chains]
+        for start in range(4):  # of 36 tokens, 33 are taken
+            tokens = torch.tensor([chain[start : start + 33] for chain in chains])
+            log_p = policy.next_token_logits(tokens).log_softmax(-1)
+            entropies[start] = float(-(log_p.exp() * log_p).sum(-1).mean())
+    best = max(entropies, key=lambda start: entropies[start])
+    assert canary_prompts(policy, prompts) == [tuple(chain[best : best + 33]) for chain in chains]
+    assert {len(tokens) for tokens in canary_prompts(policy, prompts, longest=9)} == {9}
 
 
 class Noisy:

@@ -33,7 +33,8 @@ from rlora.sampler.base import Sampler
 from rlora.types import Completion, Group, SampleRequest, SamplingParams
 
 CANARY_PROMPTS = 2
-CANARY_LENGTHS = range(33, 41)  # just more than whole blocks of the prompt cache: the samples share the blocks
+CANARY_LENGTH = 33  # whole blocks of the prompt cache and one token more: the samples share the blocks
+_CANARY_STARTS = 16  # places from which the canary is tried
 CANARY_SAMPLES = 16
 CERTAIN = 1e-4  # nats; a token drawn with less surprise may have the same bits under any version
 MIN_UNCERTAIN = 3  # drawn tokens that must be uncertain before identical bits prove anything
@@ -212,21 +213,21 @@ def canary_prompts(
     """Return `CANARY_PROMPTS` sequences of one length, after which the base is least certain of the next token.
 
     A prompt's end may leave no doubt ("What is 27 + 85?" is answered by repeating a 2), and a token without doubt tells
-    no versions apart. So prompts are joined, and cut at the length of the highest mean entropy.
+    no versions apart. So prompts are joined, and the sequences start where their ends have the highest mean entropy.
     """
     chains = []
     for first in range(min(CANARY_PROMPTS, len(prompts))):
         chains.append([token for prompt in [*prompts[first:], *prompts[:first]] for token in prompt])
-    end = min(len(chains[0]), longest or len(chains[0]), CANARY_LENGTHS.stop - 1)
-    lengths = range(min(CANARY_LENGTHS.start, end), end + 1)
+    length = min(len(chains[0]), longest or CANARY_LENGTH, CANARY_LENGTH)
+    starts = range(min(_CANARY_STARTS, len(chains[0]) - length + 1))
     entropies = []
     with policy.adapter_off():
-        for length in lengths:
-            tokens_PT = torch.tensor([chain[:length] for chain in chains], device=policy.device)
+        for start in starts:
+            tokens_PT = torch.tensor([chain[start : start + length] for chain in chains], device=policy.device)
             log_p_PV = policy.next_token_logits(tokens_PT).log_softmax(-1)
             entropies.append(float(-(log_p_PV.exp() * log_p_PV).sum(-1).mean()))
-    best = lengths[max(range(len(lengths)), key=entropies.__getitem__)]
-    return [tuple(chain[:best]) for chain in chains]
+    best = starts[max(starts, key=entropies.__getitem__)]
+    return [tuple(chain[best : best + length]) for chain in chains]
 
 
 def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
