@@ -6,6 +6,7 @@ made to hang, among ordinary ones; rlora alone, since Math-Verify's timeout need
 
 import json
 import os
+import resource
 import statistics
 import sys
 import time
@@ -122,6 +123,7 @@ def hostile_batch() -> dict[str, Any]:
     config = VerifierConfig()
     plain, bad = ordinary(), hostile()
     items, places = mixed(plain, bad)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with Verifier(config) as verifier:
         verifier.judge_many(plain[:100])  # the workers start
         start = time.perf_counter()
@@ -129,11 +131,15 @@ def hostile_batch() -> dict[str, Any]:
         middle = time.perf_counter()
         together = verifier.judge_many(items)
         end = time.perf_counter()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)  # the workers have ended, and what they forked
+    worker_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     kept = sum(together[i].kind is verdict.kind for i, verdict in zip(places, alone, strict=True))
     kinds = Counter(verdict.kind.value for verdict in together) - Counter(verdict.kind.value for verdict in alone)
     return {
         "extra": (end - middle) - (middle - start),
         "alone": middle - start,
+        "worker_seconds": worker_seconds,
+        "deadlines": kinds["timeout"] * config.deadline_seconds,
         "changed": len(plain) - kept,
         "kinds": dict(kinds),
         "past_guard": sum(isinstance(judge_cheaply(item), Pending) for item in bad),
@@ -195,7 +201,8 @@ def _hostile_figures(found: dict[str, Any]) -> list[Figure]:
             target=found["allowed"],
             against="the 10,000 ordinary answers alone",
             note=f"100 hostile among them ({kinds}), {found['past_guard']} past the guard; "
-            f"alone {found['alone']:.1f} s; the target is 5 s and the deadlines / workers",
+            f"alone {found['alone']:.1f} s; the target is 5 s and the deadlines / workers; "
+            f"the workers used {found['worker_seconds']:.1f} s of CPU, of which deadlines {found['deadlines']:.0f} s",
         ),
         Figure(
             name="hostile batch, verdicts changed",

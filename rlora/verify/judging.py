@@ -10,7 +10,6 @@ from rlora.verify.equal import cheap_verdict
 from rlora.verify.extract import Extraction, extract, gold_text
 from rlora.verify.nodes import contains, is_worked_out
 from rlora.verify.normalize import plain_latex
-from rlora.verify.prose import right_side
 from rlora.verify.relations import named_value
 from rlora.verify.structure import parse_answer
 
@@ -82,7 +81,7 @@ def _compared(
         return by(f"the {'answer' if right is None else 'gold'} is no expression", kind, answer)
     is_compound = found.is_plain and right.op == "rel" and left.op != "rel" and not named_value(right)
     if is_compound and (request.last_number or not contains(right.args[0], "num")):  # b - a = 4, but not 2x + 3 = 7
-        answer = right_side(answer)
+        answer = _right_side(answer)
         right = parse_answer(answer) or right
         if trace is not None:
             trace.append(Step(rule="of an equation in prose, its right-hand side", verdict=None, answer=answer))
@@ -100,3 +99,13 @@ def _compared(
 
 def _squeezed(text: str) -> str:
     return "".join(plain_latex(text).split())
+
+
+def _right_side(text: str) -> str:
+    """Return the last side of a formula with equals signs or implications, where all of it cannot be the answer."""
+    if "=" not in text:
+        return text
+    side = re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.")
+    while side.endswith("}") and side.count("}") > side.count("{"):
+        side = side[:-1].rstrip()
+    return side

@@ -24,7 +24,7 @@ _LEAD = re.compile(
 )
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
-_PROSE = re.compile(r"[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
+_PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
 _NUMBER = re.compile(
     r"(?<![\w.\\^_])(?P<sign>[-+−]\s?)?(?:\\?\$\s?)?(?P<body>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<bottom>\s?/\s?\d+)?"
 )
@@ -144,6 +144,7 @@ def is_unfinished(text: str) -> bool:
 
 def spans(sentence: str) -> str | None:
     """Return what bold, code or mathematics ends the sentence; several joined by commas or words count as one list."""
+    sentence = sentence[-4000:]  # what is opened and never closed would cost quadratic time
     found = list(_SPAN.finditer(sentence))
     if not found:
         return None
@@ -237,13 +238,3 @@ def last_formula(line: str) -> str | None:
             if is_mathematics(tail) and not _PROSE.search(tail):
                 return tail
     return None
-
-
-def right_side(text: str) -> str:
-    """Return the last side of a formula with equals signs or implications, where all of it cannot be the answer."""
-    if "=" not in text:
-        return text
-    side = re.split(r"=|\\(?:Rightarrow|implies|to)(?![a-zA-Z])|\u21d2|\u27f9", text)[-1].strip(" $.")
-    while side.endswith("}") and side.count("}") > side.count("{"):
-        side = side[:-1].rstrip()
-    return side

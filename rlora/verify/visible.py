@@ -23,7 +23,7 @@ _TURN_END = re.compile(
 _NOISE = re.compile(
     r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE
 )  # GSM8K's calculator marks, other special tokens
-_FIGURE = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
+_FIGURE = re.compile(r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]", re.DOTALL)
 _ALIGNED = r"(?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?"
 _ROWS = re.compile(  # innermost ones: a body with another beginning would cost quadratic time
     rf"\\begin\{{({_ALIGNED})\}}((?:(?!\\begin\{{{_ALIGNED}\}}).)*?)\\end\{{\1\}}", re.DOTALL
