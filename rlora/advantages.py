@@ -1,7 +1,12 @@
 """How much better than its group each rollout was: rewards of a group -> advantages."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
+
+from rlora.types import Group, VerdictKind
+
+CONSENSUS = 0.75  # share of a group that makes its answer the group's
 
 AdvantageName = Literal["centered", "standardized", "leave_one_out", "raw"]
 
@@ -38,3 +43,24 @@ ADVANTAGES: dict[str, Callable[[Sequence[float]], list[float]]] = {
     "leave_one_out": leave_one_out,
     "raw": raw,
 }
+
+
+def advantages_of(group: Group, name: AdvantageName, *, consensus_penalty: float = 0.0) -> list[float]:
+    """Return the advantages of a group's rollouts, in order.
+
+    A group that agrees on a wrong answer has no signal by its rewards, samples nothing else any more, and stays wrong
+    for ever; with a penalty all of it is pushed down, so that other answers are tried again. Groups that are wrong in
+    many ways are left alone: they explore by themselves. That pushing down wrong samples keeps variety is shown in
+    arXiv 2506.01347.
+    """
+    if consensus_penalty and is_wrong_consensus(group):
+        return [-consensus_penalty] * len(group.rollouts)
+    return ADVANTAGES[name]([rollout.reward for rollout in group.rollouts])
+
+
+def is_wrong_consensus(group: Group) -> bool:
+    """Return whether no rollout is right and at least three quarters give the same wrong answer."""
+    if any(rollout.reward > 0 for rollout in group.rollouts):
+        return False
+    wrong = Counter(r.verdict.extracted for r in group.rollouts if r.verdict.kind is VerdictKind.WRONG)
+    return max(wrong.values(), default=0) >= CONSENSUS * len(group.rollouts)

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rlora.advantages import ADVANTAGES
+from rlora.advantages import advantages_of
 from rlora.assemble import Parts, assemble, load_problems
 from rlora.batching import build_batch
 from rlora.config import to_json
@@ -113,7 +113,9 @@ def iterate(
     with metrics.timed("swap"):
         metrics.update(parts.hot_swap.check(groups))
     with metrics.timed("train"):
-        advantages = [ADVANTAGES[config.advantage]([r.reward for r in group.rollouts]) for group in groups]
+        advantages = [
+            advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups
+        ]
         has_kl = config.loss.kl_coefficient > 0
         batch = build_batch(groups, advantages, config.batch, version=metrics.step, keep_all=has_kl)
         metrics.update(parts.trainer.step(batch))

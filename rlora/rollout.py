@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlora.advantages import is_wrong_consensus
 from rlora.sampler.base import Sampler
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
@@ -120,6 +121,7 @@ def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, 
         "groups/all_right_share": num_right / of_groups,
         "groups/mixed_share": num_mixed / of_groups,
         "groups/all_wrong_share": (len(groups) - num_mixed - num_right) / of_groups,
+        "groups/wrong_consensus_share": sum(map(is_wrong_consensus, groups)) / of_groups,
         "groups/num_without_signal": len(groups) - num_mixed,
         "rollout/num_dropped_prompts": num_problems - len(groups),
         "rollout/num_completions": len(rollouts),

@@ -45,6 +45,10 @@ class RunConfig:
     """Everything random derives from it: adapters, order of problems, samples."""
     advantage: AdvantageName = "centered"
     """centered (reward minus the group's mean), standardized, leave_one_out, or raw (no baseline)."""
+    consensus_penalty: float = 0.0
+    """Push all rollouts of a group down by this advantage when three quarters of it give the same wrong answer; 0 leaves
+    the group out, since by its rewards it has no signal.
+    """
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
     num_threads: int | None = None
@@ -88,6 +92,8 @@ class RunConfig:
             raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
         if self.advantage not in ADVANTAGES:
             raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
+        if self.consensus_penalty < 0:
+            raise ConfigError(f"consensus_penalty is {self.consensus_penalty}; it must be at least 0.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):
             raise ConfigError(
                 f"samples_per_problem is {self.samples_per_problem}; a group of one has no baseline, so every "

@@ -1,6 +1,10 @@
-import pytest
+import dataclasses
 
-from rlora.advantages import ADVANTAGES
+import pytest
+from make import completion, group
+
+from rlora.advantages import ADVANTAGES, advantages_of, is_wrong_consensus
+from rlora.types import Group, Verdict, VerdictKind
 
 pytestmark = pytest.mark.unit
 
@@ -23,3 +27,34 @@ def test_values(name, expected) -> None:
 @pytest.mark.parametrize("name", ["centered", "standardized", "leave_one_out"])
 def test_equal_rewards_carry_no_signal(name) -> None:
     assert ADVANTAGES[name]([1.0, 1.0, 1.0]) == [0.0, 0.0, 0.0]
+
+
+def answered(*answers: str, right: str = "7", kind: VerdictKind = VerdictKind.WRONG) -> Group:
+    made = group([1], [completion([2]) for _ in answers], [float(answer == right) for answer in answers])
+    rollouts = []
+    for rollout, answer in zip(made.rollouts, answers, strict=True):
+        verdict = Verdict(kind=VerdictKind.CORRECT if answer == right else kind, extracted=answer)
+        rollouts.append(dataclasses.replace(rollout, verdict=verdict))
+    return dataclasses.replace(made, rollouts=tuple(rollouts))
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (answered("8", "8", "8", "8"), True),
+        (answered("8", "8", "8", "9"), True),
+        (answered("8", "8", "9", "9"), False),
+        (answered("8", "8", "8", "7"), False),
+        (answered("7", "7", "7", "7"), False),
+        (answered("", "", "", "", kind=VerdictKind.TRUNCATED), False),
+    ],
+)
+def test_a_wrong_consensus_is_three_quarters_with_one_wrong_answer(made, expected) -> None:
+    assert is_wrong_consensus(made) == expected
+
+
+def test_a_wrong_consensus_is_pushed_down_only_with_a_penalty() -> None:
+    agreed, mixed = answered("8", "8", "8", "9"), answered("8", "8", "8", "7")
+    assert advantages_of(agreed, "standardized") == [0.0] * 4
+    assert advantages_of(agreed, "standardized", consensus_penalty=0.5) == [-0.5] * 4
+    assert advantages_of(mixed, "centered", consensus_penalty=0.5) == pytest.approx([-0.25, -0.25, -0.25, 0.75])
