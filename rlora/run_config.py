@@ -46,8 +46,8 @@ class RunConfig:
     advantage: AdvantageName = "centered"
     """centered (reward minus the group's mean), standardized, leave_one_out, or raw (no baseline)."""
     consensus_penalty: float = 0.0
-    """Push all rollouts of a group down by this advantage when three quarters of it give the same wrong answer; 0 leaves
-    the group out, since by its rewards it has no signal.
+    """Push all rollouts of a group down by this advantage when three quarters of it give the same wrong answer; 0
+    leaves the group out, since by its rewards it has no signal.
     """
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
