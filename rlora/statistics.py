@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from math import exp, lgamma, log, log1p, sqrt
 
 _TAIL = 0.025
+_Z95 = 1.959963984540054
 _PRIOR = 0.75  # successes and failures added: between Jeffreys' 0.5 and the uniform prior's 1; chosen by coverage
 _DOUBT = 2.0  # how many solved (or failed) problems it takes before their spread is believed; chosen by coverage
 
@@ -71,20 +72,28 @@ def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimat
     """Return mean(new - old) over the same problems with the square-and-add interval for paired proportions.
 
     Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: the limits of both means, joined with their
-    correlation, which is drawn to 0 by 1 / n so that the interval of two equal lists has a width.
+    correlation. It is widened as Student's t is against the normal, since the correlation too is estimated from n
+    problems, and the correlation is kept below 1 - 1 / n^2, so that two equal lists have an interval with a width.
     """
     new, old = mean_score(new_P), mean_score(old_P)
     count = len(new_P)
     covariance = sum((a - new.mean) * (b - old.mean) for a, b in zip(new_P, old_P, strict=True))
     variances = sum((a - new.mean) ** 2 for a in new_P) * sum((b - old.mean) ** 2 for b in old_P)
-    correlation = (1 - 1 / count) * covariance / sqrt(variances) if variances > 0 else 0.0
+    correlation = min(covariance / sqrt(variances), 1 - 1 / count**2) if variances > 0 else 0.0
     below, above = (new.mean - new.low, old.high - old.mean), (new.high - new.mean, old.mean - old.low)
+    wider = t_quantile(max(1, count - 1)) / _Z95
 
     def joined(left: float, right: float) -> float:
-        return sqrt(max(0.0, left**2 - 2 * correlation * left * right + right**2))
+        return wider * sqrt(max(0.0, left**2 - 2 * correlation * left * right + right**2))
 
     mean = new.mean - old.mean
     return Estimate(mean=mean, low=max(-1.0, mean - joined(*below)), high=min(1.0, mean + joined(*above)))
+
+
+def t_quantile(degrees: int) -> float:
+    """Return the 97.5 % quantile of Student's t with so many degrees of freedom (at least 1)."""
+    x = beta_quantile(2 * _TAIL, degrees / 2, 0.5)  # of degrees / (degrees + t^2)
+    return sqrt(degrees * (1 / x - 1))
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:

@@ -6,7 +6,7 @@ from math import comb
 import pytest
 import torch
 
-from rlora.statistics import Estimate, beta_cdf, beta_quantile, mean_score, paired_difference
+from rlora.statistics import Estimate, beta_cdf, beta_quantile, mean_score, paired_difference, t_quantile
 
 pytestmark = pytest.mark.unit
 
@@ -32,6 +32,11 @@ def test_quantiles_equal_published_and_closed_values() -> None:
     assert beta_quantile(0.5, 7.3, 7.3) == pytest.approx(0.5, abs=1e-12)
     assert beta_quantile(0.025, 81, 183) == pytest.approx(0.2527, abs=5e-5)  # Clopper and Pearson, 81 of 263
     assert beta_quantile(0.975, 82, 182) == pytest.approx(0.3676, abs=5e-5)
+
+
+def test_students_quantiles_equal_published_ones() -> None:
+    for degrees, published in [(1, 12.706), (2, 4.303), (10, 2.228), (29, 2.045), (1000, 1.962)]:
+        assert t_quantile(degrees) == pytest.approx(published, abs=5e-4)
 
 
 def test_an_interval_of_single_trials_is_the_beta_interval() -> None:
