@@ -215,7 +215,9 @@ def gpu_kv_cache_bytes(folder: Path, config: ModelConfig) -> int:
     its batches as one copy more and at least 4 GiB. Raises ConfigError when less than 1 GiB is left. Not run on a GPU
     yet.
     """
-    total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    if not torch.cuda.is_available():
+        raise ConfigError("sampler.kv_cache_gb is 0, so the GPU's memory sizes the cache, and there is no GPU; try 1.")
+    total = torch.cuda.get_device_properties(0).total_memory
     weights = weight_bytes(folder) * (2 if config.dtype == "float32" else 1)
     left = int(0.9 * total) - 2 * weights - max(weights, 4 * 2**30)
     if left < 2**30:

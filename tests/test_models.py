@@ -40,3 +40,10 @@ def test_memory_of_one_gpu_is_split_by_the_models_size(tmp_path, monkeypatch) ->
     card.total_memory = 12 * GIB
     with pytest.raises(ConfigError, match=r"12.0 GiB of GPU memory cannot hold two copies of a 3.0 GiB model"):
         gpu_kv_cache_bytes(tmp_path, ModelConfig())
+
+
+def test_a_cache_sized_by_the_gpu_needs_one(tmp_path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(ConfigError, match=r"sampler\.kv_cache_gb is 0, .* there is no GPU; try 1"):
+        gpu_kv_cache_bytes(tmp_path, ModelConfig())
