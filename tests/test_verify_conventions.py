@@ -73,7 +73,10 @@ NOT_SEVEN = [
     "5 ~ 7", "less than 7", "more than 7", "at least 7", "at most 7", "The answer is 7 or higher.",
     "First 3 + 4 = 7, then 7 *", "```python\nanswer = 7\n```", "```python\n# The answer is 7\n```",
     r"<|begin_of_thought|>\boxed{7}<|end_of_thought|>I cannot say.", r"[THINK]\boxed{7}[/THINK]I give up",
-    r"[THINK]\boxed{7}", "<|channel|>analysis<|message|>7", "The answer is at most 7.",
+    "half of 7", "twice 7", "the square root of 7",
+    "The answer is the reciprocal of 7.", "The answer is a multiple of 7.", "x is a multiple of 7", "3 times 7",
+    "7 factorial", r"\boxed{7\text{ factorial}}", "7 squared", "7 halves", "7 less than x", "negative 7", "minus 7",
+    "The answer is negative 7.", "2 to the 7", "7 or none", r"[THINK]\boxed{7}", "<|channel|>analysis<|message|>7", "The answer is at most 7.",
 ]  # fmt: skip
 
 
@@ -118,6 +121,7 @@ def test_completions_that_do_not(verifier: Verifier, text: str, last_number: boo
         ("The answer is 52 in base 8.", "52_8"),
         (r"\begin{align*} M &= N \\ &= \boxed{\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}}. \end{align*}",
          r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
+        ("The answer is negative 7.", "-7"), ("minus 7", "-7"), ("12 minus 5 is 7.", "7"),
         ("6 + 3/4 is\n\n6 3/4", "27/4"), ("So we get 6 3/4.", "27/4"),
     ],
 )  # fmt: skip

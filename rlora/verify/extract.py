@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from rlora.types import VerdictKind
 from rlora.verify import prose
 from rlora.verify.equal import cheap_verdict
+from rlora.verify.last_number import last_number as last_number_of
 from rlora.verify.markers import Marker, boxes, markers, phrases
 from rlora.verify.visible import is_repetition, last_words, visible
 
@@ -163,7 +164,7 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
         return Extraction(text=cut, rule=f"the first clause behind {said}")
     if _RANGE.search(content):
         return Extraction(text=content, rule=f"a range behind {said}")
-    number = prose.last_number(content) if last_number else None
+    number = last_number_of(content) if last_number else None
     if number:
         return Extraction(text=number, rule=f"the last number behind {said}")
     return Extraction(text=cut or content, rule=f"the words behind {said}")
@@ -176,9 +177,9 @@ def _unmarked(body: str, last_number: bool) -> Extraction:
     sources = [("the last line, which is or ends in an expression or a few words", prose.plain_final, lines[0])]
     if last_number:
         sources += [
-            ("the last number of the last line", prose.last_number, lines[0]),
+            ("the last number of the last line", last_number_of, lines[0]),
             ("the formula that ends the last line", prose.last_formula, lines[0]),
-            ("the last number of the text", prose.last_number, body),
+            ("the last number of the text", last_number_of, body),
         ]
     for rule, find, text in sources:
         if (answer := find(text)) is not None:

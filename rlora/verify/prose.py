@@ -2,7 +2,7 @@
 
 import re
 
-from rlora.verify.normalize import SPACED_THOUSANDS
+from rlora.verify.last_number import CONNECTOR, is_changed
 from rlora.verify.structure import parse_answer
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)([\w+-]*)[ \t]*$")
@@ -25,23 +25,8 @@ _LEAD = re.compile(
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
 _PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
-_NUMBER = re.compile(
-    r"(?<![\w.\\^_])(?P<sign>[-+−]\s?)?(?:\\?\$\s?)?(?P<body>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?P<bottom>\s?/\s?\d+)?"
-)
-_NEGATED = re.compile(
-    r"(?:(?:\b(?:not|never)|n't)\s+(?:[a-z]+\s+){0,2}|\b(?:less|more|fewer|greater|larger|smaller|higher|lower)\s+than\s+"
-    r"|^\W*at\s+(?:least|most)\s+)[$*`]*$",
-    re.IGNORECASE,
-)
-_OPEN_ENDED = re.compile(r"[\s$*]*\b(?:or|and)\s+(?:higher|lower|more|less|fewer|greater|above|below|over|up)\b")
 _DENIED = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
-_ENDED = re.compile(r"[.!?)\]}*`\"'$%\d>✓✅🎉]\s*$|\.\s*\S{0,2}\s*$")
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
-_CONNECTOR = re.compile(
-    r"\s*(?:,\s*(?:and|or)?|;|\band\b|\bor\b|&|~)(?:\s+(?:maybe|perhaps|possibly|even|also|alternatively))?\s*"
-    r"(?:[A-Za-z](?:_\w)?\s*=\s*)?",
-    re.IGNORECASE,
-)
 YES_OR_NO = re.compile(
     r"(yes|no|true|false)\b(?!.*\bor\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
 )
@@ -153,7 +138,7 @@ def spans(sentence: str) -> str | None:
         return None
     group = [found[-1]]
     for previous in reversed(found[:-1]):
-        if not _CONNECTOR.fullmatch(sentence[previous.end() : group[0].start()]):
+        if not CONNECTOR.fullmatch(sentence[previous.end() : group[0].start()]):
             break
         group.insert(0, previous)
     contents = [next(part for part in match.groups() if part is not None) for match in group]
@@ -187,53 +172,13 @@ def plain_final(line: str) -> str | None:
     return None
 
 
-def last_number(text: str) -> str | None:
-    """Return the last number of a text; the whole list where it ends one, None where it is part of a larger formula."""
-    text = SPACED_THOUSANDS.sub("", text[-4000:])
-    matches = list(_NUMBER.finditer(text))
-    if not matches:
-        return None
-    group, is_row = [matches[-1]], False
-    for previous in reversed(matches[:-1]):
-        between = text[previous.end() : group[0].start()].replace("$", "").replace("*", "")
-        if "\n" in between or (between.strip() and not _CONNECTOR.fullmatch(between)):
-            break
-        is_row = is_row or not between.strip()
-        group.insert(0, previous)
-    after = text[group[-1].end() :]
-    if re.match(r"\s?[\\^_({]|[A-Za-z]\b|\s?[*+/=<>]\s?[\w\\(]", after) and not after.startswith(
-        ("\\)", "\\]", "\\%", "**", "\\text")
-    ):
-        return None
-    if not _ENDED.search(text) and (len(after.split()) > 6 or re.search(r"[,;:]\s|[.!?]\s", after)):
-        return None  # the text breaks off in a later clause or sentence
-    left, right = text[: group[0].start()].rstrip(" $")[-2:], after.lstrip(" $")[:1]
-    is_open, is_closed = left[-1:] in ("(", "[", "{"), right in (")", "]", "}")
-    if is_open != is_closed or (is_open and (left[-1] == "{" or left[:1].isalnum())):
-        return None
-    if _OPEN_ENDED.match(after):
-        return None
-    if _NEGATED.search(text[max(0, group[0].start() - 60) : group[0].start()]) or text.rstrip().endswith("?"):
-        return None
-    if is_row:  # 1 2 3, or 6 3/4
-        return text[group[0].start() : group[-1].end()]
-    values = [_number_text(match, text) for match in group]
-    return ", ".join(values) if len(set(values)) > 1 else values[0]
-
-
-def _number_text(match: re.Match[str], text: str) -> str:
-    before = text[: match.start()].rstrip()
-    is_minus = match["sign"] is not None and match["sign"].strip() in "-−" and not re.search(r"[\w)\]}]$", before)
-    return ("-" if is_minus else "") + match["body"] + (match["bottom"] or "").replace(" ", "")
-
-
 def last_formula(line: str) -> str | None:
     """Return the longest formula that ends a line, as in "so we get x = 2\\sqrt{3}."; None if words end it."""
     words = last_sentence(line.strip()).rstrip(". ").split(" ")[-40:]
     for start, word in enumerate(words):
         if re.search(r"[\d\\$]|^[(\[]?[A-Za-z]\b", word):
             tail = " ".join(words[start:])
-            if _NEGATED.search(" ".join(words[:start]) + " "):
+            if is_changed(" ".join(words[:start]) + " "):
                 return None
             if is_mathematics(tail) and not _PROSE.search(tail):
                 return tail

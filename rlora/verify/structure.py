@@ -27,6 +27,7 @@ _UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
 _WHOLE_TEXT = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)[^{}]*[^{}\s][^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
 )
+_WORD_SIGN = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\])", re.IGNORECASE)
 _TRAILING = re.compile(r"(?:(?<!\\)[.,;]|\\)\s*$")
 _PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
@@ -205,7 +206,7 @@ def parse_answer(text: str) -> Node | None:
         stripped = text.strip().lstrip("+0")
         return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
     plain = plain_latex(text)
-    plain = _TRAILING.sub("", plain)
+    plain = _WORD_SIGN.sub("-", _TRAILING.sub("", plain))
     if not plain:
         return None
     plain = without_repeating(

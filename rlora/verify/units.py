@@ -20,6 +20,8 @@ _UNITS = frozenset(_UNITS_WORDS.split())
 _NOT_UNITS_WORDS = """
     is are not or and if then because since so but equals equal wait than less more least most at when where
     for mod yes no true false none with to from plus minus over by squared cubed
+    factorial half halves third thirds quarter quarters fifths sixths sevenths eighths ninths tenths hundredths
+    thousandths divided multiplied modulo choose unless except
 """
 _NOT_UNITS = frozenset(_NOT_UNITS_WORDS.split())
 _ENGLISH = """
