@@ -34,6 +34,7 @@ SEVEN = [
 LAST_NUMBER_ONLY = [
     "The sum is 7", "3 + 4 is 7.", "You get 7 apples.", "That makes 7 in total!", "It costs $7.",
     "So there are 7 of them.", "7 is what I get.",
+    "Robert went down the slide 7 times", "The bread costs 9 - 2 = 7 more than the bagels.",
     "She has 3 + 4 = 7 apples left.", "This gives us x = 7 as the only solution.",
 ]  # fmt: skip
 

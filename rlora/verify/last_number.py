@@ -22,7 +22,8 @@ _OPERATOR_BEFORE = re.compile(  # words that make another number of the one behi
 )
 _OPERATOR_AFTER = re.compile(
     r"[$*`]*\s+(?:squared|cubed|factorial|halves|thirds|quarters|fifths|plus|minus|divided|multiplied"
-    r"|(?:less|more) than|modulo|mod|raised|to the power|choose|unless|except|and a (?:half|third|quarter))\b",
+    r"|(?:less|more) than\s+[$\\]*(?:\d+|[b-z]\b)|modulo|mod|raised|to the power|choose|unless"
+    r"|except|and a (?:half|third|quarter))\b",
     re.IGNORECASE,
 )
 _ENDED = re.compile(r"[.!?)\]}*`\"'$%\d>✓✅🎉]\s*$|\.\s*\S{0,2}\s*$")

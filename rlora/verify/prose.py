@@ -47,11 +47,11 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _DANGLING = """
-    and or is are the a an of to so then that we with by if because plus times gives get have has need which where when
+    and or is are the a an of to so then that we with by if because plus gives get have has need which where when
     since for from as be can will must let now next therefore thus hence find using into i you it this there their his
     her its
 """
-_UNFINISHED = re.compile(rf"(?:[=+\-*/^_({{\[,:<>&\\]|\b(?:{'|'.join(_DANGLING.split())}))\s*$")
+_UNFINISHED = re.compile(rf"(?:[=+\-*/^_({{\[,:<>&\\]|(?<!\d )\btimes|\b(?:{'|'.join(_DANGLING.split())}))\s*$")
 
 
 def unwrapped(text: str) -> str:
