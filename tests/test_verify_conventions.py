@@ -75,7 +75,8 @@ NOT_SEVEN = [
     r"<|begin_of_thought|>\boxed{7}<|end_of_thought|>I cannot say.", r"[THINK]\boxed{7}[/THINK]I give up",
     "half of 7", "twice 7", "the square root of 7",
     "The answer is the reciprocal of 7.", "The answer is a multiple of 7.", "x is a multiple of 7", "3 times 7",
-    "7 factorial", r"\boxed{7\text{ factorial}}", "7 squared", "7 halves", "7 less than x", "7 more than 15", "negative 7", "minus 7",
+    "7 factorial", r"\boxed{7\text{ factorial}}", "7 squared", "7 halves", "7 less than x", "7 more than 15",
+    "negative 7", "minus 7",
     "The answer is negative 7.", "2 to the 7", "7 or none", r"[THINK]\boxed{7}",
     "<|channel|>analysis<|message|>7", "The answer is at most 7.",
 ]  # fmt: skip
