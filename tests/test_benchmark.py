@@ -150,6 +150,14 @@ def test_the_adapter_is_proven_and_a_lying_sampler_is_caught(done, adapter, tmp_
     assert not (tmp_path / "lie" / "samples-digits-policy.jsonl").exists()
 
 
+def test_a_proof_that_could_not_tell_is_reported(done, toy_dir, tmp_path) -> None:
+    policy = make_policy(toy_dir, lora=RANK, scale_b=0.0)
+    save_adapter(policy.adapter(), tmp_path / "faint")
+    results = evaluate_benchmarks(toy(tmp_path / "out", adapter=str(tmp_path / "faint"), limit=1))
+    assert "differ by too little for the proof to tell" in warnings(results)[0]
+    assert not any("too little" in warning for warning in warnings(done[1]))
+
+
 def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_samples(done, adapter, tmp_path) -> None:
     output, results = done
     config = toy(tmp_path, adapter=adapter, samples=6)

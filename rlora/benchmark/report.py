@@ -81,6 +81,8 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def warnings(results: Mapping[str, Any]) -> list[str]:
     """Return what a reader must know before quoting a number."""
     found = []
+    if results.get("proof", {}).get("proof/canary_is_decided_base") == 0:
+        found.append("Warning: policy and base differ by too little for the proof to tell which of them was served.")
     for name, one in results["benchmarks"].items():
         if one.get("num_trained_on"):
             found.append(f"Warning: {name}: the run was trained on {one['num_trained_on']} of its problems.")
