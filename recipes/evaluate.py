@@ -6,9 +6,12 @@
     python recipes/evaluate.py --preset toy                                            (random weights; for tests)
 
 Hardware: one GPU for the defaults (32 samples of at most 8192 tokens), which no run of this code has tried yet; two CPU
-cores and 5 GB for the cpu preset (4 samples of at most 256 tokens). Expect 0 to 2 % on AIME from the bundled 135M
-model. From the literature, not from a run of this code: full fine-tuning of Qwen2.5-7B on DeepMath goes from 7.7 to
-20.4 % on AIME 2024 and from 5.4 to 17.5 % on AIME 2025, avg@16 (DeepMath-103K, arXiv 2504.11456).
+cores and 5 GB for the cpu preset (4 samples of at most 256 tokens). The bundled 135M model, SmolLM2-135M-Instruct in
+4-bit weights dequantised, solved none of AIME 2024, 2025 and 2026, 0.0 % [0.0, 9.7] each; with 4 samples of at most 64
+tokens the three took 91 s on two cores, policy and base together.
+
+From the literature, not from a run of this code: full fine-tuning of Qwen2.5-7B on DeepMath goes from 7.7 to 20.4 % on
+AIME 2024 and from 5.4 to 17.5 % on AIME 2025, avg@16 (DeepMath-103K, arXiv 2504.11456).
 """
 
 import sys
