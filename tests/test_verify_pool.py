@@ -178,3 +178,25 @@ def test_a_killed_child_is_replaced_by_its_worker() -> None:
         time.sleep(0.1)
         assert verifier.judge(HARD.text, HARD.gold).is_correct
         assert _children() - before == {worker}
+
+
+@pytest.mark.parametrize("victim", ["child", "worker"])
+def test_a_worker_killed_from_outside_while_it_compares_is_replaced_and_the_answer_judged_again(victim) -> None:
+    with Verifier(VerifierConfig(num_workers=1, deadline_seconds=0.5)) as verifier:
+        before = _children()
+        assert not verifier.judge(SLOW.text, SLOW.gold).is_correct  # SymPy is loaded now
+        (worker,) = _children() - before
+
+        def kill() -> None:
+            process = psutil.Process(worker)
+            (process.children()[0] if victim == "child" else process).kill()
+
+        killer = threading.Timer(0.2, kill)
+        killer.start()
+        start = time.perf_counter()
+        verdict = verifier.judge(SLOW.text, SLOW.gold)
+        killer.join()
+        assert verdict.kind is VerdictKind.TIMEOUT
+        assert time.perf_counter() - start >= 0.2 + 0.5  # a whole deadline after the kill
+        assert verifier.judge(HARD.text, HARD.gold).is_correct
+        assert worker not in _children()

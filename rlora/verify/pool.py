@@ -27,11 +27,16 @@ from rlora.verify.protocol import Reply, Task
 
 _WALL_FACTOR = 5
 _START_SECONDS = 120.0  # wall time that importing Python, mpmath or SymPy may take on a busy machine
+_MAX_DEATHS = 2  # workers that may die at one task by something outside it
 _LOG = logging.getLogger(__name__)
 
 
 class VerifierError(RloraError, RuntimeError):
     """The verifier cannot start its workers, or was closed."""
+
+
+class _DiedError(Exception):
+    """A worker was ended by something outside its task, which says nothing about the task."""
 
 
 class _Worker:
@@ -59,22 +64,28 @@ class _Worker:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.owner = os.getpid()
-        if self._receive(_START_SECONDS) is None:
+        try:
+            is_ready = self._receive(_START_SECONDS) is not None
+        except _DiedError:
+            is_ready = False
+        if not is_ready:
             self.kill()
             raise VerifierError(
                 f"the verifier's worker did not start ({' '.join(command)}); its error is above on stderr"
             )
 
     def ask(self, task: Task, seconds: float) -> Reply | None:
-        """Return the worker's reply, or None if it died or did not reply in time; then it must be killed."""
+        """Return the worker's reply, or None if it did not reply in time; then, and after _DiedError, it must be killed."""
         try:
             assert self.process.stdin is not None
             self.process.stdin.write(protocol.pack(task.message()))
-        except OSError:
-            return None
+        except OSError as error:
+            raise _DiedError from error
         message = self._receive(_START_SECONDS)  # it says when it has loaded what the task needs
-        if message is not None and "kind" not in message:
+        if message is not None and "loaded" in message:
             message = self._receive(seconds)
+        if message == protocol.DIED:
+            raise _DiedError
         return None if message is None else protocol.reply_of(message)
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
@@ -84,7 +95,10 @@ class _Worker:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             if poll.poll(left * 1000):
-                return protocol.read(cast(BinaryIO, self.process.stdout))
+                message = protocol.read(cast(BinaryIO, self.process.stdout))
+                if message is None:
+                    raise _DiedError
+                return message
         return None
 
     def kill(self) -> None:
@@ -145,14 +159,16 @@ class Pool:
         worker = self._acquire()
         is_kept = False
         try:
-            was_dead = worker.process.poll() is not None
-            answer = None if was_dead else worker.ask(task, self._wall_seconds)
-            if was_dead:  # it died while idle, which says nothing about this task
-                worker.kill()
-                worker = _Worker(self._deadline_seconds, self._memory_mb)
-                answer = worker.ask(task, self._wall_seconds)
-            is_kept = answer is not None
-            return answer
+            for _ in range(_MAX_DEATHS):
+                try:
+                    answer = worker.ask(task, self._wall_seconds)
+                    is_kept = answer is not None
+                    return answer
+                except _DiedError:
+                    worker.kill()
+                    worker = _Worker(self._deadline_seconds, self._memory_mb)
+            is_kept = True
+            return None  # whatever ends worker after worker at this task may be the task after all
         finally:
             self._release(worker, is_kept)
 

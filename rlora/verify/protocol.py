@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 from rlora.types import VerdictKind
 from rlora.verify.decide import Step
 
+DIED: dict[str, object] = {"died": True}  # what a worker says of a child that neither limit ended
 _HEADER = struct.Struct(">I")
 
 

@@ -100,6 +100,13 @@ def _ended(work: Callable[[], None], parent: int) -> int | None:
     return os.waitpid(child, 0)[1]
 
 
+def _is_limit(status: int) -> bool:
+    """Whether a child died of its deadline or its memory limit, rather than of something outside its task."""
+    if os.WIFSIGNALED(status):
+        return os.WTERMSIG(status) == signal.SIGPROF
+    return os.WEXITSTATUS(status) == _OVER_MEMORY
+
+
 def main() -> None:
     """Serve until the input ends; arguments: the parent's process id, CPU seconds a task, MiB of address space."""
     parent, seconds, megabytes = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -114,10 +121,11 @@ def main() -> None:
     own = os.getpid()
     while True:
         status = _ended(lambda: serve(own, seconds, output, shared), parent)
-        if status in (None, 0):  # the input ended
+        if status is None or status == 0:  # the input ended
             return
         if shared[_IS_BUSY]:
-            output.write(protocol.pack(protocol.reply_message("timeout", [], "")))
+            message = protocol.reply_message("timeout", [], "") if _is_limit(status) else protocol.DIED
+            output.write(protocol.pack(message))
             shared[_IS_BUSY] = 0
         if shared[_NEEDS_SYMPY]:
             judge_pair.load_sympy()
