@@ -75,7 +75,7 @@ class _Worker:
             )
 
     def ask(self, task: Task, seconds: float) -> Reply | None:
-        """Return the reply, or None if it did not come in time; then, and after _DiedError, the worker must be killed."""
+        """Return the reply, or None if it was late; then, and after _DiedError, the worker must be killed."""
         try:
             assert self.process.stdin is not None
             self.process.stdin.write(protocol.pack(task.message()))
