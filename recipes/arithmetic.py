@@ -14,13 +14,14 @@ from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
+from rlora.tasks import DataConfig
 from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 CPU = RunConfig(
     run_dir="runs/arithmetic",
     preset="cpu",
-    data="arithmetic",
+    data=DataConfig(name="arithmetic"),
     num_steps=34,
     advantage="standardized",  # rare right answers weigh more; docs/log.md
     consensus_penalty=0.5,  # "47 + 53 = 90", eight times of eight, would never be left; docs/log.md
@@ -35,7 +36,7 @@ TOY_PRESET = replace(
     CPU,
     run_dir="runs/toy",
     preset="toy",
-    data="digits",
+    data=DataConfig(name="digits"),
     num_steps=4,
     num_threads=1,
     problems_per_step=4,

@@ -29,13 +29,14 @@ from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
+from rlora.tasks import DataConfig
 from rlora.tasks.prompts import PromptConfig
 from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 GPU = RunConfig(
     run_dir="runs/deepmath",
-    data="deepmath",
+    data=DataConfig(name="deepmath"),
     num_steps=200,
     problems_per_step=32,
     samples_per_problem=16,

@@ -20,13 +20,14 @@ from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
+from rlora.tasks import DataConfig
 from rlora.tasks.prompts import PromptConfig
 from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 GPU = RunConfig(
     run_dir="runs/gsm8k",
-    data="gsm8k",
+    data=DataConfig(name="gsm8k"),
     num_steps=200,
     problems_per_step=64,
     samples_per_problem=16,

@@ -27,13 +27,14 @@ from rlora.models import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
+from rlora.tasks import DataConfig
 from rlora.tasks.prompts import PromptConfig
 from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 GPU = RunConfig(
     run_dir="runs/math",
-    data="math",
+    data=DataConfig(name="math"),
     num_steps=100,
     problems_per_step=32,
     samples_per_problem=16,
@@ -48,6 +49,7 @@ CPU = replace(
     GPU,
     run_dir="runs/math-cpu",
     preset="cpu",
+    data=DataConfig(name="math", max_difficulty=1),  # the easiest; of the rest next to nothing is solved
     num_steps=10,
     problems_per_step=32,
     samples_per_problem=8,

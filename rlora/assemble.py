@@ -16,6 +16,7 @@ from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.proof import HotSwap
 from rlora.seeding import derive_seed
 from rlora.tasks import task
+from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
 from rlora.trainer import Trainer
 from rlora.types import Problem
@@ -35,13 +36,24 @@ class Parts:
     sampler: Sampler
 
 
-def load_problems(config: RunConfig) -> tuple[list[Problem], list[Problem]]:
-    """Return training and test problems of the run's data set; DataError when either cannot be had or is empty."""
-    load = task(config.data).load
-    train, test = load("train", config.data_dir), load("test", config.data_dir)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problems:
+    """What a run trains on and is tested on, and what was left out of the training set because it is in the test."""
+
+    train: tuple[Problem, ...]
+    test: tuple[Problem, ...]
+    overlap: tuple[Problem, ...]
+
+
+def load_problems(config: RunConfig) -> Problems:
+    """Return the problems of the run's data set; DataError when they cannot be had, or either split is empty."""
+    read = task(config.data.task_name).read
+    test = read("test", config.data)
+    train, overlap = drop_overlap(read("train", config.data), test)
     if not train or not test:
-        raise DataError(f"the data set {config.data} has {len(train)} training and {len(test)} test problems.")
-    return train, test[: config.evaluation.num_problems or None]
+        raise DataError(f"the data set {config.data.title} has {len(train)} training and {len(test)} test problems.")
+    tested = test[: config.evaluation.num_problems or None]
+    return Problems(train=tuple(train), test=tuple(tested), overlap=tuple(overlap))
 
 
 def assemble(
@@ -59,7 +71,7 @@ def assemble(
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    chosen = task(config.data)
+    chosen = task(config.data.task_name)
     tokenizer = load_tokenizer(folder, config.model)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
     policy = Policy.load(

@@ -16,9 +16,9 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     header += ["tags: [lora, reinforcement-learning, rlora]", "---", ""]
     kind = "Merged model" if is_merged else "LoRA adapter (PEFT format)"
     lines = [
-        f"# {kind}: {title}, {config.data}, step {step}",
+        f"# {kind}: {title}, {config.data.title}, step {step}",
         "",
-        f"Trained with rlora by reinforcement learning on {config.data}; rewards come from a verifier of answers.",
+        f"Trained with rlora by reinforcement learning on {config.data.title}, rewarded by a verifier of answers.",
         "",
         "| | |",
         "| --- | --- |",

@@ -74,7 +74,6 @@ class Checkpoint:
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
 
-
     def tensors(self, policy: int = 0) -> dict[str, torch.Tensor]:
         """Return one policy's tensors by name."""
         return {slot.name: FlatVector.view(self.theta_KD, slot)[policy].clone() for slot in self.slots}

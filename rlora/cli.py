@@ -8,6 +8,7 @@ from rlora.errors import RloraError
 
 COMMANDS = {
     "eval": "score a policy on benchmarks, beside its base",
+    "check": "show prompts, completions and why they are right or wrong",
     "runs": "list runs with step, reward, age and state",
     "export": "write a run's policy as an adapter or a merged model, with a card",
     "verify": "judge answers against gold answers, and say why",

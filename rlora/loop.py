@@ -38,7 +38,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     is_new = point is None and not checkpoints_of(config).steps()
     if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)
-    train, test = load_problems(config)
+    problems = load_problems(config)
     folder, values = model_dir(config.model), to_json(config)
     parent = None if point is None else str(point)
     with (
@@ -53,13 +53,15 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
             run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=values
         ) as log:
             start = find_start(config, point, log)
-            parts = assemble(config, folder, train, verifier, make_sampler, is_new=start is None)
+            parts = assemble(config, folder, problems.train, verifier, make_sampler, is_new=start is None)
             with closing(parts.sampler):
-                log.display.say(opening(config, parts))
-                progress, problems = restore(config, start, parts, train, run_dir, log, is_branch=point is not None)
-                advance(config, parts, progress, problems, test, run_dir, log, interrupts)
+                log.display.say(opening(config, parts, problems))
+                progress, stream = restore(
+                    config, start, parts, problems.train, run_dir, log, is_branch=point is not None
+                )
+                advance(config, parts, progress, stream, problems.test, run_dir, log, interrupts)
                 log.display.phase("final evaluation")
-                summarize(config, parts, test, run_dir, log, progress.best)
+                summarize(config, parts, problems.test, run_dir, log, progress.best)
     return run_dir.path
 
 
@@ -67,7 +69,7 @@ def advance(
     config: RunConfig,
     parts: Parts,
     progress: Progress,
-    problems: ProblemStream,
+    stream: ProblemStream,
     test: Sequence[Problem],
     run_dir: RunDir,
     log: MetricsLog,
@@ -79,24 +81,24 @@ def advance(
         metrics = StepMetrics(progress.step, log.display.phase)
         if progress.step % config.checkpoint.every == 0:
             with metrics.timed("save"), interrupts.held_back():
-                checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
+                checkpoints_of(config).save(checkpoint_of(config, progress, parts, stream))
         if config.evaluation.every and progress.step % config.evaluation.every == 0:
             with metrics.timed("evaluate"):
                 progress.best = keep_best(config, parts, test, run_dir, progress.best, metrics)
-        values = iterate(config, parts, problems, run_dir, metrics)
+        values = iterate(config, parts, stream, run_dir, metrics)
         with interrupts.held_back():
             log.write(values)
         progress.step += 1
         progress.reward, progress.seconds = values["reward/mean"], progress.seconds + values["seconds/step"]
     with interrupts.held_back():
-        checkpoints_of(config).save(checkpoint_of(config, progress, parts, problems))
+        checkpoints_of(config).save(checkpoint_of(config, progress, parts, stream))
 
 
 def iterate(
-    config: RunConfig, parts: Parts, problems: ProblemStream, run_dir: RunDir, metrics: StepMetrics
+    config: RunConfig, parts: Parts, stream: ProblemStream, run_dir: RunDir, metrics: StepMetrics
 ) -> dict[str, float]:
     """Sample, verify, train, swap and prove once, and return the step's metrics."""
-    chosen = problems.take(config.problems_per_step)
+    chosen = stream.take(config.problems_per_step)
     with metrics.timed("sample"):
         sampled = parts.engine.sample(
             chosen,

@@ -1,5 +1,6 @@
 """Going on: which checkpoint a run starts from, what may differ from when it was written, and what is written next."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rlora.types import Problem
 MAY_CHANGE = (
     "run_dir",
     "preset",
-    "data_dir",  # a folder may move; the problems themselves are compared by their fingerprint
+    "data.data_dir",  # a folder may move; the problems themselves are compared by their fingerprint
     "num_steps",
     "stop_after_hours",
     "stop_at_reward",
@@ -115,7 +116,7 @@ def restore(
     config: RunConfig,
     start: Checkpoint | None,
     parts: Parts,
-    train: list[Problem],
+    train: Sequence[Problem],
     run_dir: RunDir,
     log: MetricsLog,
     *,
@@ -151,17 +152,17 @@ def restore(
     return progress, ProblemStream(train, seed=config.seed, position=position)
 
 
-def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, problems: ProblemStream) -> Checkpoint:
+def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: ProblemStream) -> Checkpoint:
     """Return everything the run is made of now."""
     return Checkpoint(
         step=progress.step,
         slots=parts.policy.flat.slots,
         theta_KD=parts.policy.flat.theta_KD.cpu(),
         optimizer=parts.trainer.state(),
-        position=problems.position,
+        position=stream.position,
         best=progress.best,
         seconds=progress.seconds,
-        problems=problems.fingerprint,
+        problems=stream.fingerprint,
         config=to_json(config),
         environment=environment(),
     )

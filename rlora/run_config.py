@@ -1,6 +1,9 @@
 """The configuration of a training run: every field, its default, its help text and its rules."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
 
 from rlora.advantages import ADVANTAGES, AdvantageName
 from rlora.batching import BatchConfig
@@ -11,7 +14,7 @@ from rlora.lora.inject import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.sampler.base import SamplerConfig
-from rlora.tasks import task
+from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
 from rlora.trainer import OptimizerConfig
@@ -31,10 +34,7 @@ class RunConfig:
     """
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
-    data: str = "gsm8k"
-    """Data set to train and test on."""
-    data_dir: str | None = None
-    """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     num_steps: int = 100
     """Iterations: each samples, trains once, and hands the new policy to the sampler."""
     problems_per_step: int = 32
@@ -73,6 +73,7 @@ class RunConfig:
     def check(self) -> None:
         """Raise ConfigError or MissingDependencyError for the first value that breaks a rule."""
         for part in (
+            self.data,
             self.model,
             self.lora,
             self.optimizer,
@@ -85,7 +86,7 @@ class RunConfig:
             self.tracking,
         ):
             part.check()
-        task(self.data)
+        task(self.data.task_name)
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")
         if self.num_threads is not None and self.num_threads < 1:

@@ -8,25 +8,28 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from rlora.assemble import Parts
+from rlora.assemble import Parts, Problems
 from rlora.evaluate import Comparison, compare_with_base
 from rlora.models import model_title
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
 from rlora.statistics import Estimate
+from rlora.tasks.overlap import overlap_report
 from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.types import Problem
 
 
-def opening(config: RunConfig, parts: Parts) -> str:
+def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
     """Return what a run says before its first step: what is trained, sampled by what, on which device, into where."""
     policy, kind = parts.policy, config.sampler.resolved_kind
     lines = [
         f"{model_title(config.model)}: rank {config.lora.rank} on {config.lora.layers} layers, "
-        f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data}; sampler {kind}; "
+        f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
         f"run directory {config.run_dir}"
     ]
+    if problems.overlap:
+        lines.append(overlap_report(problems.overlap))
     if config.sampler.kind == "auto" and kind == "torch":
         lines.append("vLLM is not installed here: sampling with rlora's own PyTorch sampler, which is slow.")
     if torch.cuda.device_count() > 1:
@@ -57,7 +60,7 @@ def summarize(
         "greedy": _comparison(greedy),
         "sampled": {"temperature": sampling.temperature, **_comparison(drawn)},
         "model": model_title(config.model),
-        "data": config.data,
+        "data": config.data.title,
         "num_steps": len(rows),
         "train_seconds": sum(row["seconds/step"] for row in rows),
         "seconds_by_phase": _seconds_by_phase(rows),

@@ -282,19 +282,18 @@ def fake_run(folder: Path, adapter: str, *, data: object, instruction: str | Non
 
 
 def test_a_run_is_evaluated_with_its_model_version_and_prompts(adapter, tmp_path) -> None:
-    for name, data in (("old", "math"), ("new", {"name": "math"})):
-        run = fake_run(tmp_path / name, adapter, data=data, instruction="Be brief.")
-        subject = resolve(EvalConfig(run=run))
-        assert (subject.model, subject.version, subject.lora) == (TOY_MODEL, 7, RANK)
-        assert subject.trained_on == "math"
-        assert subject.prompt_for("math500").instruction == "Be brief."
-        assert subject.prompt_for("aime2024").instruction is None
-        assert resolve(EvalConfig(run=run, instruction="")).prompt_for("math500").instruction == ""
-        assert resolve(EvalConfig(run=run, template="plain")).prompt.template == "plain"
-        assert resolve(EvalConfig(run=run, dtype="bfloat16")).model.dtype == "bfloat16"
-        with pytest.raises(ConfigError, match="--model is 'x', but the run trained on 'toy'"):
-            resolve(EvalConfig(run=run, model="x"))
-    run = fake_run(tmp_path / "third", adapter, data="digits", instruction=None)
+    run = fake_run(tmp_path / "first", adapter, data={"name": "math"}, instruction="Be brief.")
+    subject = resolve(EvalConfig(run=run))
+    assert (subject.model, subject.version, subject.lora) == (TOY_MODEL, 7, RANK)
+    assert subject.trained_on == "math"
+    assert subject.prompt_for("math500").instruction == "Be brief."
+    assert subject.prompt_for("aime2024").instruction is None
+    assert resolve(EvalConfig(run=run, instruction="")).prompt_for("math500").instruction == ""
+    assert resolve(EvalConfig(run=run, template="plain")).prompt.template == "plain"
+    assert resolve(EvalConfig(run=run, dtype="bfloat16")).model.dtype == "bfloat16"
+    with pytest.raises(ConfigError, match="--model is 'x', but the run trained on 'toy'"):
+        resolve(EvalConfig(run=run, model="x"))
+    run = fake_run(tmp_path / "third", adapter, data={"name": "digits"}, instruction=None)
     results = evaluate_benchmarks(dataclasses.replace(toy("x", run=run), output=None))
     assert (tmp_path / "third" / "eval" / "v000007" / "results.json").is_file()
     assert results["subject"]["trained_on"] == "digits"
@@ -371,7 +370,7 @@ def test_wrong_input_is_refused_before_anything_is_sampled(changes, error, messa
 
 
 def test_a_run_without_an_adapter_and_an_adapter_without_a_base_are_refused(adapter, tmp_path) -> None:
-    run = fake_run(tmp_path / "run", str(tmp_path / "nothing"), data="math", instruction=None)
+    run = fake_run(tmp_path / "run", str(tmp_path / "nothing"), data={"name": "math"}, instruction=None)
     with pytest.raises(AdapterError, match="holds no adapter; has the run finished a step"):
         resolve(EvalConfig(run=run))
     folder = tmp_path / "nameless"

@@ -12,6 +12,7 @@ from rlora.models import ModelConfig, model_dir
 from rlora.run_config import RunConfig
 from rlora.sampler import base
 from rlora.sampler.base import SamplerConfig
+from rlora.tasks import DataConfig
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.unit
@@ -58,9 +59,9 @@ def fields(kind: type, prefix: str = "") -> list[str]:
     for field in dataclasses.fields(kind):
         default = field.default_factory() if callable(field.default_factory) else None  # type: ignore[misc]
         if dataclasses.is_dataclass(default):
-            names += fields(type(default), f"{prefix}{field.name}.")
+            names += fields(type(default), "" if field.name == "data" else f"{prefix}{field.name}.")
         else:
-            names.append(prefix + field.name)
+            names.append("data" if (kind, field.name) == (DataConfig, "name") else prefix + field.name)
     return names
 
 
@@ -105,8 +106,8 @@ def undocumented(node) -> list[str]:
 
     names = []
     for index, statement in enumerate(node.body):
-        if isinstance(statement, ast.AnnAssign) and not getattr(statement.annotation, "id", "").endswith(
-            ("Config", "SamplingParams")
+        if isinstance(statement, ast.AnnAssign) and not any(
+            kind in ast.unparse(statement.annotation) for kind in ("Config", "SamplingParams")
         ):
             after = node.body[index + 1] if index + 1 < len(node.body) else None
             if not (isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)):
@@ -137,7 +138,7 @@ def test_wrong_options_end_with_code_2(arguments, message, capsys) -> None:
         ({"samples_per_problem": 1}, "samples_per_problem is 1; a group of one has no baseline"),
         ({"num_steps": 0}, "num_steps and problems_per_step must be at least 1"),
         ({"num_threads": 0}, "num_threads is 0"),
-        ({"data": "aime1066"}, "the data set 'aime1066' is unknown"),
+        ({"data": DataConfig(name="aime1066")}, "the data set 'aime1066' is unknown"),
         ({"advantage": "best"}, "advantage is 'best'"),
         ({"sampling": SamplingParams(top_p=0.9)}, "sampling.top_p is 0.9; training needs 1"),
         ({"sampling": SamplingParams(temperature=0.0)}, "greedy samples are all equal"),

@@ -19,6 +19,7 @@ from rlora.loop import run
 from rlora.models import ModelConfig
 from rlora.run_config import RunConfig
 from rlora.sampler.base import build_sampler
+from rlora.tasks import DataConfig
 from rlora.tracking import TrackingConfig
 from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
@@ -167,9 +168,9 @@ def test_a_foreign_directory_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"data": "gsm9k"}, ConfigError, "unknown"),
+        ({"data": DataConfig(name="gsm9k")}, ConfigError, "unknown"),
         ({"model": ModelConfig(name="/nowhere")}, ConfigError, "is not a folder"),
-        ({"data": "gsm8k", "data_dir": "/nowhere"}, DataError, "--data-dir is '/nowhere'"),
+        ({"data": DataConfig(name="gsm8k", data_dir="/nowhere")}, DataError, "--data-dir is '/nowhere'"),
         ({"sampling": SamplingParams(top_p=0.5)}, ConfigError, "top_p"),
         ({"init_adapter": "/nowhere"}, AdapterError, "holds no adapter_config.json"),
     ],

@@ -150,6 +150,12 @@ def test_the_canary_ends_where_the_base_is_least_certain(toy_dir) -> None:
     assert {len(tokens) for tokens in canary_prompts(policy, prompts, longest=9)} == {9}
 
 
+def test_a_step_without_rollouts_has_nothing_to_check(toy_dir) -> None:
+    swap = swap_in(toy_dir, make_policy(toy_dir, lora=LoraConfig()))
+    swap.swap()
+    assert swap.check([]) == {"proof/rollouts_error": 0.0, "proof/rollouts_is_compared": 0.0}
+
+
 class Noisy:
     """Adds a fixed error of 0.03 nats to the log-probabilities, as another implementation would."""
 

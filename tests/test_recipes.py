@@ -20,8 +20,7 @@ def test_two_steps_on_real_data(name, data_dir, tmp_path, monkeypatch) -> None:
     run_dir = run(config)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [0, 1]
-    stored = json.loads((run_dir / "config.json").read_text())["data"]
-    data = stored["name"] if isinstance(stored, dict) else stored
+    data = json.loads((run_dir / "config.json").read_text())["data"]["name"]
     train, test = ({problem.id for problem in task(data).load(split)} for split in ("train", "test"))
     for step, row in enumerate(rows):
         lines = (run_dir / "rollouts" / f"step-{step:06d}.jsonl").read_text().splitlines()

@@ -42,21 +42,27 @@ def evaluate_benchmarks(
     """
     config.check()
     subject = resolve(config)
-    problems = {name: load_problems(config, name) for name in config.benchmarks}
-    folder = model_dir(subject.model)
+    folder, benchmarks = load_benchmarks(config, subject)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)
     lock = _claim(output, {"config": config.identity(), "subject": subject.describe()})
     try:
-        benchmarks = []
-        for name in config.benchmarks:
-            chosen = task("jsonl" if is_file_name(name) else name)
-            renderer = load_renderer(folder, subject, name, chosen)
-            benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
         return _evaluate(config, subject, folder, output, benchmarks, make_sampler)
     finally:
         lock.release()
+
+
+def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Benchmark]]:
+    """Return the model's folder and the benchmarks, with what is cheap and may fail first."""
+    problems = {name: load_problems(config, name) for name in config.benchmarks}
+    folder = model_dir(subject.model)
+    benchmarks = []
+    for name in config.benchmarks:
+        chosen = task("jsonl" if is_file_name(name) else name)
+        renderer = load_renderer(folder, subject, name, chosen)
+        benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
+    return folder, benchmarks
 
 
 def load_problems(config: EvalConfig, name: str) -> list[Problem]:

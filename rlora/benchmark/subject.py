@@ -121,10 +121,7 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
 
 
 def _data(stored: Mapping[str, Any]) -> DataConfig:
-    data = stored["data"]
-    if isinstance(data, dict):
-        return from_json(DataConfig, data)
-    return DataConfig(name=str(data), data_dir=stored.get("data_dir"))
+    return from_json(DataConfig, stored["data"])
 
 
 def _of_adapter(adapter: Path, config: EvalConfig) -> Subject:

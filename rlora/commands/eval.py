@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         raise
 
 
-def parse(arguments: Sequence[str]) -> EvalConfig:
+def parse(arguments: Sequence[str], *, description: str = DESCRIPTION) -> EvalConfig:
     """Return the configuration that the arguments ask for; a preset's model gives way to --run and --adapter."""
     given = [
         part for argument in arguments for part in (("--base", "False") if argument == "--no-base" else (argument,))
@@ -37,4 +37,4 @@ def parse(arguments: Sequence[str]) -> EvalConfig:
     presets = dict(PRESETS)
     if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in given):
         presets = {name: replace(preset, model=None) for name, preset in presets.items()}
-    return cli(presets, description=DESCRIPTION, arguments=given)
+    return cli(presets, description=description, arguments=given)

@@ -119,12 +119,12 @@ def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[
     files = [file for file in files if int(file.stem.removeprefix("step-")) <= step]
     if not files:
         raise RunDirError(f"{run_dir} has no rollouts up to step {step} to measure the merged model on.")
-    instruction = task(config.data).instruction
+    instruction = task(config.data.task_name).instruction
     renderer = PromptRenderer(load_tokenizer(folder, config.model), config.prompt, instruction=instruction)
     found = []
     rows = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").split("\n") if line]
     for row in rows[:: max(1, len(rows) // _NUM_COMPARED)]:
-        problem = Problem(id=row["problem"], question=row["question"], answer=row["gold"], source=config.data)
+        problem = Problem(id=row["problem"], question=row["question"], answer=row["gold"], source=config.data.title)
         completion = Completion(
             token_ids=tuple(row["token_ids"]),
             logprobs=tuple(row["logprobs"]),

@@ -79,7 +79,7 @@ def state_of(run_dir: Path) -> RunState:
         reward=rows[-1]["reward/mean"] if rows else None,
         accuracy=summary["policy"]["accuracy"] if summary else accuracies[-1] if accuracies else None,
         age_seconds=_age(run_dir / "metrics.jsonl"),
-        data=str(config.get("data", "")),
+        data=str(config.get("data", {}).get("name", "")),
         model=str(config.get("model", {}).get("name", "")),
         why=why,
     )

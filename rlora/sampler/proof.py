@@ -149,6 +149,8 @@ class HotSwap:
 
         Another version can be the truth, and be told from this one, only if the error is several times the noise.
         """
+        if not groups:  # every prompt was too long
+            return {"proof/rollouts_error": 0.0, "proof/rollouts_is_compared": 0.0}
         group = groups[self._policy.version % len(groups)]
         completions = [rollout.completion for rollout in group.rollouts]
         micro_batch = _micro_batch(group.prompt.token_ids, completions).to(self._policy.device)

@@ -57,6 +57,11 @@ class DataConfig:
         return self.name if self.train is None else OWN
 
     @property
+    def title(self) -> str:
+        """How the data set is named beside a score."""
+        return self.name if self.train is None else Path(self.train).name
+
+    @property
     def is_filtered(self) -> bool:
         """Whether some training problems are left out by difficulty or topic."""
         return (self.min_difficulty, self.max_difficulty, self.topic) != (None, None, None)

@@ -1,0 +1,77 @@
+"""Show what a model is asked, what it says and how that is judged, before anything is trained on it."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from transformers.utils.logging import disable_progress_bar
+
+from rlora.benchmark.config import EvalConfig
+from rlora.benchmark.engine import Benchmark, open_sampler
+from rlora.benchmark.run import load_benchmarks
+from rlora.benchmark.subject import resolve
+from rlora.commands.eval import parse
+from rlora.models import model_title
+from rlora.sampler.base import EngineSpec, Sampler, build_sampler
+from rlora.types import Completion, Problem, Prompt, SampleRequest, StopReason
+from rlora.verify import JudgeRequest, Verifier
+
+_FEW = ("--limit", "1", "--samples", "1")  # defaults; what is given behind them overrides
+DESCRIPTION = """\
+Print the prompt of a benchmark's first problems as the model gets it, completions, and why each is right or wrong.
+
+Takes the options of `rlora eval`; --limit problems of each benchmark, --samples completions of each (one and one by
+default). Nothing is kept."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run `rlora check`, which takes the options of `rlora eval`."""
+    config = parse([*_FEW, *arguments], description=DESCRIPTION)
+    disable_progress_bar()
+    for line in check(config):
+        print(line)
+
+
+def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:
+    """Yield the lines of the report."""
+    config.check()
+    subject = resolve(config)
+    folder, benchmarks = load_benchmarks(config, subject)
+    served = "without an adapter" if subject.adapter is None else f"with {subject.adapter}"
+    yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"
+    with (
+        Verifier(config.verifier) as verifier,
+        open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _),
+    ):
+        for benchmark in benchmarks:
+            for problem in benchmark.problems:
+                prompt = benchmark.renderer.render(problem)
+                yield from _asked(benchmark, problem, prompt)
+                request = SampleRequest(
+                    token_ids=prompt.token_ids,
+                    num_samples=config.samples,
+                    key=("benchmark", problem.id),
+                    policy=None if subject.adapter is None else 0,
+                )
+                for completion in sampler.sample([request], config.sampling, seed=config.seed)[0]:
+                    yield from _judged(benchmark, problem, completion, verifier)
+
+
+def _asked(benchmark: Benchmark, problem: Problem, prompt: Prompt) -> Iterator[str]:
+    kind = "chat" if benchmark.renderer.is_chat else "plain"
+    yield ""
+    yield f"=== {problem.id}, {kind} template, {len(prompt.token_ids)} tokens, gold {problem.answer!r}"
+    yield prompt.text
+
+
+def _judged(benchmark: Benchmark, problem: Problem, completion: Completion, verifier: Verifier) -> Iterator[str]:
+    yield f"--- {len(completion.token_ids)} tokens, ended by {completion.stop.value}"
+    yield completion.text
+    request = JudgeRequest(
+        text=completion.text,
+        gold=problem.answer,
+        question=problem.question,
+        is_truncated=completion.stop is StopReason.LENGTH,
+        last_number=benchmark.task.last_number,
+        is_number=benchmark.task.is_number,
+    )
+    yield "---"
+    yield from verifier.explain(request).lines()
