@@ -1,7 +1,7 @@
 """`make bench`: measure every figure the project states, as ratios within one run, print them and write bench.json.
 
 Each part runs in a process of its own, one after the other. About fifteen minutes on two cores, most of it TRL's.
-`--only loop` or `--only verify` measures one part and keeps the other's rows of bench.json.
+`--only loop`, `--only checkpoints` or `--only verify` measures one part and keeps the others' rows of bench.json.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import verify
+from benchmarks import checkpoints, verify
 from benchmarks.figures import ROOT, Figure, child
 
 NUM_UPDATES = 2
@@ -108,7 +108,7 @@ def measure_loop() -> list[Figure]:
     ]
 
 
-PARTS = {"loop": measure_loop, "verify": verify.measure}
+PARTS = {"loop": measure_loop, "checkpoints": checkpoints.measure, "verify": verify.measure}
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
