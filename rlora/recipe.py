@@ -1,6 +1,7 @@
 """What a recipe script calls: command line in, run directory out, errors as one readable message."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 
@@ -37,7 +38,8 @@ def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
         steps = checkpoints_of(config).steps()
         last = f"the last checkpoint is of step {steps[-1]}" if steps else "no step was finished"
         print(
-            f"Interrupted ({error}). Nothing is lost in {config.run_dir}: {last}. The same command goes on from there.",
+            f"Interrupted ({error}). Nothing is lost in {config.run_dir}: {last}. To go on from there:\n"
+            f"  {shlex.join(sys.orig_argv)}",
             file=sys.stderr,
         )
         raise SystemExit(error.code if isinstance(error, Interrupted) else 130) from None

@@ -11,7 +11,8 @@ from rlora.errors import StaleAdapterError
 from rlora.lora.inject import LoraConfig
 from rlora.policy import Policy
 from rlora.sampler.base import SamplerConfig
-from rlora.sampler.proof import HotSwap, _first_occurrences, canary_prompts, compare
+from rlora.sampler.canary import canary_prompts
+from rlora.sampler.proof import HotSwap, _first_occurrences, compare
 from rlora.sampler.torch_sampler import TorchSampler
 
 pytestmark = pytest.mark.unit

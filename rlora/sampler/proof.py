@@ -30,13 +30,9 @@ from rlora.batching import MicroBatch, Row, stack
 from rlora.errors import StaleAdapterError
 from rlora.policy import Policy
 from rlora.sampler.base import Sampler
+from rlora.sampler.canary import CANARY_SAMPLES, CERTAIN, Canary, canary_prompts
 from rlora.types import Completion, Group, SampleRequest, SamplingParams
 
-CANARY_PROMPTS = 2
-CANARY_LENGTH = 33  # whole blocks of the prompt cache and one token more: the samples share the blocks
-_CANARY_STARTS = 16  # places from which the canary is tried
-CANARY_SAMPLES = 16
-CERTAIN = 1e-4  # nats; a token drawn with less surprise may have the same bits under any version
 MIN_UNCERTAIN = 3  # drawn tokens that must be uncertain before identical bits prove anything
 MIN_RATIO = 3.0  # of the root mean squares of a - b and of the noise; measured in docs/log.md
 MIN_SEPARATION = 5.0  # deviations of t between 1/2 and either end
@@ -113,7 +109,7 @@ class HotSwap:
         self._prompts = canary_prompts(policy, prompts, longest=longest)
         self._theta_KD: torch.Tensor | None = None  # of the version that is served
         self._previous_theta_KD: torch.Tensor | None = None
-        self._canaries: dict[str, _Canary] = {}  # of "base" and "previous"
+        self._canaries: dict[str, Canary] = {}  # of "base" and "previous"
         self._noise = 0.0  # of trainer against sampler on the base, nats; measured before the first swap
 
     def swap(self) -> dict[str, float]:
@@ -170,7 +166,7 @@ class HotSwap:
         return {"proof/rollouts_error": error, "proof/rollouts_is_compared": float(is_compared)}
 
     @torch.no_grad()
-    def _draw_canary(self, policy: int | None) -> "_Canary":
+    def _draw_canary(self, policy: int | None) -> "Canary":
         requests = [
             SampleRequest(token_ids=prompt, num_samples=CANARY_SAMPLES, key=("canary", index), policy=policy)
             for index, prompt in enumerate(self._prompts)
@@ -178,7 +174,7 @@ class HotSwap:
         sampling = SamplingParams(temperature=self._temperature, max_tokens=1)
         completions = self._sampler.sample(requests, sampling, seed=self._seed)
         logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
-        return _Canary(
+        return Canary(
             drawn=tuple((row, c.token_ids[0], c.logprobs[0]) for row, cs in enumerate(completions) for c in cs),
             trainer_logprobs_PV=(logits_PV / self._temperature).log_softmax(-1).cpu(),
         )
@@ -191,45 +187,6 @@ class HotSwap:
         if is_identical or comparison.is_stale:
             message = _message(where, self._policy.version, other, comparison, is_identical=is_identical)
             raise StaleAdapterError(message)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Canary:
-    """What was drawn (prompt, token, the sampler's log-probability), and the trainer's of every token (P, V)."""
-
-    drawn: tuple[tuple[int, int, float], ...]
-    trainer_logprobs_PV: torch.Tensor
-
-    def pick(self, trainer_logprobs_PV: torch.Tensor | None) -> torch.Tensor:
-        """Return, for each distinct drawn token, the log-probability by a trainer's table, or the sampler's (None)."""
-        distinct = sorted(set(self.drawn))
-        if trainer_logprobs_PV is None:
-            return torch.tensor([logprob for _, _, logprob in distinct])
-        return torch.stack([trainer_logprobs_PV[row, token] for row, token, _ in distinct])
-
-
-@torch.no_grad()
-def canary_prompts(
-    policy: Policy, prompts: Sequence[Sequence[int]], *, longest: int | None = None
-) -> list[tuple[int, ...]]:
-    """Return `CANARY_PROMPTS` sequences of one length, after which the base is least certain of the next token.
-
-    A prompt's end may leave no doubt ("What is 27 + 85?" is answered by repeating a 2), and a token without doubt tells
-    no versions apart. So prompts are joined, and the sequences start where their ends have the highest mean entropy.
-    """
-    chains = []
-    for first in range(min(CANARY_PROMPTS, len(prompts))):
-        chains.append([token for prompt in [*prompts[first:], *prompts[:first]] for token in prompt])
-    length = min(len(chains[0]), longest or CANARY_LENGTH, CANARY_LENGTH)
-    starts = range(min(_CANARY_STARTS, len(chains[0]) - length + 1))
-    entropies = []
-    with policy.adapter_off():
-        for start in starts:
-            tokens_PT = torch.tensor([chain[start : start + length] for chain in chains], device=policy.device)
-            log_p_PV = policy.next_token_logits(tokens_PT).log_softmax(-1)
-            entropies.append(float(-(log_p_PV.exp() * log_p_PV).sum(-1).mean()))
-    best = starts[max(starts, key=entropies.__getitem__)]
-    return [tuple(chain[best : best + length]) for chain in chains]
 
 
 def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
