@@ -22,7 +22,7 @@ CPU = RunConfig(
     run_dir="runs/arithmetic",
     preset="cpu",
     data=DataConfig(name="arithmetic"),
-    num_steps=34,
+    num_steps=28,
     advantage="standardized",  # rare right answers weigh more; docs/log.md
     consensus_penalty=0.5,  # "47 + 53 = 90", eight times of eight, would never be left; docs/log.md
     model=ModelConfig(name=BUNDLED),

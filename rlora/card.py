@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlora.models import model_title
+from rlora.models import BUNDLED, BUNDLED_HUB, model_title
 from rlora.run_config import RunConfig
 
 
@@ -12,7 +12,8 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     """Return the Markdown text of the card of the policy after `step` updates of the run."""
     is_merged = bool(note)
     title = model_title(config.model)
-    header = ["---", f"base_model: {config.model.name}", f"library_name: {'transformers' if is_merged else 'peft'}"]
+    base = BUNDLED_HUB if config.model.name == BUNDLED else config.model.name
+    header = ["---", f"base_model: {base}", f"library_name: {'transformers' if is_merged else 'peft'}"]
     header += ["tags: [lora, reinforcement-learning, rlora]", "---", ""]
     kind = "Merged model" if is_merged else "LoRA adapter (PEFT format)"
     lines = [
@@ -32,7 +33,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     ]
     if note:
         lines += [note, ""]
-    lines += ["## Use", "", *_use(config, is_merged), ""]
+    lines += ["## Use", "", *_use(config, base, is_merged), ""]
     return "\n".join([*header, *lines])
 
 
@@ -63,8 +64,8 @@ def _scores(run_dir: Path, step: int) -> list[str]:
     return lines or ["| scores | none were measured at this step |"]
 
 
-def _use(config: RunConfig, is_merged: bool) -> list[str]:
+def _use(config: RunConfig, base: str, is_merged: bool) -> list[str]:
     if is_merged:
         return ["    vllm serve FOLDER"]
     lora = f"--enable-lora --max-lora-rank {config.lora.rank} --lora-modules rl=FOLDER"
-    return [f"    vllm serve {config.model.name} {lora}"]
+    return [f"    vllm serve {base} {lora}"]

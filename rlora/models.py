@@ -19,6 +19,7 @@ from rlora.errors import ConfigError, MissingDependencyError
 
 BUNDLED = "bundled"
 TOY = "toy"
+BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model before its weights were quantised
 BUNDLED_TITLE = "SmolLM2-135M-Instruct, 4-bit weights dequantised"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

@@ -76,6 +76,7 @@ def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     main(["export", str(straight), "--to", str(tmp_path / "newest")])
     assert (tmp_path / "newest" / ADAPTER).read_bytes() == (straight / "adapter" / ADAPTER).read_bytes()
     main(["export", str(straight), "--step", "3", "--to", str(tmp_path / "third")])
+    assert json.loads((tmp_path / "third" / "rlora.json").read_text())["version"] == 3
     third = load_file(tmp_path / "third" / ADAPTER)
     newest = load_file(tmp_path / "newest" / ADAPTER)
     assert third.keys() == newest.keys()

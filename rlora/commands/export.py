@@ -19,6 +19,7 @@ from rlora.merge import MAX_KL, mean_kl, save_merged
 from rlora.models import load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.run_config import RunConfig
+from rlora.run_dir import write_json
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.types import Completion, Problem, StopReason
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str]) -> None:
         note = _merge(config, adapter, options)
     else:
         save_adapter(adapter, options.to)
+        write_json(options.to / "rlora.json", {"version": adapter.version, "base_model": adapter.base_model})
     (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
     print(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip())
 
