@@ -154,7 +154,9 @@ def test_another_training_set_is_refused(tmp_path, monkeypatch) -> None:
     import rlora.loop
 
     real = rlora.loop.load_problems
-    monkeypatch.setattr("rlora.loop.load_problems", lambda config: (real(config)[0][:-1], real(config)[1]))
+    problems = real(config)
+    fewer = dataclasses.replace(problems, train=problems.train[:-1])
+    monkeypatch.setattr("rlora.loop.load_problems", lambda _: fewer)
     with pytest.raises(CheckpointError, match="the training set is not the one"):
         run(config)
 

@@ -184,7 +184,8 @@ def test_a_killed_child_is_replaced_by_its_worker() -> None:
 def test_a_worker_killed_from_outside_while_it_compares_is_replaced_and_the_answer_judged_again(victim) -> None:
     with Verifier(VerifierConfig(num_workers=1, deadline_seconds=0.5)) as verifier:
         before = _children()
-        assert not verifier.judge(SLOW.text, SLOW.gold).is_correct  # SymPy is loaded now
+        assert not verifier.judge(SLOW.text, SLOW.gold).is_correct
+        assert verifier.judge(HARD.text, HARD.gold).is_correct  # now SymPy is loaded, and the child another
         (worker,) = _children() - before
 
         def kill() -> None:
