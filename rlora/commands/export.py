@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from transformers.utils.logging import disable_progress_bar
 
 from rlora.card import model_card
 from rlora.checkpoint import Checkpoint, CheckpointFolder
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         description=_DESCRIPTION,
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    disable_progress_bar()  # of Transformers, whose bars for loading weights would hide the result
     if not (options.run / "config.json").is_file():
         raise RunDirError(f"{options.run} holds no config.json; give a run directory.")
     if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
