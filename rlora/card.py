@@ -1,11 +1,10 @@
 """The card of an exported policy: base, data, steps, scores, how to load it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from rlora.models import BUNDLED, BUNDLED_HUB, model_title
 from rlora.run_config import RunConfig
+from rlora.run_dir import metrics_rows, read_json
 
 
 def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
@@ -38,11 +37,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
 
 
 def _scores(run_dir: Path, step: int) -> list[str]:
-    lines = []
-    metrics = run_dir / "metrics.jsonl"
-    rows: list[dict[str, Any]] = []
-    if metrics.is_file():
-        rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").split("\n")[:-1]]
+    lines, rows = [], metrics_rows(run_dir)
     for row in rows:
         if row["step"] == step - 1:
             lines.append(f"| training reward in the step before | {row['reward/mean']:.3f} |")
@@ -54,7 +49,7 @@ def _scores(run_dir: Path, step: int) -> list[str]:
             )
     summary_file = run_dir / "summary.json"
     if rows and step == rows[-1]["step"] + 1 and summary_file.is_file():
-        summary = json.loads(summary_file.read_text(encoding="utf-8"))
+        summary = read_json(summary_file)
         for name in ("base", "policy"):
             low, high = summary[name]["ci95"]
             lines.append(

@@ -86,10 +86,8 @@ class RunDir:
         return differences(before, here)
 
     def rows(self) -> list[dict[str, float]]:
-        """Return the metrics of the finished steps; a last line that was cut short by a kill is left out."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        return [json.loads(line) for line in lines[:-1]]
+        """Return the metrics of the finished steps."""
+        return metrics_rows(self.path)
 
     def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
@@ -148,6 +146,19 @@ def _rollout_rows(group: Group) -> list[dict[str, Any]]:
         }
         for rollout in group.rollouts
     ]
+
+
+def metrics_rows(run_dir: Path) -> list[dict[str, float]]:
+    """Return the metrics of a run's finished steps; a last line that was cut short by a kill is left out.
+
+    Raises RunDirError for any other line that cannot be read.
+    """
+    path = run_dir / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return [json.loads(line) for line in lines[:-1]]
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,9 @@ def folder(straight, tmp_path_factory):  # noqa: F811
         path.write_text("{}")
     shutil.copytree(folder / "halfway", folder / "spoiled")
     (folder / "spoiled" / "config.json").write_text("{")
+    shutil.copytree(folder / "halfway", folder / "torn")
+    metrics = folder / "torn" / "metrics.jsonl"
+    metrics.write_text("{" + metrics.read_text())
     (folder / "unrelated").mkdir()
     return folder
 
@@ -46,7 +49,9 @@ def test_runs_lists_every_state(folder) -> None:
         "halfway": ("stopped", 3),
         "broken": ("broken", 2),
         "spoiled": ("broken", 3),
+        "torn": ("broken", 0),
     }
+    assert "metrics.jsonl cannot be read" in states["torn"].why
     assert "all are damaged" in states["broken"].why
     assert "cannot be read" in states["spoiled"].why
     last = json.loads((folder / "halfway" / "metrics.jsonl").read_text().splitlines()[-1])
@@ -65,7 +70,7 @@ def test_the_runs_command_writes_a_table_and_json(folder, capsys) -> None:
         assert word in table
     main(["runs", str(folder), "--json"])
     states = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert sorted(state["state"] for state in states) == ["broken", "broken", "finished", "stopped"]
+    assert sorted(state["state"] for state in states) == ["broken", "broken", "broken", "finished", "stopped"]
     with pytest.raises(SystemExit) as ended:
         main(["runs", str(folder / "unrelated")])
     assert ended.value.code == 1

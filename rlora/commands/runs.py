@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from rlora.checkpoint import CheckpointFolder
-from rlora.errors import CheckpointError, DataError
+from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.lock import holder
+from rlora.run_dir import metrics_rows, read_json
 
 _DESCRIPTION = """\
 List the runs in a folder, newest first.
@@ -52,9 +53,14 @@ class RunState:
 
 def state_of(run_dir: Path) -> RunState:
     """Return the state of the run in `run_dir`, which holds a config.json; reading only, whoever writes there."""
-    config, why = _read(run_dir / "config.json")
-    rows = _rows(run_dir / "metrics.jsonl")
-    summary, _ = _read(run_dir / "summary.json")
+    config, rows, summary, why = {}, [], {}, ""
+    try:
+        rows = metrics_rows(run_dir)
+        config = read_json(run_dir / "config.json")
+        if (run_dir / "summary.json").is_file():
+            summary = read_json(run_dir / "summary.json")
+    except RunDirError as error:
+        why = str(error)
     checkpoints = CheckpointFolder(run_dir / "checkpoints")
     state, step = "stopped", len(rows)
     if holder(run_dir) is not None:
@@ -83,24 +89,6 @@ def state_of(run_dir: Path) -> RunState:
         model=str(config.get("model", {}).get("name", "")),
         why=why,
     )
-
-
-def _read(path: Path) -> tuple[dict, str]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return (values, "") if isinstance(values, dict) else ({}, f"{path} holds no JSON object")
-    except FileNotFoundError:
-        return {}, ""
-    except (OSError, ValueError) as error:
-        return {}, f"{path} cannot be read: {error}"
-
-
-def _rows(path: Path) -> list[dict]:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
-    except (OSError, ValueError):
-        return []
 
 
 def _age(path: Path) -> float | None:
