@@ -9,7 +9,7 @@ from rlora.checkpoint import Checkpoint, CheckpointFolder
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
 from rlora.run_config import RunConfig
-from rlora.run_dir import RunDir, environment
+from rlora.run_dir import RunDir, environment, read_json
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
 from rlora.types import Problem
@@ -107,6 +107,11 @@ def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) ->
         log.display.say(f"{config.run_dir}: going on from step {own.step}.")
         return own
     if point is None:
+        if parent := read_json(Path(config.run_dir) / "run.json")["parent"]:
+            raise CheckpointError(
+                f"{config.run_dir} branches from {parent} and was stopped before its first checkpoint; start it "
+                "with the same --branch again."
+            )
         return None
     log.display.say(f"{config.run_dir}: a new run from step {point.checkpoint.step} of {point.run_dir}.")
     return point.checkpoint

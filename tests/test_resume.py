@@ -226,6 +226,29 @@ def test_a_metrics_line_cut_short_is_written_again(straight, tmp_path) -> None:
     assert_same_run(tmp_path / "run", straight)
 
 
+def test_metrics_damaged_within_end_the_run_clearly(tmp_path) -> None:
+    config = toy(tmp_path / "run", **SIZE)
+    stopped(config, after=2)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text("{" + metrics.read_text())
+    with pytest.raises(RunDirError, match=r"metrics\.jsonl cannot be read"):
+        run(config)
+
+
+def test_a_branch_stopped_before_its_first_checkpoint_does_not_start_afresh(straight, tmp_path) -> None:
+    def fails(_):
+        raise Stop
+
+    branching = toy(straight, **SIZE, branch=f"{tmp_path / 'new'}@3")
+    with pytest.raises(Stop):
+        run(branching, make_sampler=fails)
+    with pytest.raises(
+        CheckpointError, match="before its first checkpoint; start it with the same --branch"
+    ):
+        run(toy(tmp_path / "new", **SIZE))
+    assert [row["step"] for row in rows(run(branching))] == [3, 4]
+
+
 def test_two_processes_cannot_write_one_run(tmp_path) -> None:
     config = toy(tmp_path / "run", **SIZE)
 
