@@ -242,9 +242,7 @@ def test_a_branch_stopped_before_its_first_checkpoint_does_not_start_afresh(stra
     branching = toy(straight, **SIZE, branch=f"{tmp_path / 'new'}@3")
     with pytest.raises(Stop):
         run(branching, make_sampler=fails)
-    with pytest.raises(
-        CheckpointError, match="before its first checkpoint; start it with the same --branch"
-    ):
+    with pytest.raises(CheckpointError, match="before its first checkpoint; start it with the same --branch"):
         run(toy(tmp_path / "new", **SIZE))
     assert [row["step"] for row in rows(run(branching))] == [3, 4]
 
