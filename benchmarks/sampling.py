@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import save_adapter, target_modules
 from rlora.models import ModelConfig, end_token_ids, load_tokenizer, model_dir
 from rlora.policy import Policy

@@ -9,7 +9,7 @@ import torch
 
 from rlora.batching import Row, stack
 from rlora.errors import AdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.losses import k3
 from rlora.models import DTYPES, ModelConfig
 from rlora.policy import Policy

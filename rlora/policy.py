@@ -13,7 +13,8 @@ from rlora.attention import visibility_mask
 from rlora.batching import MicroBatch
 from rlora.errors import ConfigError
 from rlora.logprobs import token_logprobs
-from rlora.lora.inject import LoraConfig, inject
+from rlora.lora.config import LoraConfig
+from rlora.lora.inject import inject
 from rlora.lora.linear import LoraLinear
 from rlora.lora.peft_format import Adapter, load_adapter_tensors
 from rlora.models import DTYPES, ModelConfig, default_device

@@ -10,7 +10,7 @@ from rlora.batching import BatchConfig
 from rlora.checkpoint import CheckpointConfig
 from rlora.errors import ConfigError
 from rlora.evaluate import EvaluationConfig
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.sampler.base import SamplerConfig

@@ -8,7 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.models import TOY, ModelConfig, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.tasks.source import VARIABLE

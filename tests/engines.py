@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter, target_modules
 from rlora.models import ModelConfig, end_token_ids, load_tokenizer
 from rlora.policy import Policy

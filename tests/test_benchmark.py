@@ -25,7 +25,7 @@ from rlora.benchmark.subject import resolve
 from rlora.commands.eval import parse
 from rlora.config import to_json
 from rlora.errors import AdapterError, ConfigError, DataError, RunDirError, StaleAdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import save_adapter
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig, build_sampler
 from rlora.tasks import DataConfig, task

@@ -7,7 +7,7 @@ import pytest
 
 from rlora import config
 from rlora.errors import ConfigError, MissingDependencyError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.models import ModelConfig, model_dir
 from rlora.run_config import RunConfig
 from rlora.sampler import base
@@ -87,7 +87,7 @@ def test_every_field_has_a_help_text() -> None:
         "batching",
         "evaluate",
         "types",
-        "lora/inject",
+        "lora/config",
         "sampler/base",
         "tasks/prompts",
         "tasks/data",
@@ -134,6 +134,7 @@ def test_wrong_options_end_with_code_2(arguments, message, capsys) -> None:
     ("options", "message"),
     [
         ({"lora": LoraConfig(rank=0)}, "lora.rank is 0; it must be from 1 to 512"),
+        ({"lora": LoraConfig(layers="head")}, "lora.layers is 'head'; it must be all, or some of attention, mlp"),
         ({"lora": LoraConfig(alpha=0)}, "lora.alpha is 0; it must be above 0"),
         ({"samples_per_problem": 1}, "samples_per_problem is 1; a group of one has no baseline"),
         ({"num_steps": 0}, "num_steps and problems_per_step must be at least 1"),

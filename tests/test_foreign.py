@@ -9,8 +9,8 @@ from conftest import make_policy
 from safetensors.torch import load_file, save_file
 
 from rlora.errors import AdapterError
+from rlora.lora.config import LoraConfig
 from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.lora.inject import LoraConfig
 from rlora.lora.peft_format import save_adapter
 
 pytestmark = pytest.mark.unit

@@ -3,9 +3,10 @@ import torch
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
-from rlora.lora.inject import LoraConfig, adapted_layers, inject
+from rlora.lora.inject import adapted_layers, inject, num_parameters
 from rlora.lora.linear import LoraLinear
 
 pytestmark = pytest.mark.unit
@@ -99,6 +100,7 @@ def test_a_is_uniform_in_the_blogs_range_nested_in_the_rank_and_free_of_global_s
         ("all", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
         ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}),
         ("mlp", {"gate_proj", "up_proj", "down_proj"}),
+        ("mlp+attention", {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}),
     ],
 )
 def test_layers_are_chosen_by_kind_and_the_unembedding_is_left_out(toy_policy, layers, names) -> None:
@@ -126,8 +128,7 @@ def test_parameter_count_of_llama_8b_from_its_shape_alone() -> None:
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    layers = adapted_layers(model, "all").values()
-    assert sum(linear.in_features + linear.out_features for linear in layers) == 2_621_440
+    assert num_parameters(model, LoraConfig(rank=1)) == 2_621_440
 
 
 def test_model_without_such_layers_is_refused() -> None:

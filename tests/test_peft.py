@@ -9,7 +9,7 @@ from make import completion, group
 
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import AdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import load_adapter_tensors, save_adapter
 from rlora.policy import Policy
 

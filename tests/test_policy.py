@@ -8,7 +8,7 @@ from make import completion, group
 
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.models import ModelConfig
 from rlora.policy import Policy
 

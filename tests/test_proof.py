@@ -8,7 +8,7 @@ from engines import IgnoresAdapter, ServesPrevious, random_b, spec
 from make import completion
 
 from rlora.errors import StaleAdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.policy import Policy
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.canary import canary_prompts

@@ -19,7 +19,7 @@ from rlora.checkpoint import CheckpointConfig, CheckpointFolder
 from rlora.errors import CheckpointError, ConfigError, RunDirError, StaleAdapterError, WriteError
 from rlora.evaluate import EvaluationConfig
 from rlora.loop import run
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.sampler.base import build_sampler
 from rlora.tracking import TrackingConfig
 from rlora.trainer import OptimizerConfig

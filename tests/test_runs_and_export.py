@@ -15,7 +15,7 @@ from test_resume import SIZE, stopped, straight  # noqa: F401 - a fixture
 from rlora.cli import main
 from rlora.commands import export, runs
 from rlora.lock import FolderLock
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.merge import save_merged
 from rlora.models import model_dir
 from rlora.policy import Policy

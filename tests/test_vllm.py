@@ -14,7 +14,7 @@ from engines import IgnoresAdapter, ServesPrevious, random_b, spec
 
 from rlora.batching import Row, stack
 from rlora.errors import StaleAdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig, load_tokenizer, model_dir
 from rlora.policy import Policy

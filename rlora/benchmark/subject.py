@@ -10,8 +10,8 @@ from typing import Any
 from rlora.benchmark.config import EvalConfig
 from rlora.config import from_json, to_json
 from rlora.errors import AdapterError, ConfigError, RunDirError
+from rlora.lora.config import LoraConfig
 from rlora.lora.foreign import stored_shape
-from rlora.lora.inject import LoraConfig
 from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE
 from rlora.models import ModelConfig, model_title
 from rlora.run_dir import read_json

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from rlora.errors import AdapterError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load_adapter_tensors
 
 

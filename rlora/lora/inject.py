@@ -1,79 +1,63 @@
 """Choose a model's linear layers and put a low-rank update on each.
 
-Left out: the unembedding (opt-in, later, only where the sampler's proof holds), convolutions, and fused experts, which
-need a layout of their own.
+Left out: the unembedding (opt-in, later, only where the sampler's proof holds), convolutions, and
+fused experts, which need a layout of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from math import prod
 
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.lora.config import LoraConfig, layer_kinds
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a, initial_b
 from rlora.lora.linear import LoraLinear
 
-Layers = Literal["all", "attention", "mlp"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoraConfig:
-    """The shape of the adapters."""
-
-    rank: int = 1
-    """Rank of the update of each layer, 1 to 512."""
-    alpha: float = 32.0
-    """The update is scaled by alpha / rank; the step size that matters is alpha x learning rate."""
-    layers: Layers = "all"
-    """Which linear layers carry an update: all (attention and MLP), attention, or mlp."""
-
-    def check(self) -> None:
-        """Raise ConfigError for a value that breaks a rule."""
-        if not 1 <= self.rank <= 512:
-            raise ConfigError(f"lora.rank is {self.rank}; it must be from 1 to 512. Try --lora.rank 1.")
-        if not self.alpha > 0:
-            raise ConfigError(f"lora.alpha is {self.alpha}; it must be above 0. Try --lora.alpha 32.")
-
-    @property
-    def scale(self) -> float:
-        """The factor alpha / rank of the update."""
-        return self.alpha / self.rank
-
-
-def adapted_layers(model: nn.Module, layers: Layers) -> dict[str, nn.Linear]:
+def adapted_layers(model: nn.Module, layers: str) -> dict[str, nn.Linear]:
     """Return the linear layers that `layers` names, by path, in the model's order; ConfigError if there are none."""
+    kinds = layer_kinds(layers)
     head = getattr(model, "get_output_embeddings", lambda: None)()
     found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and _is_chosen(name, layers)
+        if isinstance(module, nn.Linear) and module is not head and _is_chosen(name, kinds)
     }
     if not found:
         raise ConfigError(f"the model has no linear layers for lora.layers={layers!r}. Try --lora.layers all.")
     return found
 
 
-def _is_chosen(name: str, layers: Layers) -> bool:
+def _is_chosen(name: str, kinds: frozenset[str]) -> bool:
     is_attention = any("attn" in part or "attention" in part for part in name.split("."))
     is_mlp = any(part in ("mlp", "feed_forward", "ffn") for part in name.split("."))
-    return (is_attention and layers in ("all", "attention")) or (is_mlp and layers in ("all", "mlp"))
+    return (is_attention and "attention" in kinds) or (is_mlp and "mlp" in kinds)
+
+
+def adapter_shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a policy's tensors: `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R), in the model's order."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, linear in adapted_layers(model, config.layers).items():
+        shapes[f"{name}.lora_A"] = (config.rank, linear.in_features)
+        shapes[f"{name}.lora_B"] = (linear.out_features, config.rank)
+    return shapes
+
+
+def num_parameters(model: nn.Module, config: LoraConfig) -> int:
+    """Return how many numbers a policy on `model` has; the model may lie on the meta device, without weights."""
+    return sum(map(prod, adapter_shapes(model, config).values()))
 
 
 def inject(model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]) -> tuple[FlatVector, list[LoraLinear]]:
     """Replace the chosen layers of `model` and return the cohort's flat vector with the layers that read it.
 
-    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed. Slots are named `PATH.lora_A` of
-    shape (R, I) and `PATH.lora_B` of shape (O, R).
+    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed.
     """
     chosen = adapted_layers(model, config.layers)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name, linear in chosen.items():
-        shapes[f"{name}.lora_A"] = (config.rank, linear.in_features)
-        shapes[f"{name}.lora_B"] = (linear.out_features, config.rank)
     device = next(iter(chosen.values())).weight.device
-    flat = FlatVector(lay_out(shapes), len(seeds), device)
+    flat = FlatVector(lay_out(adapter_shapes(model, config)), len(seeds), device)
     for policy, seed in enumerate(seeds):
         initial = {}
         for name, linear in chosen.items():

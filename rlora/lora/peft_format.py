@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save
 
 from rlora.errors import AdapterError
 from rlora.files import write_atomically
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from rlora.errors import ConfigError, MissingDependencyError
-from rlora.lora.inject import LoraConfig
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
