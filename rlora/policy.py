@@ -17,6 +17,7 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.inject import inject
 from rlora.lora.linear import LoraLinear
 from rlora.lora.peft_format import Adapter, load_adapter_tensors
+from rlora.lora.unembedding import adapted_logits, adapted_token_logprobs
 from rlora.models import DTYPES, ModelConfig, default_device
 
 
@@ -37,8 +38,10 @@ class Policy:
         """Wrap a loaded causal language model in place; `seeds` holds one seed a policy."""
         _refuse_unsupported(model.config)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
+        head = model.get_output_embeddings()
         self.flat, self._layers = inject(model, config, seeds=seeds)
-        weight_VH = model.get_output_embeddings().weight
+        self._adapted_head = next((layer for layer in self._layers if layer.base is head), None)
+        weight_VH = head.weight
         self._head_VH, self._gradient_head_VH = weight_VH.detach().to(head_dtype), weight_VH.detach()
         self.version = 0
 
@@ -95,14 +98,21 @@ class Policy:
             attention_mask=visibility_mask(micro_batch.segments_BT),
             use_cache=False,
         ).last_hidden_state
-        logprobs_N, entropy_N = token_logprobs(
-            hidden_BTH.flatten(0, 1)[micro_batch.source_N],
-            self._head_VH,
-            micro_batch.target_N,
-            temperature=temperature,
-            gradient_head_VH=self._gradient_head_VH,
+        logprobs_N, entropy_N = self._token_logprobs(
+            hidden_BTH.flatten(0, 1)[micro_batch.source_N], micro_batch.target_N, temperature
         )
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
+
+    def _token_logprobs(
+        self, hidden_NH: torch.Tensor, targets_N: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._adapted_head is not None and self._adapted_head.is_enabled:
+            return adapted_token_logprobs(
+                hidden_NH, self._head_VH, self._adapted_head, targets_N, temperature=temperature
+            )
+        return token_logprobs(
+            hidden_NH, self._head_VH, targets_N, temperature=temperature, gradient_head_VH=self._gradient_head_VH
+        )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
         """Return fp32 logits (B, V) of the token after `tokens_BT` (rows of one length), appended to `cache`."""
@@ -115,7 +125,10 @@ class Policy:
             past_key_values=cache,
             use_cache=cache is not None,
         ).last_hidden_state
-        return (hidden_BTH[:, -1].to(self._head_VH.dtype) @ self._head_VH.T).float()
+        last_BH = hidden_BTH[:, -1]
+        if self._adapted_head is not None and self._adapted_head.is_enabled:
+            return adapted_logits(last_BH, self._head_VH, self._adapted_head)
+        return (last_BH.to(self._head_VH.dtype) @ self._head_VH.T).float()
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ from rlora.evaluate import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
-from rlora.sampler.base import SamplerConfig
+from rlora.sampler.base import SamplerConfig, check_servable
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
@@ -86,6 +86,7 @@ class RunConfig:
             self.tracking,
         ):
             part.check()
+        check_servable(self.lora, self.sampler)
         task(self.data.task_name)
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import make_policy
 from torch import nn
 
 from rlora.errors import ConfigError
@@ -113,8 +114,20 @@ def test_layers_are_chosen_by_kind_and_the_unembedding_is_left_out(toy_policy, l
     assert len(found) == 2 * len(names)
 
 
-def test_parameter_count_of_llama_8b_from_its_shape_alone() -> None:
-    """Attention and MLP of Llama-3.1-8B at rank 1: 2,621,440 numbers (32 layers of 81,920)."""
+@pytest.mark.parametrize(
+    ("rank", "layers", "count"),
+    [
+        (1, "all", 2_621_440),
+        (1, "all+unembedding", 2_753_792),
+        (256, "mlp+unembedding", 486_866_944),  # the blog's 0.49B
+        (256, "attention+unembedding", 251_985_920),  # 0.25B
+        (256, "all+unembedding", 704_970_752),  # 0.70B: its table adds up only with the unembedding
+        (128, "mlp+unembedding", 243_433_472),  # 0.24B
+        (256, "mlp", 452_984_832),
+    ],
+)
+def test_parameter_counts_of_llama_8b_are_the_blogs(rank, layers, count) -> None:
+    """Llama-3.1-8B from its configuration alone, on the meta device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -125,10 +138,23 @@ def test_parameter_count_of_llama_8b_from_its_shape_alone() -> None:
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=128,
+        tie_word_embeddings=False,
     )
     with torch.device("meta"):
         model = LlamaForCausalLM(config)
-    assert num_parameters(model, LoraConfig(rank=1)) == 2_621_440
+    assert num_parameters(model, LoraConfig(rank=rank, layers=layers)) == count
+
+
+def test_a_layers_first_values_do_not_depend_on_the_other_layers(toy_dir) -> None:
+    drawn = {
+        layers: make_policy(toy_dir, lora=LoraConfig(rank=4, layers=layers), scale_b=0.0).flat.tensors()
+        for layers in ("attention", "mlp", "all", "all+unembedding")
+    }
+    every = drawn["all+unembedding"]
+    assert every.keys() > drawn["all"].keys() == drawn["attention"].keys() | drawn["mlp"].keys()
+    for tensors in drawn.values():
+        assert all(torch.equal(tensor, every[name]) for name, tensor in tensors.items())
+    assert len({tuple(tensor[0, :3].tolist()) for name, tensor in every.items() if name.endswith("lora_A")}) == 15
 
 
 def test_model_without_such_layers_is_refused() -> None:

@@ -1,5 +1,6 @@
 """PEFT in and out: PEFT reads what is written here and computes the same, and the other way round."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from make import completion, group
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
+from rlora.lora.foreign import stored_shape
 from rlora.lora.peft_format import load_adapter_tensors, save_adapter
 from rlora.policy import Policy
 
@@ -30,13 +32,29 @@ def reference(model, tokens: list[int]) -> torch.Tensor:
     return log_p[torch.arange(len(tokens) - 3), torch.tensor(tokens[3:])]
 
 
-@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=3, alpha=8), LoraConfig(rank=2, layers="attention")])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        LoraConfig(),
+        LoraConfig(rank=2),
+        LoraConfig(rank=3, alpha=8),
+        LoraConfig(rank=8),
+        LoraConfig(rank=32),
+        LoraConfig(rank=512),  # more than the layers have inputs: no larger set of functions, and no error
+        LoraConfig(rank=2, layers="attention"),
+        LoraConfig(rank=2, layers="all+unembedding"),
+    ],
+    ids=lambda lora: f"{lora.rank}-{lora.layers}",
+)
 def test_peft_loads_what_is_saved_and_gives_the_same(toy_dir, tmp_path, lora) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     policy = make_policy(toy_dir, lora=lora)
     save_adapter(policy.adapter(), tmp_path)
+    assert stored_shape(tmp_path)[0] == dataclasses.replace(
+        lora, layers="all+unembedding" if lora.has_unembedding else "all"
+    )
     base = AutoModelForCausalLM.from_pretrained(toy_dir, dtype=torch.float32)
     tokens = [3, 14, 15, 9, 26, 5, 35, 8, 9]
     plain = reference(base, tokens)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rlora.errors import ConfigError
 
-KINDS = ("attention", "mlp")
+KINDS = ("attention", "mlp", "unembedding")
 _ALL = ("attention", "mlp")
 
 
@@ -17,7 +17,9 @@ class LoraConfig:
     alpha: float = 32.0
     """The update is scaled by alpha / rank; the step size that matters is alpha x learning rate."""
     layers: str = "all"
-    """Which matrices carry an update: attention and mlp, joined by +; all stands for both."""
+    """Which matrices carry an update: attention, mlp, unembedding, joined by +; all stands for attention+mlp. The
+    unembedding must not be tied to the embeddings, and vLLM's CPU build does not serve it.
+    """
 
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
@@ -28,13 +30,18 @@ class LoraConfig:
         layer_kinds(self.layers)
 
     @property
+    def has_unembedding(self) -> bool:
+        """Whether the unembedding carries an update."""
+        return "unembedding" in layer_kinds(self.layers)
+
+    @property
     def scale(self) -> float:
         """The factor alpha / rank of the update."""
         return self.alpha / self.rank
 
 
 def layer_kinds(layers: str) -> frozenset[str]:
-    """Return the kinds of layers that `layers` names ("attention+mlp"); ConfigError for an unknown one."""
+    """Return the kinds of layers that `layers` names ("all+unembedding"); ConfigError for an unknown one."""
     kinds: set[str] = set()
     for part in layers.split("+"):
         if part != "all" and part not in KINDS:

@@ -6,6 +6,7 @@ with zeros. Left out, with an error: DoRA, ranks or scales that differ between l
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +18,10 @@ from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load
 
 
 def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
-    """Return rank and scale of the adapter in `folder`, over all layers, and the name of its base model.
+    """Return rank and scale of the adapter in `folder` and the name of its base model.
 
-    Raises AdapterError for a folder that holds no adapter, or one of a kind that is not served.
+    Its layers are all, with the unembedding where it is adapted. Raises AdapterError for a folder that holds no
+    adapter, or one of a kind that is not served.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -37,6 +39,8 @@ def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
     config = LoraConfig(rank=rank, alpha=scale * rank)
     check_adapter(folder, config)
+    if any(".lm_head.lora_" in key for key in _keys(folder)):
+        config = replace(config, layers="all+unembedding")
     return config, str(stored.get("base_model_name_or_path") or "")
 
 
@@ -45,13 +49,17 @@ def padded_tensors(folder: Path, config: LoraConfig, shapes: Mapping[str, tuple[
 
     Raises AdapterError for a tensor that the policy has no place for, or of another shape.
     """
-    try:
-        with safe_open(folder / TENSOR_FILE, framework="pt") as file:
-            keys = " ".join(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
+    keys = " ".join(_keys(folder))
     layers = {name.rpartition(".lora_")[0] for name in shapes}
     present = {layer for layer in layers if f".{layer}.lora_" in keys}
     wanted = {name: shape for name, shape in shapes.items() if name.rpartition(".lora_")[0] in present}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in wanted}
     return {**zeros, **load_adapter_tensors(folder, config, wanted)}
+
+
+def _keys(folder: Path) -> list[str]:
+    try:
+        with safe_open(folder / TENSOR_FILE, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error

@@ -1,7 +1,6 @@
 """Choose a model's linear layers and put a low-rank update on each.
 
-Left out: the unembedding (opt-in, later, only where the sampler's proof holds), convolutions, and
-fused experts, which need a layout of their own.
+Left out: convolutions, and fused experts, which need a layout of their own.
 """
 
 from collections.abc import Sequence
@@ -17,13 +16,18 @@ from rlora.lora.linear import LoraLinear
 
 
 def adapted_layers(model: nn.Module, layers: str) -> dict[str, nn.Linear]:
-    """Return the linear layers that `layers` names, by path, in the model's order; ConfigError if there are none."""
+    """Return the linear layers that `layers` names, by path, in the model's order.
+
+    Raises ConfigError if there are none, or for the unembedding of a model whose embeddings are tied to it.
+    """
     kinds = layer_kinds(layers)
     head = getattr(model, "get_output_embeddings", lambda: None)()
+    if "unembedding" in kinds:
+        _refuse_tied(model, head)
     found = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head and _is_chosen(name, kinds)
+        if isinstance(module, nn.Linear) and ("unembedding" in kinds if module is head else _is_chosen(name, kinds))
     }
     if not found:
         raise ConfigError(f"the model has no linear layers for lora.layers={layers!r}. Try --lora.layers all.")
@@ -34,6 +38,19 @@ def _is_chosen(name: str, kinds: frozenset[str]) -> bool:
     is_attention = any("attn" in part or "attention" in part for part in name.split("."))
     is_mlp = any(part in ("mlp", "feed_forward", "ffn") for part in name.split("."))
     return (is_attention and "attention" in kinds) or (is_mlp and "mlp" in kinds)
+
+
+def _refuse_tied(model: nn.Module, head: nn.Module | None) -> None:
+    if not isinstance(head, nn.Linear):
+        raise ConfigError("lora.layers names the unembedding, which the model does not have; take it out.")
+    embeddings = getattr(model, "get_input_embeddings", lambda: None)()
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", False) or (
+        embeddings is not None and embeddings.weight is head.weight
+    ):
+        raise ConfigError(
+            "lora.layers names the unembedding, but the model's input embeddings are the same matrix (tied): servers "
+            "and merged weights would change both. Take it out: --lora.layers all."
+        )
 
 
 def adapter_shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
