@@ -17,12 +17,12 @@ from dataclasses import replace
 from rlora.batching import BatchConfig
 from rlora.evaluate import EvaluationConfig
 from rlora.models import BUNDLED, TOY, ModelConfig
+from rlora.optimizer import OptimizerConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import DataConfig
 from rlora.tasks.prompts import PromptConfig
-from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 GPU = RunConfig(

@@ -13,11 +13,11 @@ from rlora.evaluate import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
+from rlora.optimizer import OptimizerConfig
 from rlora.sampler.base import SamplerConfig, check_servable
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
-from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 

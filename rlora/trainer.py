@@ -3,70 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from rlora.batching import Batch, MicroBatch
 from rlora.checkpoint import Checkpoint, OptimizerState
-from rlora.errors import CheckpointError, ConfigError, NonFiniteError, StaleBatchError
+from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
 from rlora.memory import give_back_freed_memory
+from rlora.optimizer import FlatAdamW, OptimizerConfig, learning_rate_at
 from rlora.policy import Policy, TokenScores
-
-ScheduleName = Literal["constant", "linear", "cosine"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerConfig:
-    """AdamW on the policy's flat fp32 vector."""
-
-    learning_rate: float = 1e-4
-    """Peak learning rate of both factors; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models,
-    about 1e-3 on the bundled one.
-    """
-    beta1: float = 0.9
-    """Decay of the first moment."""
-    beta2: float = 0.95
-    """Decay of the second moment."""
-    epsilon: float = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: float = 0.0
-    """Decoupled weight decay, a fraction of the learning rate."""
-    max_grad_norm: float = 1.0
-    """The gradient of each policy is scaled down to this norm; 0 turns clipping off."""
-    schedule: ScheduleName = "constant"
-    """constant, linear (to 0) or cosine (to 0)."""
-    warmup_steps: int = 0
-    """Updates over which the rate rises linearly from 0."""
-    schedule_steps: int = 100
-    """Length of a linear or cosine schedule in updates, warm-up included; --num-steps does not move it."""
-    updates_per_batch: int = 1
-    """Optimizer steps on each batch."""
-
-    def check(self) -> None:
-        """Raise ConfigError for a value that breaks a rule."""
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise ConfigError(f"optimizer.learning_rate is {self.learning_rate}; it must be above 0. Try 1e-4.")
-        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
-            raise ConfigError(f"optimizer.beta1 is {self.beta1} and beta2 {self.beta2}; both must be in [0, 1).")
-        if self.epsilon < 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
-            raise ConfigError("optimizer.epsilon, weight_decay and max_grad_norm must be at least 0.")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise ConfigError(f"optimizer.schedule is {self.schedule!r}; it must be constant, linear or cosine.")
-        if self.warmup_steps < 0 or self.schedule_steps < 1 or self.updates_per_batch < 1:
-            raise ConfigError(
-                "optimizer.warmup_steps must be at least 0, schedule_steps and updates_per_batch at least 1."
-            )
-
-
-def learning_rate_at(config: OptimizerConfig, step: int) -> float:
-    """Return the learning rate of the update that takes version `step` to `step` + 1."""
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    length = max(1, config.schedule_steps - config.warmup_steps)
-    progress = min(1.0, max(0.0, (step - config.warmup_steps) / length))
-    decay = {"constant": 1.0, "linear": 1 - progress, "cosine": (1 + math.cos(math.pi * progress)) / 2}[config.schedule]
-    return config.learning_rate * warmup * decay
 
 
 @dataclass(slots=True, eq=False)
@@ -85,35 +31,18 @@ class Trainer:
     def __init__(self, policy: Policy, optimizer: OptimizerConfig, loss: LossConfig, *, temperature: float = 1.0):
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
-        flat = policy.flat
-        self._rows = [torch.nn.Parameter(flat.theta_KD[k]) for k in range(policy.num_policies)]
-        for row, grad_D in zip(self._rows, flat.grad_KD, strict=True):
-            row.grad = grad_D
-        self.optimizer = torch.optim.AdamW(
-            [{"params": [row]} for row in self._rows],
-            lr=optimizer.learning_rate,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.epsilon,
-            weight_decay=optimizer.weight_decay,
-            foreach=False,
-        )
+        self._optimizer = FlatAdamW(policy.flat, optimizer)
 
     def state(self) -> OptimizerState:
         """Return a copy of the optimizer's state; zeros before the first update."""
-        zeros_D = torch.zeros_like(self._rows[0])
-        states = [self.optimizer.state.get(row, {}) for row in self._rows]
-        return OptimizerState(
-            first_moment_KD=torch.stack([state.get("exp_avg", zeros_D) for state in states]).cpu(),
-            second_moment_KD=torch.stack([state.get("exp_avg_sq", zeros_D) for state in states]).cpu(),
-            num_updates_K=tuple(int(state.get("step", 0)) for state in states),
-        )
+        return self._optimizer.state()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Put policy and optimizer back to where a checkpoint left them.
 
         Raises CheckpointError when its tensors are not the policy's.
         """
-        flat, state = self.policy.flat, checkpoint.optimizer
+        flat = self.policy.flat
         if checkpoint.slots != flat.slots or checkpoint.theta_KD.shape != flat.theta_KD.shape:
             raise CheckpointError(
                 f"the checkpoint holds {len(checkpoint.slots)} tensors of {tuple(checkpoint.theta_KD.shape)} numbers, "
@@ -121,12 +50,7 @@ class Trainer:
             )
         with torch.no_grad():
             flat.theta_KD.copy_(checkpoint.theta_KD)
-        for k, row in enumerate(self._rows):
-            self.optimizer.state[row] = {
-                "step": torch.tensor(float(state.num_updates_K[k])),
-                "exp_avg": state.first_moment_KD[k].to(row.device, copy=True),
-                "exp_avg_sq": state.second_moment_KD[k].to(row.device, copy=True),
-            }
+        self._optimizer.restore(checkpoint.optimizer)
         self.policy.version = checkpoint.step
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -151,7 +75,8 @@ class Trainer:
                     k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")
                 }
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
-        metrics["optimizer/step_size"] = metrics["optimizer/learning_rate"] * self.policy.config.alpha
+        rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
+        metrics["optimizer/step_size"] = rate_of_b * self.policy.config.alpha
         metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
         metrics["optimizer/adapter_norm"] = float(self.policy.flat.theta_KD.norm())
         metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
@@ -220,9 +145,7 @@ class Trainer:
     def _apply(self, grad_norm_K: torch.Tensor) -> None:
         if self._config.max_grad_norm > 0:
             self.policy.flat.grad_KD.mul_((self._config.max_grad_norm / (grad_norm_K + 1e-12)).clamp(max=1.0)[:, None])
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(self._config, self.policy.version)
-        self.optimizer.step()
+        self._optimizer.step(learning_rate_at(self._config, self.policy.version))
 
 
 def _token_metrics(log: _TokenLog) -> dict[str, float]:

@@ -82,7 +82,7 @@ def test_every_field_has_a_help_text() -> None:
     for file in (
         "run_config",
         "models",
-        "trainer",
+        "optimizer",
         "losses",
         "batching",
         "evaluate",

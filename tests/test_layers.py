@@ -13,7 +13,7 @@ LAYERS = {
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators"],
     2: ["lora", "losses", "logprobs", "attention", "batching"],
     3: ["models", "policy", "sampler"],
-    4: ["checkpoint", "rollout", "trainer", "run_dir"],
+    4: ["checkpoint", "optimizer", "rollout", "trainer", "run_dir"],
     5: ["evaluate", "benchmark", "run_config", "assemble", "resume", "summary", "loop", "merge", "card"],
     6: ["recipe", "commands", "cli"],
 }

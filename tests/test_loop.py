@@ -17,11 +17,11 @@ from rlora.errors import AdapterError, ConfigError, DataError, NonFiniteError, R
 from rlora.evaluate import EvaluationConfig
 from rlora.loop import run
 from rlora.models import ModelConfig
+from rlora.optimizer import OptimizerConfig
 from rlora.run_config import RunConfig
 from rlora.sampler.base import build_sampler
 from rlora.tasks import DataConfig
 from rlora.tracking import TrackingConfig
-from rlora.trainer import OptimizerConfig
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.loop

@@ -20,9 +20,9 @@ from rlora.errors import CheckpointError, ConfigError, RunDirError, StaleAdapter
 from rlora.evaluate import EvaluationConfig
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
+from rlora.optimizer import OptimizerConfig
 from rlora.sampler.base import build_sampler
 from rlora.tracking import TrackingConfig
-from rlora.trainer import OptimizerConfig
 from rlora.verify import VerifierConfig
 
 pytestmark = pytest.mark.loop

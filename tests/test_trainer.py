@@ -11,7 +11,8 @@ from make import completion, group
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
 from rlora.losses import LossConfig
-from rlora.trainer import OptimizerConfig, Trainer, learning_rate_at
+from rlora.optimizer import OptimizerConfig, learning_rate_at
+from rlora.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 
@@ -131,14 +132,16 @@ def test_empty_batch_makes_no_step_and_keeps_the_moments(toy_dir) -> None:
     policy = make_policy(toy_dir)
     trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-2), LossConfig())
     trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
-    theta, state = policy.flat.theta_KD.clone(), trainer.optimizer.state_dict()["state"][0]
-    moments = {name: value.clone() for name, value in state.items()}
+    theta, before = policy.flat.theta_KD.clone(), trainer.state()
     metrics = trainer.step(build_batch(groups_at(1), [[0.0] * 3] * 3, BatchConfig(), version=1))
     assert metrics["optimizer/is_empty_batch"] == 1
     assert policy.version == 2
     assert torch.equal(policy.flat.theta_KD, theta)
-    after = trainer.optimizer.state_dict()["state"][0]
-    assert all(torch.equal(after[name], value) for name, value in moments.items())
+    after = trainer.state()
+    assert before.num_updates_K == after.num_updates_K == (1,)
+    assert torch.equal(after.first_moment_KD, before.first_moment_KD)
+    assert torch.equal(after.second_moment_KD, before.second_moment_KD)
+    assert float(after.first_moment_KD.abs().max()) > 0
 
 
 def test_non_finite_loss_is_an_error_and_leaves_the_policy(toy_dir) -> None:
@@ -180,6 +183,7 @@ def test_schedules() -> None:
     [
         ({"learning_rate": -1e-4}, "optimizer.learning_rate is -0.0001; it must be above 0"),
         ({"learning_rate": math.nan}, "optimizer.learning_rate is nan"),
+        ({"b_rate_ratio": 0.0}, "optimizer.b_rate_ratio is 0.0; it must be above 0"),
         ({"beta2": 1.0}, "both must be in"),
         ({"weight_decay": -1.0}, "must be at least 0"),
         ({"schedule": "step"}, "optimizer.schedule is 'step'"),

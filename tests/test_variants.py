@@ -12,14 +12,15 @@ from rlora.loop import run
 from rlora.lora.config import LoraConfig
 from rlora.lora.foreign import padded_tensors, stored_shape
 from rlora.models import ModelConfig, model_dir
+from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
-from rlora.trainer import OptimizerConfig
 
 pytestmark = pytest.mark.loop
 
 ADAPTERS = {
     "rank 32": {"lora": LoraConfig(rank=32)},
     "rank 512": {"lora": LoraConfig(rank=512)},
+    "LoRA+": {"optimizer": OptimizerConfig(learning_rate=1e-3, b_rate_ratio=16.0)},
     "unembedding": {"lora": LoraConfig(rank=2, layers="all+unembedding")},
     "unembedding alone": {"lora": LoraConfig(rank=8, layers="unembedding")},
 }

@@ -1,0 +1,89 @@
+"""Rates: LoRA+, and the invariance of the parametrisation."""
+
+import pytest
+import torch
+from conftest import make_policy
+from test_trainer import ADVANTAGES, groups, groups_at
+
+from rlora.batching import BatchConfig, build_batch
+from rlora.checkpoint import Checkpoint
+from rlora.lora.config import LoraConfig
+from rlora.losses import LossConfig
+from rlora.optimizer import OptimizerConfig
+from rlora.policy import Policy
+from rlora.trainer import Trainer
+
+pytestmark = pytest.mark.unit
+
+
+def trajectory(toy_dir, *, p: float, q: float, scale_b: float, epsilon: float, num_steps: int = 4) -> list[dict]:
+    """Return A / p and B / q after each update of the policy with alpha / (p q), p A, q B, and rates p and q times."""
+    policy = make_policy(toy_dir, lora=LoraConfig(rank=2, alpha=32 / (p * q)), scale_b=scale_b)
+    for name, parameter in policy.flat.parameters.items():
+        parameter.data.mul_(p if name.endswith("lora_A") else q)
+    config = OptimizerConfig(learning_rate=2e-3 * p, b_rate_ratio=q / p, epsilon=epsilon, max_grad_norm=0.0)
+    trainer, found = Trainer(policy, config, LossConfig()), []
+    for version in range(num_steps):
+        metrics = trainer.step(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
+        assert metrics["optimizer/step_size"] == pytest.approx(32 * 2e-3 / p)  # alpha x init_A x rate of B is invariant
+        tensors = policy.flat.tensors()
+        found.append({name: tensor / (p if name.endswith("lora_A") else q) for name, tensor in tensors.items()})
+    return found
+
+
+@pytest.mark.parametrize(("scale_b", "epsilon"), [(0.05, 0.0), (0.0, 1e-30)])  # from B = 0 the first gradient of A is 0
+@pytest.mark.parametrize(("p", "q"), [(2.0, 1.0), (1.0, 8.0), (0.25, 16.0), (4.0, 0.5)])
+def test_two_parametrisations_have_the_same_trajectory_bit_for_bit(toy_dir, p, q, scale_b, epsilon) -> None:
+    """The invariance of "LoRA Without Regret": p and q are powers of two, so that nothing is rounded differently."""
+    plain = trajectory(toy_dir, p=1.0, q=1.0, scale_b=scale_b, epsilon=epsilon)
+    other = trajectory(toy_dir, p=p, q=q, scale_b=scale_b, epsilon=epsilon)
+    for one, two in zip(plain, other, strict=True):
+        assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+    moved = [float((plain[-1][name] - plain[0][name]).abs().max()) for name in plain[0]]
+    assert min(moved) > 1e-3
+
+
+def test_the_first_update_moves_a_by_the_rate_and_b_by_the_ratio_times_it(toy_dir) -> None:
+    policy = make_policy(toy_dir)
+    before = policy.flat.tensors()
+    trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-3, b_rate_ratio=16.0, max_grad_norm=0.0), LossConfig())
+    metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    assert metrics["optimizer/learning_rate"] == 1e-3
+    assert metrics["optimizer/step_size"] == pytest.approx(32 * 16e-3)
+    for name, tensor in policy.flat.tensors().items():
+        moved = float((tensor - before[name]).abs().median())  # Adam's first step is the rate, for every number
+        assert moved == pytest.approx(16e-3 if name.endswith("lora_B") else 1e-3, rel=1e-2), name
+
+
+def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> None:
+    def trained(versions: range, ratio: float, start: Checkpoint | None = None) -> tuple[Policy, Trainer]:
+        policy = make_policy(toy_dir)
+        trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-3, b_rate_ratio=ratio), LossConfig())
+        if start is not None:
+            trainer.restore(start)
+        for version in versions:
+            trainer.step(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
+        return policy, trainer
+
+    half, trainer = trained(range(2), 4.0)
+    state = trainer.state()
+    assert state.num_updates_K == (2,)
+    assert state.first_moment_KD.shape == half.flat.theta_KD.shape
+    plain = trained(range(1), 1.0)[1].state()
+    assert torch.equal(trained(range(1), 4.0)[1].state().first_moment_KD, plain.first_moment_KD)
+    checkpoint = Checkpoint(
+        step=2,
+        slots=half.flat.slots,
+        theta_KD=half.flat.theta_KD.clone(),
+        optimizer=state,
+        position=0,
+        best=-1.0,
+        seconds=0.0,
+        problems="",
+        config={},
+        environment={},
+    )
+    resumed, straight = trained(range(2, 4), 4.0, checkpoint), trained(range(4), 4.0)
+    assert torch.equal(resumed[0].flat.theta_KD, straight[0].flat.theta_KD)
+    for name in ("first_moment_KD", "second_moment_KD"):
+        assert torch.equal(getattr(resumed[1].state(), name), getattr(straight[1].state(), name))
