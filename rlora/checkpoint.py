@@ -60,7 +60,8 @@ class Checkpoint:
     """A run after `step` iterations.
 
     `slots` says where each tensor lies in a policy's vector, `position` is that of the problem stream, `best` the best
-    held-out accuracy so far (-1: none), `seconds` what the steps took, `problems` the fingerprint of the training set.
+    held-out accuracy so far (-1: none), `seconds` what the steps took, `problems` the fingerprint of the training set,
+    `solved_P2` the curriculum's counts of right and wrong rollouts of each problem (None without a curriculum).
     """
 
     step: int
@@ -73,6 +74,7 @@ class Checkpoint:
     problems: str
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
+    solved_P2: torch.Tensor | None = None
 
     def tensors(self, policy: int = 0) -> dict[str, torch.Tensor]:
         """Return one policy's tensors by name."""
@@ -136,6 +138,7 @@ class CheckpointFolder:
                     second_moment_KD=tensors["second_moment_KD"],
                     num_updates_K=tuple(state["num_updates_K"]),
                 ),
+                solved_P2=tensors.get("solved_P2"),
                 **{name: state[name] for name in ("position", "best", "seconds", "problems", "config", "environment")},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -164,11 +167,12 @@ class CheckpointFolder:
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    return {
+    tensors = {
         "theta_KD": checkpoint.theta_KD.contiguous(),
         "first_moment_KD": checkpoint.optimizer.first_moment_KD.contiguous(),
         "second_moment_KD": checkpoint.optimizer.second_moment_KD.contiguous(),
     }
+    return tensors if checkpoint.solved_P2 is None else tensors | {"solved_P2": checkpoint.solved_P2}
 
 
 def _state(checkpoint: Checkpoint) -> bytes:

@@ -1,5 +1,6 @@
 """The loop: sample, verify, train, swap, prove."""
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -22,7 +23,7 @@ from rlora.sampler.base import EngineSpec, Sampler, build_sampler
 from rlora.summary import opening, summarize
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog, StepMetrics
-from rlora.types import Problem
+from rlora.types import Group, Problem
 from rlora.verify import Verifier
 
 
@@ -98,18 +99,7 @@ def iterate(
     config: RunConfig, parts: Parts, stream: ProblemStream, run_dir: RunDir, metrics: StepMetrics
 ) -> dict[str, float]:
     """Sample, verify, train, swap and prove once, and return the step's metrics."""
-    chosen = stream.take(config.problems_per_step)
-    with metrics.timed("sample"):
-        sampled = parts.engine.sample(
-            chosen,
-            config.sampling,
-            num_samples=config.samples_per_problem,
-            seed=config.seed,
-            key=("train", metrics.step),
-        )
-    with metrics.timed("verify"):
-        groups = parts.engine.judge(sampled)
-    metrics.update(rollout_metrics(groups, num_problems=len(chosen)))
+    groups = collect(config, parts, stream, metrics)
     with metrics.timed("save"):
         run_dir.save_rollouts(metrics.step, groups)
     with metrics.timed("swap"):
@@ -126,6 +116,39 @@ def iterate(
     with metrics.timed("save"):
         run_dir.save_adapter(parts.policy.adapter())
     return metrics.finished()
+
+
+def collect(config: RunConfig, parts: Parts, stream: ProblemStream, metrics: StepMetrics) -> list[Group]:
+    """Return the step's judged groups; with `oversample`, of further problems too while groups with signal are lacking.
+
+    All that is sampled is returned, logged and counted: a step of three rounds is a step with three times the problems.
+    """
+    wanted, limit = config.problems_per_step, round(config.oversample * config.problems_per_step)
+    groups: list[Group] = []
+    num_taken = num_rounds = num_useful = 0
+    start = stream.position
+    while num_taken < limit and num_useful < wanted:
+        lacking = math.ceil((wanted - num_useful) * num_taken / max(1, num_useful)) if num_taken else wanted
+        chosen = stream.take(min(lacking, wanted, limit - num_taken))
+        with metrics.timed("sample"):
+            sampled = parts.engine.sample(
+                chosen,
+                config.sampling,
+                num_samples=config.samples_per_problem,
+                seed=config.seed,
+                key=("train", metrics.step, num_rounds) if num_rounds else ("train", metrics.step),
+            )
+        with metrics.timed("verify"):
+            judged = parts.engine.judge(sampled)
+        stream.observe(judged)
+        groups += judged
+        num_taken, num_rounds = num_taken + len(chosen), num_rounds + 1
+        num_useful += sum(group.has_signal for group in judged)
+    metrics.update(rollout_metrics(groups, num_problems=num_taken))
+    metrics.update({"rollout/num_rounds": num_rounds})
+    if stream.solve_rates is not None:
+        metrics.update({"rollout/num_passed_over": stream.position - start - num_taken})
+    return groups
 
 
 def keep_best(

@@ -10,6 +10,7 @@ from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir, environment, read_json
+from rlora.tasks.curriculum import SolveRates
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
 from rlora.types import Problem
@@ -131,7 +132,7 @@ def restore(
 
     Raises CheckpointError when the training set is not the one that the checkpoint's position counts in.
     """
-    progress, position = Progress(), 0
+    progress, position, solved_P2 = Progress(), 0, None
     if start is not None:
         is_same_set = start.problems == fingerprint(train)
         if not is_same_set and not is_branch:
@@ -141,7 +142,8 @@ def restore(
             )
         parts.trainer.restore(start)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
-        position = start.position if is_same_set else 0
+        if is_same_set:
+            position, solved_P2 = start.position, start.solved_P2
         run_dir.save_adapter(parts.policy.adapter())
     checkpoints_of(config).remove_after(progress.step)
     if changed := run_dir.begin(progress.step):
@@ -154,7 +156,8 @@ def restore(
         log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
     progress.reward = rows[-1]["reward/mean"] if rows else None
     log.display.begin(progress.step)
-    return progress, ProblemStream(train, seed=config.seed, position=position)
+    rates = SolveRates(len(train), config.samples_per_problem, solved_P2) if config.curriculum else None
+    return progress, ProblemStream(train, seed=config.seed, position=position, solve_rates=rates)
 
 
 def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: ProblemStream) -> Checkpoint:
@@ -170,4 +173,5 @@ def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: P
         problems=stream.fingerprint,
         config=to_json(config),
         environment=environment(),
+        solved_P2=None if stream.solve_rates is None else stream.solve_rates.counts_P2.clone(),
     )

@@ -49,6 +49,14 @@ class RunConfig:
     """Push all rollouts of a group down by this advantage when three quarters of it give the same wrong answer; 0
     leaves the group out, since by its rewards it has no signal.
     """
+    oversample: float = 1.0
+    """Go on sampling further problems in place of groups without signal, until problems_per_step groups have one or
+    this many times problems_per_step were sampled; 1 samples once.
+    """
+    curriculum: bool = False
+    """Draw problems that were always or never solved less often, by the solve rates measured in this run; of use once
+    a run comes by its problems again.
+    """
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
     num_threads: int | None = None
@@ -94,6 +102,12 @@ class RunConfig:
             raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
         if self.advantage not in ADVANTAGES:
             raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
+        if not 1 <= self.oversample <= 100:
+            raise ConfigError(
+                f"oversample is {self.oversample}; it must be from 1 (off) to 100 times problems_per_step. Try 3."
+            )
+        if self.curriculum and self.samples_per_problem < 2:
+            raise ConfigError("curriculum needs samples_per_problem of at least 2: one sample is never a mixed group.")
         if self.consensus_penalty < 0:
             raise ConfigError(f"consensus_penalty is {self.consensus_penalty}; it must be at least 0.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):

@@ -434,3 +434,18 @@ def test_a_run_directory_from_elsewhere_is_data_not_code(straight) -> None:
         assert load_file(path)
     config = dataclasses.replace(toy(straight, **SIZE))
     assert json.loads((straight / "config.json").read_text())["seed"] == config.seed
+
+
+def test_oversampling_replaces_groups_without_signal_and_resumes_with_the_curriculum(tmp_path) -> None:
+    changes = {**SIZE, "samples_per_problem": 16, "oversample": 3.0, "curriculum": True, "num_steps": 4}
+    straight = run(toy(tmp_path / "straight", **changes))
+    for row in rows(straight):
+        num_groups = row["rollout/num_completions"] / 16
+        num_mixed = num_groups - row["groups/num_without_signal"]
+        assert num_groups == 36 or num_mixed >= 12  # it stops at the limit, or once enough groups have signal
+        assert num_mixed < 12 or row["rollout/num_rounds"] > 1 or num_groups == 12
+    assert max(row["rollout/num_rounds"] for row in rows(straight)) > 1
+    assert sum(row["rollout/num_passed_over"] for row in rows(straight)) > 0  # 36 digits are soon come by again
+    stopped(toy(tmp_path / "run", **changes), after=6)
+    run(toy(tmp_path / "run", **changes))
+    assert_same_run(tmp_path / "run", straight)

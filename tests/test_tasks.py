@@ -2,13 +2,15 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rlora.errors import ConfigError, DataError
 from rlora.tasks import TASKS, task
+from rlora.tasks.curriculum import LEAST, SolveRates
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
 from rlora.tasks.source import VARIABLE, data_folder, read_jsonl
 from rlora.tasks.stream import ProblemStream
-from rlora.types import Problem
+from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
 
 pytestmark = pytest.mark.unit
 
@@ -138,3 +140,54 @@ def test_special_tokens_are_not_doubled() -> None:
     assert plain.token_ids[0] == 1
     assert 1 not in plain.token_ids[1:]
     assert plain.token_ids[-1] != 2
+
+
+def group_of(problem: Problem, rewards: list[float]) -> Group:
+    completion = Completion(token_ids=(1,), logprobs=(0.0,), text="", stop=StopReason.END, policy=0, version=0)
+    kinds = [VerdictKind.CORRECT if reward else VerdictKind.WRONG for reward in rewards]
+    return Group(
+        prompt=Prompt(problem=problem, text="", token_ids=(1,)),
+        rollouts=tuple(
+            Rollout(completion=completion, verdict=Verdict(kind=kind), reward=reward)
+            for kind, reward in zip(kinds, rewards, strict=True)
+        ),
+    )
+
+
+def test_chance_of_a_problem_is_that_of_a_mixed_group_under_what_was_seen() -> None:
+    rates = SolveRates(2, 4)
+    assert rates.chance(0) == 1
+    rates.observe(0, num_right=0, num_wrong=4)
+    p = torch.linspace(0, 1, 200_001, dtype=torch.float64)  # Beta(1, 5) has density 5 (1 - p)^4
+    mixed = (1 - p**4 - (1 - p) ** 4) * 5 * (1 - p) ** 4
+    assert rates.chance(0) == pytest.approx(float(torch.trapezoid(mixed, p)) / (1 - 2 / 5), rel=1e-6)
+    rates.observe(1, num_right=4, num_wrong=0)
+    assert rates.chance(1) == pytest.approx(rates.chance(0))
+
+
+def test_evidence_adds_up_fades_and_never_rules_a_problem_out() -> None:
+    rates = SolveRates(1, 8)
+    chances = []
+    for _ in range(50):
+        rates.observe(0, num_right=0, num_wrong=8)
+        chances.append(rates.chance(0))
+    assert chances[0] > chances[1] > chances[2]
+    assert all(chance >= LEAST for chance in chances)
+    assert float(rates.counts_P2.sum()) == pytest.approx(16)  # 8 / (1 - 1/2): old visits fade
+    rates.observe(0, num_right=4, num_wrong=4)
+    assert rates.chance(0) > 0.9 * 7 / 9  # one mixed group outweighs fifty visits without success
+
+
+def test_curriculum_draws_hopeless_problems_less_often_and_resumes_from_its_counts() -> None:
+    chosen = problems(40)
+    stream = ProblemStream(chosen, seed=0, solve_rates=SolveRates(40, 8))
+    for _ in range(3):  # ids below 20 are never solved, the others half the time
+        for problem in stream.take(40):
+            stream.observe([group_of(problem, [0.0] * 8 if int(problem.id) < 20 else [0.0, 1.0] * 4)])
+    position, counts = stream.position, stream.solve_rates.counts_P2.clone()
+    taken = [problem.id for problem in stream.take(1000)]
+    hopeless = sum(int(name) < 20 for name in taken)
+    assert 250 < hopeless < 370  # drawn with a chance of 0.45 against 1, so 309 of 1000 are expected
+    again = ProblemStream(chosen, seed=0, position=position, solve_rates=SolveRates(40, 8, counts))
+    assert [problem.id for problem in again.take(1000)] == taken
+    assert again.position == stream.position

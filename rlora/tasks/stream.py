@@ -1,4 +1,4 @@
-"""An endless, seeded walk through a training set whose whole state is one integer."""
+"""An endless, seeded walk through a training set; its state is one integer, and with a curriculum the solve rates."""
 
 import hashlib
 import json
@@ -7,31 +7,58 @@ from collections.abc import Sequence
 import torch
 
 from rlora.errors import DataError
-from rlora.seeding import generator
-from rlora.types import Problem
+from rlora.seeding import derive_seed, generator
+from rlora.tasks.curriculum import SolveRates
+from rlora.types import Group, Problem
 
 
 class ProblemStream:
-    """Every epoch visits each problem once, in an order of (seed, epoch) alone; `position` is the state."""
+    """Every epoch comes by each problem once, in an order of (seed, epoch) alone; `position` counts what it came by.
 
-    def __init__(self, problems: Sequence[Problem], *, seed: int, position: int = 0):
-        """Walk through `problems`, having taken `position` already."""
+    With solve rates, a problem that promises little is passed over with the chance that they give, and every group
+    that was sampled is counted in them.
+    """
+
+    def __init__(
+        self, problems: Sequence[Problem], *, seed: int, position: int = 0, solve_rates: SolveRates | None = None
+    ):
+        """Walk through `problems`, having come by `position` of them already."""
         if not problems:
             raise DataError("the training set is empty.")
-        self._problems, self._seed, self.position = problems, seed, position
+        self._problems, self._seed, self.position, self.solve_rates = problems, seed, position, solve_rates
+        self._index = {problem.id: index for index, problem in enumerate(problems)}
+        self._epoch, self._order = -1, list[int]()
         self.fingerprint = fingerprint(problems)
 
     def take(self, count: int) -> list[Problem]:
         """Return the next `count` problems and advance."""
-        taken = []
-        size = len(self._problems)
+        taken: list[Problem] = []
         while len(taken) < count:
-            epoch, index = divmod(self.position, size)
-            order = torch.randperm(size, generator=generator(self._seed, "epoch", epoch)).tolist()
-            part = order[index : index + count - len(taken)]
-            taken += [self._problems[i] for i in part]
-            self.position += len(part)
+            index = self._next()
+            if self.solve_rates is None or self._is_drawn(self.solve_rates.chance(index)):
+                taken.append(self._problems[index])
         return taken
+
+    def observe(self, groups: Sequence[Group]) -> None:
+        """Count sampled groups in the solve rates, if there are any."""
+        if self.solve_rates is None:
+            return
+        for group in groups:
+            num_right = sum(rollout.verdict.is_correct for rollout in group.rollouts)
+            self.solve_rates.observe(
+                self._index[group.prompt.problem.id], num_right=num_right, num_wrong=len(group.rollouts) - num_right
+            )
+
+    def _next(self) -> int:
+        epoch, place = divmod(self.position, len(self._problems))
+        if epoch != self._epoch:
+            random = generator(self._seed, "epoch", epoch)
+            self._epoch, self._order = epoch, torch.randperm(len(self._problems), generator=random).tolist()
+        self.position += 1
+        return self._order[place]
+
+    def _is_drawn(self, chance: float) -> bool:
+        return derive_seed(self._seed, "curriculum", self.position) < chance * 2**62
 
 
 def fingerprint(problems: Sequence[Problem]) -> str:

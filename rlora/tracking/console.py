@@ -62,7 +62,7 @@ class Display:
         kl = values.get("agreement/kl_k3")
         self.say(
             f"step {done:>4}/{self._num_steps}  reward {values['reward/mean']:.3f}  KL "
-            f"{'   -   ' if kl is None else f'{kl:.1e}'}  "
+            f"{'   -   ' if kl is None else f'{kl:.1e}'}  cut {100 * values['rollout/truncated_share']:>3.0f} %  "
             f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s  {values['seconds/step']:>5.1f} s "
             f"({phases})  "
             f"left {_clock(left)}"
