@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rlora.advantages import advantages_of
+from rlora.advice import check_layers
 from rlora.assemble import Parts, assemble, load_problems
 from rlora.batching import build_batch
 from rlora.config import to_json
@@ -41,6 +42,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
         check_adapter(Path(config.init_adapter), config.lora)
     problems = load_problems(config)
     folder, values = model_dir(config.model), to_json(config)
+    check_layers(config, folder)
     parent = None if point is None else str(point)
     with (
         closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, parent=parent)) as run_dir,

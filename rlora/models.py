@@ -173,6 +173,15 @@ def make_toy(folder: Path, *, seed: int = 0) -> None:
     model.save_pretrained(folder)
 
 
+def empty_model(folder: Path, config: ModelConfig) -> Any:
+    """Return the model without weights, on the meta device: its layers and their shapes."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    stored = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(stored, trust_remote_code=config.trust_remote_code)
+
+
 def load_tokenizer(folder: Path, config: ModelConfig) -> Any:
     """Return the model's tokenizer."""
     from transformers import AutoTokenizer

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
+from rlora.advice import rate_warning
 from rlora.assemble import Parts, Problems
 from rlora.evaluate import Comparison, compare_with_base
 from rlora.models import model_title
@@ -28,6 +29,8 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
         f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
         f"run directory {config.run_dir}"
     ]
+    if warning := rate_warning(config, policy.model):
+        lines.append(f"Warning: {warning}")
     if problems.overlap:
         lines.append(overlap_report(problems.overlap))
     if config.sampler.kind == "auto" and kind == "torch":

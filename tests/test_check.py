@@ -1,10 +1,13 @@
 """`rlora check` on the toy model: what is printed is what the model got, said, and was judged by."""
 
 import pytest
-from conftest import TOY_MODEL
+from conftest import ROOT, TOY_MODEL
+from test_loop import toy
 
 from rlora.cli import main
+from rlora.loop import run
 from rlora.models import load_tokenizer, model_dir
+from rlora.optimizer import OptimizerConfig
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
 
@@ -30,3 +33,37 @@ def test_wrong_options_are_explained(capsys) -> None:
         main(["check", "--preset", "toy", "--benchmark", "aime1066"])
     assert ended.value.code == 1
     assert "the data set 'aime1066' is unknown" in capsys.readouterr().err
+
+
+def test_a_recipe_is_checked_without_loading_weights(capsys) -> None:
+    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--lora.rank", "2"])
+    said = capsys.readouterr().out
+    assert "toy: rank 2 on all layers, alpha 32: 4,096 numbers, 5.1 % of the base's 80,832" in said
+    assert "digits: 4 iterations of 4 problems x 16 samples of at most 8 tokens" in said
+    assert "learning rate 1.0e-02 (alpha x rate 3.2e-01); to start from: 9.0e-04 (alpha x rate 2.9e-02), window" in said
+    assert "Warning: the learning rate 1.0e-02 is above the known window, 3.0e-04 to 3.0e-03" in said
+    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--optimizer.learning-rate", "1e-3"])
+    assert "Warning" not in capsys.readouterr().out
+
+
+def test_a_model_and_a_run_are_told_their_rates(capsys, tmp_path) -> None:
+    main(["check", "--preset", "toy"])
+    said = capsys.readouterr().out
+    assert "rank 1 on all layers: 2,048 numbers" in said
+    assert "learning rate to start from, LoRA, 50 updates: 9.0e-04" in said
+    assert "learning rate to start from, full fine-tuning, 50 updates: 3.0e-04" in said
+    run(toy(tmp_path / "run", num_steps=1, optimizer=OptimizerConfig(learning_rate=2e-2, b_rate_ratio=0.25)))
+    assert "Warning: the learning rate 5.0e-03 is above the known window" in capsys.readouterr().err
+    main(["check", "--preset", "toy", "--run", str(tmp_path / "run")])
+    assert "digits: 1 iterations of 4 problems" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [("nowhere.py", "is not a file; name a recipe"), ("evaluate.py", "is not a recipe of a training run")],
+)
+def test_what_is_no_recipe_is_refused(recipe, message, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(ROOT / "recipes" / recipe)])
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err

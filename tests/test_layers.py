@@ -14,7 +14,7 @@ LAYERS = {
     2: ["lora", "losses", "logprobs", "attention", "batching"],
     3: ["models", "policy", "sampler"],
     4: ["checkpoint", "optimizer", "rollout", "trainer", "run_dir"],
-    5: ["evaluate", "benchmark", "run_config", "assemble", "resume", "summary", "loop", "merge", "card"],
+    5: ["evaluate", "benchmark", "run_config", "advice", "assemble", "resume", "summary", "loop", "merge", "card"],
     6: ["recipe", "commands", "cli"],
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -1,4 +1,4 @@
-"""Rates: LoRA+, and the invariance of the parametrisation."""
+"""Rates: LoRA+, the invariance of the parametrisation, and what is recommended."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from test_trainer import ADVANTAGES, groups, groups_at
 from rlora.batching import BatchConfig, build_batch
 from rlora.checkpoint import Checkpoint
 from rlora.lora.config import LoraConfig
+from rlora.lora.learning_rate import recommend
 from rlora.losses import LossConfig
 from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
@@ -87,3 +88,73 @@ def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> 
     assert torch.equal(resumed[0].flat.theta_KD, straight[0].flat.theta_KD)
     for name in ("first_moment_KD", "second_moment_KD"):
         assert torch.equal(getattr(resumed[1].state(), name), getattr(straight[1].state(), name))
+
+
+def advice(name: str, model_type: str, hidden_size: int, **options):
+    return recommend(model_name=name, model_type=model_type, hidden_size=hidden_size, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "rate", "high"),
+    [
+        ({"name": "bundled", "model_type": "llama", "hidden_size": 576}, 5e-4, 6e-4, 1e-3),
+        ({"name": "Qwen/Qwen3-1.7B-Base", "model_type": "qwen3", "hidden_size": 2048}, 2e-5, 6e-5, 2e-4),
+        (
+            {"name": "models/Qwen3-1.7B/", "model_type": "qwen3", "hidden_size": 2048, "method": "full"},
+            9e-6,
+            2e-5,
+            2.5e-5,
+        ),
+    ],
+)
+def test_a_measured_model_gets_its_own_window(options, low, rate, high) -> None:
+    found = advice(**options)
+    assert found.is_measured
+    assert (found.low, found.rate, found.high) == pytest.approx((low, rate, high))
+    assert "measured: " in found.source
+
+
+def test_other_models_get_the_window_scaled_by_the_fitted_rule() -> None:
+    llama = advice("meta-llama/Llama-3.1-8B", "llama", 4096)
+    assert not llama.is_measured
+    assert llama.rate == pytest.approx(6e-5 * 0.5**0.781)
+    assert (llama.low, llama.high) == pytest.approx((2e-5 * 0.5**0.781, 2e-4 * 0.5**0.781))
+    qwen = advice("Qwen/Qwen3-8B", "qwen3", 4096, method="full")
+    assert (qwen.low, qwen.rate) == pytest.approx((9e-6 * 0.5**0.0775, 2e-5 * 0.5**0.0775))
+    other = advice("allenai/OLMo-2-7B", "olmo2", 4096)
+    assert other.low == pytest.approx(llama.low)
+    assert other.high == pytest.approx(2e-4 * 0.5**0.0775)
+    assert llama.rate < other.rate < qwen.rate * 10
+    assert "both Llama's and Qwen's" in other.source
+
+
+def test_long_runs_start_lower_and_rank_moves_nothing() -> None:
+    short, long = (advice("x", "llama", 4096, num_steps=steps) for steps in (99, 100))
+    assert long.rate == pytest.approx(short.rate * 10 / 15)
+    assert long.high == short.high
+    assert advice("x", "llama", 4096, rank=512) == advice("x", "llama", 4096)
+    full = advice("x", "llama", 4096, method="full", num_steps=1000)
+    assert full == advice("x", "llama", 4096, method="full", alpha=1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "hidden_size", "rate", "num_steps"),
+    [
+        ("meta-llama/Llama-3.1-8B", "llama", 4096, 4e-5, 15),  # GSM8K, rank 32
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama", 4096, 8e-5, 220),
+        ("Qwen/Qwen3-8B", "qwen3", 4096, 8e-5, 20),  # MATH, rank 32
+        ("Qwen/Qwen3-1.7B", "qwen3", 2048, 8e-5, 50),  # MATH, rank 1
+    ],
+)
+def test_rates_of_public_runs_that_learned_lie_in_the_window(name, model_type, hidden_size, rate, num_steps) -> None:
+    assert advice(name, model_type, hidden_size, num_steps=num_steps).warning(rate) is None
+
+
+def test_both_units_are_told_and_alpha_x_rate_stays() -> None:
+    plain, other = (advice("bundled", "llama", 576, alpha=alpha) for alpha in (32.0, 8.0))
+    assert other.rate == pytest.approx(4 * plain.rate)
+    assert "6.0e-04 (alpha x rate 1.9e-02), window 5.0e-04 to 1.0e-03 (1.6e-02 to 3.2e-02)" in str(plain)
+    assert "2.4e-03 (alpha x rate 1.9e-02)" in str(other)
+    assert plain.warning(5e-4) is None
+    assert "4.0e-04 is below the known window, 5.0e-04 to 1.0e-03, so little may be learned" in str(plain.warning(4e-4))
+    assert "is above the known window" in str(plain.warning(1.1e-3))

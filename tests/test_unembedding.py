@@ -5,11 +5,13 @@ import torch
 import transformers
 from conftest import TOY_MODEL, make_policy
 from engines import spec
+from test_loop import toy
 from test_policy import folder_of
 from torch import nn
 
 from rlora.batching import Row, stack
 from rlora.errors import ConfigError
+from rlora.loop import run
 from rlora.lora import unembedding
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
@@ -121,6 +123,10 @@ def test_a_tied_unembedding_is_refused(tmp_path) -> None:
     folder = folder_of("Llama", tmp_path, tie_word_embeddings=True)
     with pytest.raises(ConfigError, match=r"input embeddings are the same matrix \(tied\)"):
         Policy.load(folder, ModelConfig(dtype="float32"), WITH_HEAD, seeds=[0])
+    config = toy(tmp_path / "run", model=ModelConfig(name=str(folder), dtype="float32"), lora=WITH_HEAD)
+    with pytest.raises(ConfigError, match=r"\(tied\)"):
+        run(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_vllms_cpu_build_is_refused_before_anything_loads(monkeypatch, toy_dir) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from rlora.errors import ConfigError
 from rlora.lora.foreign import padded_tensors
 from rlora.lora.inject import adapted_layers
 from rlora.lora.peft_format import target_modules
-from rlora.models import end_token_ids, load_tokenizer
+from rlora.models import empty_model, end_token_ids, load_tokenizer
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine, Sampled
 from rlora.sampler.base import EngineSpec, Sampler
@@ -109,12 +108,7 @@ def _load_policy(folder: Path, subject: Subject) -> Policy:
 
 def _module_names(folder: Path, subject: Subject) -> list[str]:
     """Return the names of the layers that an adapter could have, from the model's shape alone."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    is_trusted = subject.model.trust_remote_code
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, trust_remote_code=is_trusted)
+    model = empty_model(folder, subject.model)
     return sorted({name.rpartition(".")[2] for name in adapted_layers(model, "all")})
 
 

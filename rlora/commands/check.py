@@ -1,33 +1,61 @@
 """Show what a model is asked, what it says and how that is judged, before anything is trained on it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from rlora.advice import model_lines, plan_lines
 from rlora.benchmark.config import EvalConfig
 from rlora.benchmark.engine import Benchmark, open_sampler
 from rlora.benchmark.run import load_benchmarks
 from rlora.benchmark.subject import resolve
 from rlora.commands.eval import parse
-from rlora.models import model_title
+from rlora.config import cli, from_json
+from rlora.errors import ConfigError
+from rlora.models import empty_model, model_dir, model_title
+from rlora.run_config import RunConfig
+from rlora.run_dir import read_json
 from rlora.sampler.base import EngineSpec, Sampler, build_sampler
 from rlora.types import Completion, Problem, Prompt, SampleRequest, StopReason
 from rlora.verify import JudgeRequest, Verifier
 
 _FEW = ("--limit", "1", "--samples", "1")  # defaults; what is given behind them overrides
 DESCRIPTION = """\
-Print the prompt of a benchmark's first problems as the model gets it, completions, and why each is right or wrong.
+Print the prompt of a benchmark's first problems as the model gets it, completions, and why each is right or wrong, the
+size of an adapter, and the learning rate to start from. `rlora check RECIPE.py [its options]` checks a training run's
+configuration instead, and loads no weights.
 
 Takes the options of `rlora eval`; --limit problems of each benchmark, --samples completions of each (one and one by
 default). Nothing is kept."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `rlora check`, which takes the options of `rlora eval`."""
+    """Run `rlora check`, which takes the options of `rlora eval`, or a recipe and its options."""
+    if arguments and arguments[0].endswith(".py"):
+        for line in check_recipe(Path(arguments[0]), arguments[1:]):
+            print(line)
+        return
     config = parse([*_FEW, *arguments], description=DESCRIPTION)
     disable_progress_bar()
     for line in check(config):
         print(line)
+
+
+def check_recipe(path: Path, arguments: Sequence[str]) -> Iterator[str]:
+    """Yield what a recipe's command would train and at which rate; ConfigError for a wrong value or for no recipe."""
+    spec = spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a file; name a recipe, as in `rlora check recipes/gsm8k.py`.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    presets = getattr(module, "PRESETS", {})
+    if not presets or not all(isinstance(preset, RunConfig) for preset in presets.values()):
+        raise ConfigError(f"{path} is not a recipe of a training run: it has no PRESETS of RunConfig.")
+    config = cli(presets, description=module.__doc__ or "", arguments=arguments)
+    config.check()
+    yield from plan_lines(config, empty_model(model_dir(config.model), config.model))
 
 
 def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:
@@ -37,6 +65,11 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     folder, benchmarks = load_benchmarks(config, subject)
     served = "without an adapter" if subject.adapter is None else f"with {subject.adapter}"
     yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"
+    model = empty_model(folder, subject.model)
+    if config.run is not None and config.adapter is None:
+        yield from plan_lines(from_json(RunConfig, read_json(Path(config.run) / "config.json")), model)
+    else:
+        yield from model_lines(subject.model, model, subject.lora)
     with (
         Verifier(config.verifier) as verifier,
         open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _),

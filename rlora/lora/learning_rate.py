@@ -1,0 +1,128 @@
+"""Which learning rate to start from: windows measured on two models, scaled by a fitted rule to others.
+
+The rule is that of "LoRA Without Regret" (doi 10.64434/tml.20250929): LoRA's best rate in supervised fine-tuning is
+5e-5 x 10 x (2000 / hidden size)^p with p 0.781 for Llama and 0.0775 for Qwen, nearly the same for all ranks, and for
+runs of fewer than about 100 updates half as much again. Reinforcement learning takes 5 to 50 times less, so that only
+the rule's shape is used here, anchored at what was measured. What counts is alpha x rate, so another alpha moves it.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["lora", "full"]
+_EXPONENTS = {"llama": (0.781,), "qwen": (0.0775,)}
+_SHORT_RUN = 100  # updates; longer runs take 10 where shorter ones take 15
+_LONG = 10 / 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """Rates at which a model learned, at alpha 32 for LoRA, in runs of fewer than 100 updates; and from where."""
+
+    hidden_size: int
+    low: float
+    high: float
+    start: float
+    source: str
+
+
+_QWEN3 = {
+    "lora": _Measured(
+        hidden_size=2048,
+        low=2e-5,
+        high=2e-4,
+        start=6e-5,
+        source="public runs of Qwen3-1.7B on MATH, rank 1, 50 updates; collapse from 2.5e-4 on",
+    ),
+    "full": _Measured(
+        hidden_size=2048,
+        low=9e-6,
+        high=2.5e-5,
+        start=2e-5,
+        source="public runs of Qwen3-1.7B on MATH, every weight trained; collapse at 5e-5",
+    ),
+}
+_BUNDLED = _Measured(
+    hidden_size=576,
+    low=5e-4,
+    high=1e-3,
+    start=6e-4,
+    source="arithmetic with the bundled model, rank 1, 14 to 34 updates (docs/log.md); no others were tried",
+)
+_MODELS = {
+    "qwen3-1.7b": _QWEN3,
+    "qwen3-1.7b-base": _QWEN3,
+    "bundled": {"lora": _BUNDLED},
+    "smollm2-135m-instruct": {"lora": _BUNDLED},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recommendation:
+    """A learning rate to start from and the window around it, for one alpha; `is_measured` on this very model."""
+
+    rate: float
+    low: float
+    high: float
+    alpha: float
+    is_measured: bool
+    source: str
+
+    def __str__(self) -> str:
+        """Return it in both units: rate, and alpha x rate."""
+        return (
+            f"{self.rate:.1e} (alpha x rate {self.alpha * self.rate:.1e}), window {self.low:.1e} to {self.high:.1e} "
+            f"({self.alpha * self.low:.1e} to {self.alpha * self.high:.1e}); {self.source}"
+        )
+
+    def warning(self, rate: float) -> str | None:
+        """Return what is wrong with a rate outside the window, None for one inside."""
+        if self.low * (1 - 1e-9) <= rate <= self.high * (1 + 1e-9):
+            return None
+        side = "below" if rate < self.low else "above"
+        risk = "little may be learned" if rate < self.low else "the policy may collapse"
+        return f"the learning rate {rate:.1e} is {side} the known window, {self.low:.1e} to {self.high:.1e}, so {risk}."
+
+
+def recommend(
+    *,
+    model_name: str,
+    model_type: str,
+    hidden_size: int,
+    method: Method = "lora",
+    rank: int = 1,
+    alpha: float = 32.0,
+    num_steps: int = 50,
+) -> Recommendation:
+    """Return the rate to start reinforcement learning from.
+
+    `model_type` and `hidden_size` are those of the model's configuration; `alpha` is that of plain scaling by alpha /
+    rank, and not read for full fine-tuning. The rank moves nothing: the best rates of ranks 4 and 512 differ by less
+    than a factor of two, and that of rank 1 is a little lower.
+    """
+    assert rank >= 1
+    known = _MODELS.get(model_name.rstrip("/").rpartition("/")[2].lower(), {})
+    is_measured = method in known
+    anchor = known.get(method, _QWEN3[method])
+    factors, source = (1.0, 1.0), f"measured: {anchor.source}"
+    if not is_measured:
+        exponents = next((p for family, p in _EXPONENTS.items() if model_type.startswith(family)), None)
+        used = exponents or (0.0775, 0.781)
+        scaled = sorted((anchor.hidden_size / hidden_size) ** exponent for exponent in used)
+        factors = (scaled[0], scaled[-1])
+        family = f"exponent {used[0]}" if exponents else "no exponent is known for this family: both Llama's and Qwen's"
+        source = f"scaled to hidden size {hidden_size} ({family}) from {anchor.source}"
+    if method == "full":
+        alpha = length = 1.0
+    else:
+        length = _LONG if num_steps >= _SHORT_RUN else 1.0
+        source += f"; {num_steps} updates: times 10/15" if num_steps >= _SHORT_RUN else ""
+        factors = (factors[0] * 32 / alpha, factors[1] * 32 / alpha)
+    return Recommendation(
+        rate=anchor.start * (factors[0] * factors[1]) ** 0.5 * length,
+        low=anchor.low * factors[0] * length,
+        high=anchor.high * factors[1],
+        alpha=alpha,
+        is_measured=is_measured,
+        source=source,
+    )
