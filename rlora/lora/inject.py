@@ -3,7 +3,7 @@
 Left out: convolutions, and fused experts, which need a layout of their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 
 from torch import nn
@@ -12,7 +12,9 @@ from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig, layer_kinds
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a, initial_b
-from rlora.lora.linear import LoraLinear
+from rlora.lora.linear import LoraLinear, SharedInput
+
+_SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 
 
 def adapted_layers(model: nn.Module, layers: str) -> dict[str, nn.Linear]:
@@ -81,10 +83,20 @@ def inject(model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]) -> tup
             initial[f"{name}.lora_A"] = initial_a(config.rank, linear.in_features, seed=seed, layer=name)
             initial[f"{name}.lora_B"] = initial_b(linear.out_features, config.rank)
         flat.assign(initial, policy)
-    wrapped = []
+    wrapped: dict[str, LoraLinear] = {}
     for name, linear in chosen.items():
         parent, _, child = name.rpartition(".")
         layer = LoraLinear(linear, flat.parameters[f"{name}.lora_A"], flat.parameters[f"{name}.lora_B"], config.scale)
         setattr(model.get_submodule(parent), child, layer)
-        wrapped.append(layer)
-    return flat, wrapped
+        wrapped[name] = layer
+    _join(wrapped)
+    return flat, list(wrapped.values())
+
+
+def _join(wrapped: Mapping[str, LoraLinear]) -> None:
+    """Let the projections of a block that share their input be computed together."""
+    for parent in {name.rpartition(".")[0] for name in wrapped}:
+        for siblings in _SHARED_INPUT:
+            layers = [wrapped[name] for child in siblings if (name := f"{parent}.{child}") in wrapped]
+            if len(layers) > 1:
+                SharedInput(layers)

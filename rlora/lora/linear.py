@@ -5,35 +5,96 @@ autograd function: this is what a server does when it loads the adapter, so trai
 function, while gradients reach the fp32 leaves straight through. No gradient of W is computed and nothing is copied.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 
-class _LowRankUpdate(torch.autograd.Function):
-    """The layer's product with its gradient for one policy; x is (N, I), W (O, I), A (1, R, I), B (1, O, R)."""
+class _LowRankUpdates(torch.autograd.Function):
+    """The products of M layers with one input, and their gradients for one policy.
+
+    x is (N, I); each layer has W (O, I), bias (O) or None, A (1, R, I) and B (1, O, R). All A are one product with x,
+    all gradients of x are summed by the products themselves, and all gradients of A are one product.
+    """
 
     @staticmethod
-    def forward(ctx, x_NI, weight_OI, bias_O, a_KRI, b_KOR, scale):
-        a_RI = a_KRI[0].to(x_NI.dtype)
-        b_OR = b_KOR[0].to(x_NI.dtype) * scale
-        h_NR = x_NI @ a_RI.T
-        y_NO = torch.addmm(bias_O, x_NI, weight_OI.T) if bias_O is not None else x_NI @ weight_OI.T
-        y_NO.addmm_(h_NR, b_OR.T)
-        ctx.save_for_backward(x_NI, weight_OI, a_RI, b_OR, h_NR)
-        ctx.scale = scale
-        return y_NO
+    def forward(ctx, x_NI, scale, num_layers, *tensors):
+        weights, biases, all_a, all_b = (tensors[i * num_layers : (i + 1) * num_layers] for i in range(4))
+        a_SI = torch.cat([a_KRI[0] for a_KRI in all_a]).to(x_NI.dtype)  # S: the ranks of all layers
+        h_NS = x_NI @ a_SI.T
+        parts = h_NS.split([a_KRI.shape[1] for a_KRI in all_a], 1)
+        scaled = [b_KOR[0].to(x_NI.dtype) * scale for b_KOR in all_b]
+        outputs = []
+        for weight_OI, bias_O, b_OR, h_NR in zip(weights, biases, scaled, parts, strict=True):
+            y_NO = torch.addmm(bias_O, x_NI, weight_OI.T) if bias_O is not None else x_NI @ weight_OI.T
+            outputs.append(y_NO.addmm_(h_NR, b_OR.T))
+        ctx.save_for_backward(x_NI, a_SI, h_NS, *weights, *scaled)
+        ctx.scale, ctx.num_layers = scale, num_layers
+        return tuple(outputs)
 
     @staticmethod
-    def backward(ctx, grad_NO):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        x_NI, weight_OI, a_RI, b_OR, h_NR = ctx.saved_tensors
-        grad_h_NR = grad_NO @ b_OR
+    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
+        x_NI, a_SI, h_NS, *rest = ctx.saved_tensors
+        weights, scaled = rest[: ctx.num_layers], rest[ctx.num_layers :]
+        ranks = [b_OR.shape[1] for b_OR in scaled]
+        grad_h = [grad_NO @ b_OR for grad_NO, b_OR in zip(grads, scaled, strict=True)]
+        grad_h_NS = grad_h[0] if len(grad_h) == 1 else torch.cat(grad_h, 1)
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
-            grad_x_NI = grad_NO @ weight_OI
-            grad_x_NI.addmm_(grad_h_NR, a_RI)
-        grad_a_KRI = (grad_h_NR.T @ x_NI).float().unsqueeze(0)
-        grad_b_KOR = (grad_NO.T @ h_NR).float().mul_(ctx.scale).unsqueeze(0)
-        return grad_x_NI, None, None, grad_a_KRI, grad_b_KOR, None
+            grad_x_NI = grads[0] @ weights[0]
+            for grad_NO, weight_OI in zip(grads[1:], weights[1:], strict=True):
+                grad_x_NI.addmm_(grad_NO, weight_OI)
+            grad_x_NI.addmm_(grad_h_NS, a_SI)
+        grad_a = (grad_h_NS.T @ x_NI).float().split(ranks)
+        grad_b = [
+            (grad_NO.T @ h_NR).float().mul_(ctx.scale)
+            for grad_NO, h_NR in zip(grads, h_NS.split(ranks, 1), strict=True)
+        ]
+        none = (None,) * ctx.num_layers
+        return grad_x_NI, None, None, *none, *none, *(a.unsqueeze(0) for a in grad_a), *(b.unsqueeze(0) for b in grad_b)
+
+
+def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tensor]:
+    """Return the outputs (..., O) of layers that are all given x (..., I)."""
+    x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
+    outputs = _LowRankUpdates.apply(
+        x_NI,
+        layers[0].scale,
+        len(layers),
+        *(layer.base.weight for layer in layers),
+        *(layer.base.bias for layer in layers),
+        *(layer.a_KRI for layer in layers),
+        *(layer.b_KOR for layer in layers),
+    )
+    return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
+
+
+class SharedInput:
+    """Layers that a model gives the same tensor one after the other, as query, key and value projections.
+
+    The first that is asked has all of them computed; the others find theirs ready. Whether the tensor is the same is
+    seen, not assumed: a layer that is given another one is computed with that.
+    """
+
+    def __init__(self, layers: "Sequence[LoraLinear]"):
+        """Join `layers`."""
+        self._layers = list(layers)
+        self._input: torch.Tensor | None = None
+        self._version = 0
+        self._ready: dict[LoraLinear, torch.Tensor] = {}
+        for layer in layers:
+            layer.shared = self
+
+    def output(self, layer: "LoraLinear", x: torch.Tensor) -> torch.Tensor:
+        """Return what `layer` makes of x (..., I)."""
+        if self._input is not x or self._version != x._version or layer not in self._ready:
+            self._input, self._version = x, x._version
+            self._ready = dict(zip(self._layers, _updated(self._layers, x), strict=True))
+        found = self._ready.pop(layer)
+        if not self._ready:
+            self._input = None
+        return found
 
 
 class LoraLinear(nn.Module):
@@ -45,14 +106,11 @@ class LoraLinear(nn.Module):
         self.base = base.requires_grad_(False)
         self.a_KRI, self.b_KOR, self.scale = a_KRI, b_KOR, scale
         self.is_enabled = True
+        self.shared: SharedInput | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for x (..., I) as (..., O)."""
-        x_NI = x.reshape(
-            -1, x.shape[-1]
-        )  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
         if self.is_enabled:
-            y_NO = _LowRankUpdate.apply(x_NI, self.base.weight, self.base.bias, self.a_KRI, self.b_KOR, self.scale)
-        else:
-            y_NO = nn.functional.linear(x_NI, self.base.weight, self.base.bias)
-        return y_NO.view(*x.shape[:-1], -1)
+            return _updated([self], x)[0] if self.shared is None else self.shared.output(self, x)
+        x_NI = x.reshape(-1, x.shape[-1])
+        return nn.functional.linear(x_NI, self.base.weight, self.base.bias).view(*x.shape[:-1], -1)

@@ -1,0 +1,227 @@
+"""Seconds of a forward and backward pass of several trainers on the same completions; prints one JSON line.
+
+All arms but TRL's compute the same positions with the same attention and the same log-probabilities; TRL's computes its
+loss on the same completions in its own way. Arms take turns, so that a slow minute slows all of them; medians.
+"""
+
+import argparse
+import json
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlora import attention
+from rlora.attention import visibility_mask
+from rlora.batching import MicroBatch, Row, stack
+from rlora.logprobs import token_logprobs
+from rlora.lora.config import LoraConfig
+from rlora.models import ModelConfig, model_dir
+from rlora.policy import Policy
+from rlora.types import Completion, StopReason
+
+NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, MAX_TOKENS = 4, 8, 46, 32  # the quickstart's shape
+VOCABULARY = 40_000
+Arm = Callable[[], None]
+
+
+def completions(rows: int = NUM_PROMPTS, *, prompt: int = PROMPT_TOKENS, longest: int = MAX_TOKENS) -> MicroBatch:
+    """Return rows of random tokens: NUM_SAMPLES completions of a prompt each, an eighth to all of `longest` long."""
+    random_ = random.Random(0)
+
+    def tokens(count: int) -> tuple[int, ...]:
+        return tuple(random_.randrange(100, VOCABULARY) for _ in range(count))
+
+    def completion(length: int) -> Completion:
+        return Completion(
+            token_ids=tokens(length), logprobs=(-1.0,) * length, text="", stop=StopReason.END, policy=0, version=0
+        )
+
+    lengths = [longest * (index + 1) // NUM_SAMPLES for index in range(NUM_SAMPLES)]
+    return stack(
+        [
+            Row(
+                prompt=tokens(prompt),
+                completions=tuple(completion(length) for length in lengths),
+                advantages=tuple((-1.0) ** index for index in range(NUM_SAMPLES)),
+            )
+            for _ in range(rows)
+        ]
+    )
+
+
+def loss_of(logprobs_N: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    return -((logprobs_N - batch.sampler_logprobs_N).exp() * batch.advantages_N).sum()
+
+
+def ours(folder: Path, batch: MicroBatch, *, rank: int) -> Arm:
+    """Our trainer's pass; its adapter is not zero, so that every product has something to do."""
+    policy = Policy.load(folder, ModelConfig(), LoraConfig(rank=rank), seeds=[0])
+    with torch.no_grad():
+        policy.flat.theta_KD += 1e-3 * torch.randn_like(policy.flat.theta_KD)
+
+    def run() -> None:
+        policy.flat.zero_grad()
+        loss_of(policy.score(batch).logprobs_N, batch).backward()
+
+    return run
+
+
+def frozen(folder: Path, batch: MicroBatch) -> Arm:
+    """The floor: the same pass without any adapter, back to the embeddings' output."""
+    policy = Policy.load(folder, ModelConfig(), LoraConfig(), seeds=[0])
+    policy.model.get_input_embeddings().register_forward_hook(lambda _module, _input, out: out.requires_grad_())
+
+    def run() -> None:
+        with policy.adapter_off():
+            logprobs_N = policy.score(batch).logprobs_N
+        loss_of(logprobs_N, batch).backward()
+
+    return run
+
+
+def _plain(folder: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    attention.register()
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION, use_safetensors=True
+    )
+
+
+def _hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
+    hidden_BTH = model(
+        input_ids=batch.tokens_BT,
+        position_ids=batch.positions_BT,
+        attention_mask=visibility_mask(batch.segments_BT),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden_BTH.flatten(0, 1)[batch.source_N]
+
+
+def plain_full(folder: Path, batch: MicroBatch) -> Arm:
+    """Full fine-tuning as Transformers does it: bf16 weights with gradients, logits of the trained tokens kept."""
+    model = _plain(folder)
+
+    def run() -> None:
+        model.zero_grad()
+        logits_NV = model.lm_head(_hidden(model.model, batch)).float()
+        logprobs_N = logits_NV.log_softmax(-1).gather(1, batch.target_N[:, None]).squeeze(1)
+        loss_of(logprobs_N, batch).backward()
+
+    return run
+
+
+def peft(folder: Path, batch: MicroBatch) -> Arm:
+    """PEFT at rank 1, with our attention, positions and log-probabilities."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    model: Any = get_peft_model(_plain(folder), PeftConfig(r=1, lora_alpha=32, target_modules="all-linear"))
+    causal = model.base_model.model
+    head_VH = causal.lm_head.weight.detach()
+    fp32_VH = head_VH.float()
+
+    def run() -> None:
+        model.zero_grad()
+        hidden_NH = _hidden(causal.model, batch)
+        logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH)
+        loss_of(logprobs_N, batch).backward()
+
+    return run
+
+
+def trl(folder: Path, batch: MicroBatch) -> Arm:
+    """The loss that TRL's GRPOTrainer computes for the same completions, with PEFT at rank 1; no checkpointing."""
+    from datasets import Dataset
+    from peft import LoraConfig as PeftConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    config = GRPOConfig(
+        output_dir="build/trl",
+        per_device_train_batch_size=NUM_SAMPLES,
+        num_generations=NUM_SAMPLES,
+        max_completion_length=MAX_TOKENS,
+        bf16=True,
+        beta=0.0,
+        use_cpu=not torch.cuda.is_available(),
+        gradient_checkpointing=False,
+        report_to=[],
+    )
+    trainer = GRPOTrainer(
+        model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16),
+        processing_class=AutoTokenizer.from_pretrained(folder),
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": "x"}]),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        peft_config=PeftConfig(r=1, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    model = trainer.model.train()
+    inputs = _separate(batch)
+
+    def run() -> None:
+        model.zero_grad()
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, dict(inputs))
+        loss.backward()
+
+    return run
+
+
+def _separate(batch: MicroBatch) -> dict[str, torch.Tensor]:
+    """Return the batch as TRL holds it: a row a completion, with the prompt before it, padded on the right."""
+    prompts, completions_, advantages = [], [], []
+    for index in range(int(batch.completion_N.max()) + 1):
+        chosen_N = batch.completion_N == index
+        row = int(batch.source_N[chosen_N][0]) // batch.tokens_BT.shape[1]
+        prompts.append(batch.tokens_BT[row, batch.segments_BT[row] == 0])
+        completions_.append(batch.target_N[chosen_N])
+        advantages.append(batch.advantages_N[chosen_N][0])
+    padded = torch.nn.utils.rnn.pad_sequence(completions_, batch_first=True)
+    mask = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in completions_])[:, None]
+    prompt_ids = torch.stack(prompts)
+    return {
+        "prompt_ids": prompt_ids,
+        "prompt_mask": torch.ones_like(prompt_ids),
+        "completion_ids": padded,
+        "completion_mask": mask.long(),
+        "advantages": torch.stack(advantages),
+        "num_items_in_batch": mask.sum(),
+    }
+
+
+ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
+    "frozen": frozen,
+    "rank 1": lambda folder, batch: ours(folder, batch, rank=1),
+    "rank 32": lambda folder, batch: ours(folder, batch, rank=32),
+    "plain full": plain_full,
+    "PEFT": peft,
+    "TRL": trl,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--repeats", type=int, default=9)
+    options = parser.parse_args()
+    folder, batch = model_dir(ModelConfig()), completions()
+    arms = {name: ARMS[name](folder, batch) for name in options.arms.split(",")}
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for repeat in range(options.repeats + 2):  # two to warm up
+        for name, run in arms.items():
+            start = time.perf_counter()
+            run()
+            if repeat >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    print("RESULT" + json.dumps({name: statistics.median(values) for name, values in seconds.items()}))
+
+
+if __name__ == "__main__":
+    main()
