@@ -31,7 +31,8 @@ def recommended_rate(
 
 def check_layers(config: RunConfig, folder: Path) -> None:
     """Raise ConfigError when the model in `folder` has no such layers, or ties an unembedding that is to be adapted."""
-    num_parameters(empty_model(folder, config.model), config.lora)
+    if config.adapters is not None:
+        num_parameters(empty_model(folder, config.model), config.adapters)
 
 
 def rate_warning(config: RunConfig, model: Any) -> str | None:
@@ -43,12 +44,15 @@ def rate_warning(config: RunConfig, model: Any) -> str | None:
 
 def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
     """Yield what a run will train, on how much, and at which rate; `model` may be on the meta device."""
-    lora, base = config.lora, sum(parameter.numel() for parameter in model.parameters())
-    count = num_parameters(model, lora)
-    yield (
-        f"{model_title(config.model)}: rank {lora.rank} on {lora.layers} layers, alpha {lora.alpha:g}: {count:,} "
-        f"numbers, {100 * count / base:.2g} % of the base's {base:,}; {4 * count / 1e6:.3g} MB"
-    )
+    lora, base = config.adapters, sum(parameter.numel() for parameter in model.parameters())
+    if lora is None:
+        yield f"{model_title(config.model)}: every weight, {base:,} numbers; a checkpoint is {12 * base / 1e6:.3g} MB"
+    else:
+        count = num_parameters(model, lora)
+        yield (
+            f"{model_title(config.model)}: rank {lora.rank} on {lora.layers} layers, alpha {lora.alpha:g}: {count:,} "
+            f"numbers, {100 * count / base:.2g} % of the base's {base:,}; {4 * count / 1e6:.3g} MB"
+        )
     yield (
         f"{config.data.title}: {config.num_steps} iterations of {config.problems_per_step} problems x "
         f"{config.samples_per_problem} samples of at most {config.sampling.max_tokens} tokens"
@@ -72,7 +76,7 @@ def _recommended(config: RunConfig, model: Any) -> Recommendation:
     return recommended_rate(
         config.model,
         model,
-        method="lora",
+        method=config.method,
         rank=config.lora.rank,
         alpha=config.lora.alpha,
         num_steps=config.num_steps,

@@ -77,7 +77,7 @@ def assemble(
     policy = Policy.load(
         folder,
         config.model,
-        config.lora,
+        config.adapters,
         seeds=[derive_seed(config.seed, "policy", 0)],
         init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
     )
@@ -85,10 +85,10 @@ def assemble(
         EngineSpec(
             folder=folder,
             model=config.model,
-            lora=config.lora,
+            lora=config.adapters,
             config=config.sampler,
             end_token_ids=end_token_ids(folder, tokenizer),
-            target_modules=tuple(target_modules(policy.adapter())),
+            target_modules=() if config.adapters is None else tuple(target_modules(policy.adapter())),
             max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
             run_name=Path(config.run_dir).name,
         )

@@ -9,12 +9,14 @@ from rlora.run_dir import metrics_rows, read_json
 
 def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     """Return the Markdown text of the card of the policy after `step` updates of the run."""
-    is_merged = bool(note)
+    is_full = config.adapters is None
+    is_model = bool(note)
     title = model_title(config.model)
     base = BUNDLED_HUB if config.model.name == BUNDLED else config.model.name
-    header = ["---", f"base_model: {base}", f"library_name: {'transformers' if is_merged else 'peft'}"]
-    header += ["tags: [lora, reinforcement-learning, rlora]", "---", ""]
-    kind = "Merged model" if is_merged else "LoRA adapter (PEFT format)"
+    header = ["---", f"base_model: {base}", f"library_name: {'transformers' if is_model else 'peft'}"]
+    header += [f"tags: [{'full-fine-tuning' if is_full else 'lora'}, reinforcement-learning, rlora]", "---", ""]
+    adapter = f"| adapter | rank {config.lora.rank}, alpha {config.lora.alpha:g}, layers {config.lora.layers} |"
+    kind = "Fully fine-tuned model" if is_full else "Merged model" if is_model else "LoRA adapter (PEFT format)"
     lines = [
         f"# {kind}: {title}, {config.data.title}, step {step}",
         "",
@@ -23,7 +25,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
         "| | |",
         "| --- | --- |",
         f"| base | {title}{f', revision {config.model.revision}' if config.model.revision else ''} |",
-        f"| adapter | rank {config.lora.rank}, alpha {config.lora.alpha:g}, layers {config.lora.layers} |",
+        "| trained | every weight |" if is_full else adapter,
         f"| steps | {step} of {config.problems_per_step} problems x {config.samples_per_problem} samples |",
         f"| optimizer | AdamW, rate {config.optimizer.learning_rate:g} ({config.optimizer.schedule}) |",
         f"| loss | {config.loss.name}, {config.advantage} advantages, seed {config.seed} |",
@@ -32,7 +34,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     ]
     if note:
         lines += [note, ""]
-    lines += ["## Use", "", *_use(config, base, is_merged), ""]
+    lines += ["## Use", "", *_use(config, base, is_model), ""]
     return "\n".join([*header, *lines])
 
 
@@ -59,8 +61,8 @@ def _scores(run_dir: Path, step: int) -> list[str]:
     return lines or ["| scores | none were measured at this step |"]
 
 
-def _use(config: RunConfig, base: str, is_merged: bool) -> list[str]:
-    if is_merged:
+def _use(config: RunConfig, base: str, is_model: bool) -> list[str]:
+    if is_model:
         return ["    vllm serve FOLDER"]
     lora = f"--enable-lora --max-lora-rank {config.lora.rank} --lora-modules rl=FOLDER"
     return [f"    vllm serve {base} {lora}"]

@@ -31,16 +31,28 @@ _NAME = re.compile(r"step-(\d{6,})")
 class CheckpointConfig:
     """How often the whole state is written, and which of it is kept."""
 
-    every: int = 1
-    """Steps between checkpoints; each is a few megabytes and takes milliseconds."""
-    keep_last: int = 3
-    """Newest checkpoints that are kept."""
-    keep_every: int = 10
-    """Checkpoints of every n-th step are kept as well, to branch from or to export; 0 keeps none."""
+    every: int | None = None
+    """Steps between checkpoints. Left out: 1 with adapters, a few megabytes in milliseconds; 10 with --method full,
+    whose checkpoint is 12 bytes a weight.
+    """
+    keep_last: int | None = None
+    """Newest checkpoints that are kept. Left out: 3 with adapters, 1 with --method full."""
+    keep_every: int | None = None
+    """Checkpoints of every n-th step are kept as well, to branch from or to export; 0 keeps none. Left out: 10 with
+    adapters, 0 with --method full.
+    """
+
+    def resolved(self, *, is_full: bool) -> "CheckpointConfig":
+        """Return the configuration with what was left out filled in."""
+        default = (10, 1, 0) if is_full else (1, 3, 10)
+        given = (self.every, self.keep_last, self.keep_every)
+        every, last, n_th = (d if g is None else g for g, d in zip(given, default, strict=True))
+        return CheckpointConfig(every=every, keep_last=last, keep_every=n_th)
 
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
-        if self.every < 1 or self.keep_last < 1 or self.keep_every < 0:
+        every, last, n_th = (1 if v is None else v for v in (self.every, self.keep_last, self.keep_every))
+        if every < 1 or last < 1 or n_th < 0:
             raise ConfigError(
                 "checkpoint.every and checkpoint.keep_last must be at least 1, checkpoint.keep_every at least 0."
             )
@@ -86,7 +98,7 @@ class CheckpointFolder:
 
     def __init__(self, path: Path, config: CheckpointConfig | None = None):
         """Read and write checkpoints in `path`, which need not exist yet."""
-        self.path, self._config = path, config or CheckpointConfig()
+        self.path, self._config = path, (config or CheckpointConfig()).resolved(is_full=False)
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, whole or not, in order."""
@@ -114,9 +126,10 @@ class CheckpointFolder:
         self._prune()
 
     def _prune(self) -> None:
-        steps = self.steps()
-        for step in steps[: -self._config.keep_last]:
-            if not (self._config.keep_every and step % self._config.keep_every == 0):
+        steps, keep_last, keep_every = self.steps(), self._config.keep_last, self._config.keep_every
+        assert keep_last is not None
+        for step in steps[:-keep_last]:
+            if not (keep_every and step % keep_every == 0):
                 shutil.rmtree(self.folder(step))
 
     def load(self, step: int) -> Checkpoint:

@@ -33,6 +33,10 @@ class AdapterError(RloraError, ValueError):
     """An adapter's files do not fit the model or the policy, or are in a form that is not read."""
 
 
+class ModelError(RloraError, ValueError):
+    """A model folder's weights are missing, damaged, or another model's."""
+
+
 class StaleAdapterError(RloraError, RuntimeError):
     """The sampler does not serve the policy version that it was given: it serves another one, or the base."""
 

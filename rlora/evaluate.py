@@ -2,7 +2,7 @@
 problem.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlora.errors import ConfigError
@@ -94,10 +94,18 @@ class Comparison:
 
 
 def compare_with_base(
-    engine: RolloutEngine, problems: Sequence[Problem], sampling: SamplingParams, *, seed: int
+    engine: RolloutEngine,
+    problems: Sequence[Problem],
+    sampling: SamplingParams,
+    *,
+    seed: int,
+    confirm: Callable[[int | None], None],
 ) -> Comparison:
-    """Evaluate the base model and the policy that the sampler serves on the same problems with the same seeds."""
-    return Comparison(
-        base=evaluate(engine, problems, sampling, seed=seed, policy=None),
-        policy=evaluate(engine, problems, sampling, seed=seed),
-    )
+    """Evaluate the base model and the policy that the sampler serves on the same problems with the same seeds.
+
+    `confirm` is called before each with the policy that is asked for (None is the base), to prove what is served.
+    """
+    confirm(None)
+    base = evaluate(engine, problems, sampling, seed=seed, policy=None)
+    confirm(0)
+    return Comparison(base=base, policy=evaluate(engine, problems, sampling, seed=seed))

@@ -36,7 +36,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     StaleAdapterError. A signal raises Interrupted between two writes.
     """
     config.check()
-    config, point = branched(config)
+    config, point = branched(config.resolved())
     is_new = point is None and not checkpoints_of(config).steps()
     if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)
@@ -82,9 +82,9 @@ def advance(
     parts.hot_swap.swap()
     while not progress.has_reached_bound(config):
         metrics = StepMetrics(progress.step, log.display.phase)
-        if progress.step % config.checkpoint.every == 0:
+        if progress.step % (config.checkpoint.every or 1) == 0:
             with metrics.timed("save"), interrupts.held_back():
-                checkpoints_of(config).save(checkpoint_of(config, progress, parts, stream))
+                save(config, progress, parts, stream, run_dir)
         if config.evaluation.every and progress.step % config.evaluation.every == 0:
             with metrics.timed("evaluate"):
                 progress.best = keep_best(config, parts, test, run_dir, progress.best, metrics)
@@ -94,7 +94,13 @@ def advance(
         progress.step += 1
         progress.reward, progress.seconds = values["reward/mean"], progress.seconds + values["seconds/step"]
     with interrupts.held_back():
-        checkpoints_of(config).save(checkpoint_of(config, progress, parts, stream))
+        save(config, progress, parts, stream, run_dir)
+
+
+def save(config: RunConfig, progress: Progress, parts: Parts, stream: ProblemStream, run_dir: RunDir) -> None:
+    """Write a checkpoint, and the policy in the form that servers read."""
+    checkpoints_of(config).save(checkpoint_of(config, progress, parts, stream))
+    run_dir.save_policy(parts.policy.snapshot())
 
 
 def iterate(
@@ -115,8 +121,6 @@ def iterate(
         metrics.update(parts.trainer.step(batch))
     with metrics.timed("swap"):
         metrics.update(parts.hot_swap.swap())
-    with metrics.timed("save"):
-        run_dir.save_adapter(parts.policy.adapter())
     return metrics.finished()
 
 
@@ -156,9 +160,7 @@ def collect(config: RunConfig, parts: Parts, stream: ProblemStream, metrics: Ste
 def keep_best(
     config: RunConfig, parts: Parts, test: Sequence[Problem], run_dir: RunDir, best: float, metrics: StepMetrics
 ) -> float:
-    """Score the policy greedily on a held-out part, keep its adapter if it is the best so far, and return the best
-    score.
-    """
+    """Score the policy greedily on a held-out part, keep it if it is the best so far, and return the best score."""
     sampling = replace(
         config.sampling, temperature=0.0, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens
     )
@@ -174,5 +176,5 @@ def keep_best(
         }
     )
     if accuracy.mean > best:
-        run_dir.save_adapter(parts.policy.adapter(), name="adapter-best")
+        run_dir.save_policy(parts.policy.snapshot(), is_best=True)
     return max(best, accuracy.mean)

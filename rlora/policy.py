@@ -1,4 +1,4 @@
-"""The base model and the cohort of policies on it: load, score tokens, hand over an adapter."""
+"""The base model and the cohort of policies on it: load, score tokens, hand over a snapshot."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from rlora import attention
 from rlora.attention import visibility_mask
 from rlora.batching import MicroBatch
-from rlora.errors import ConfigError
+from rlora.full.head import trained_token_logprobs
+from rlora.full.parameters import FullParameters
+from rlora.full.weights import FullWeights, Snapshot, check_names
+from rlora.loading import load_model, refuse_unsupported
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.inject import inject
@@ -30,46 +32,69 @@ class TokenScores:
 
 
 class Policy:
-    """A frozen base model with K low-rank policies in one flat vector; `version` counts the updates they have had."""
+    """A base model with K low-rank policies, or one of which every weight is trained, in one flat vector.
+
+    `version` counts the updates they have had.
+    """
 
     def __init__(
-        self, model: Any, config: LoraConfig, *, seeds: Sequence[int], base_name: str, head_dtype: torch.dtype
+        self,
+        model: Any,
+        config: LoraConfig | None,
+        *,
+        seeds: Sequence[int],
+        base_name: str,
+        base_dir: Path,
+        head_dtype: torch.dtype,
     ):
-        """Wrap a loaded causal language model in place; `seeds` holds one seed a policy."""
-        _refuse_unsupported(model.config)
+        """Wrap a causal language model, loaded from `base_dir`, in place.
+
+        `config` is the shape of the adapters, with one of `seeds` a policy; None trains every weight of one policy.
+        """
+        refuse_unsupported(model.config)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
-        head = model.get_output_embeddings()
-        self.flat, self._layers = inject(model, config, seeds=seeds)
-        self._adapted_head = next((layer for layer in self._layers if layer.base is head), None)
-        weight_VH = head.weight
-        self._head_VH, self._gradient_head_VH = weight_VH.detach().to(head_dtype), weight_VH.detach()
-        self.version = 0
+        self._base_dir, self.version = base_dir, 0
+        self._full: FullParameters | None = None
+        self._adapted_head: LoraLinear | None = None
+        if config is None:
+            assert len(seeds) == 1
+            self._full = FullParameters(model, head_dtype=head_dtype)
+            self.flat = self._full.flat
+        else:
+            head = model.get_output_embeddings()
+            self.flat, self._layers = inject(model, config, seeds=seeds)
+            self._adapted_head = next((layer for layer in self._layers if layer.base is head), None)
+            self._frozen_head_VH = head.weight.detach()
+            self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
 
     @classmethod
     def load(
         cls,
         folder: Path,
         model_config: ModelConfig,
-        lora: LoraConfig,
+        lora: LoraConfig | None,
         *,
         seeds: Sequence[int],
         init_adapter: Path | None = None,
         device: torch.device | None = None,
     ) -> "Policy":
-        """Load the base from `folder` onto `device` and start every policy from its seed, or from a PEFT adapter."""
-        from transformers import AutoModelForCausalLM
+        """Load the base from `folder` onto `device` and start every policy from its seed, or from a PEFT adapter.
 
-        attention.register()
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=DTYPES[model_config.dtype],
-            attn_implementation=attention.ATTENTION,
-            trust_remote_code=model_config.trust_remote_code,
-            use_safetensors=True,
+        `lora` None makes every weight trainable. Raises ConfigError for a model that is not supported.
+        """
+        model = load_model(folder, model_config, device or default_device())
+        if lora is None:
+            check_names(folder, {name: tuple(weight.shape) for name, weight in model.named_parameters()})
+        policy = cls(
+            model,
+            lora,
+            seeds=seeds,
+            base_name=model_config.name,
+            base_dir=folder,
+            head_dtype=DTYPES[model_config.head_dtype],
         )
-        model = model.to(device or default_device())
-        policy = cls(model, lora, seeds=seeds, base_name=model_config.name, head_dtype=DTYPES[model_config.head_dtype])
         if init_adapter is not None:
+            assert lora is not None
             tensors = load_adapter_tensors(init_adapter, lora, {slot.name: slot.shape for slot in policy.flat.slots})
             for index in range(len(seeds)):
                 policy.flat.assign(tensors, index)
@@ -78,7 +103,7 @@ class Policy:
     @property
     def device(self) -> torch.device:
         """Where the base lies."""
-        return self._gradient_head_VH.device
+        return self._head_VH.device
 
     @property
     def num_policies(self) -> int:
@@ -87,8 +112,21 @@ class Policy:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the base, to which the factors are rounded."""
-        return self._gradient_head_VH.dtype
+        """Precision of the base, to which factors (or all weights) are rounded."""
+        return self._head_VH.dtype
+
+    @property
+    def alpha(self) -> float:
+        """The factor by which a step of the optimizer counts: that of the adapters; 1 where every weight is trained."""
+        return 1.0 if self.config is None else self.config.alpha
+
+    @property
+    def _head_VH(self) -> torch.Tensor:
+        return self._frozen_head_VH if self._full is None else self._full.product_head_VH
+
+    @property
+    def _logits_head_VH(self) -> torch.Tensor:
+        return self._frozen_logits_head_VH if self._full is None else self._full.head_VH
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
@@ -106,12 +144,21 @@ class Policy:
     def _token_logprobs(
         self, hidden_NH: torch.Tensor, targets_N: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._full is not None and torch.is_grad_enabled():
+            return trained_token_logprobs(
+                hidden_NH,
+                self._logits_head_VH,
+                targets_N,
+                grad_head_VH=self._full.grad_head_VH,
+                temperature=temperature,
+                product_head_VH=self._head_VH,
+            )
         if self._adapted_head is not None and self._adapted_head.is_enabled:
             return adapted_token_logprobs(
-                hidden_NH, self._head_VH, self._adapted_head, targets_N, temperature=temperature
+                hidden_NH, self._logits_head_VH, self._adapted_head, targets_N, temperature=temperature
             )
         return token_logprobs(
-            hidden_NH, self._head_VH, targets_N, temperature=temperature, gradient_head_VH=self._gradient_head_VH
+            hidden_NH, self._logits_head_VH, targets_N, temperature=temperature, gradient_head_VH=self._head_VH
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
@@ -127,12 +174,21 @@ class Policy:
         ).last_hidden_state
         last_BH = hidden_BTH[:, -1]
         if self._adapted_head is not None and self._adapted_head.is_enabled:
-            return adapted_logits(last_BH, self._head_VH, self._adapted_head)
-        return (last_BH.to(self._head_VH.dtype) @ self._head_VH.T).float()
+            return adapted_logits(last_BH, self._logits_head_VH, self._adapted_head)
+        return (last_BH.to(self._logits_head_VH.dtype) @ self._logits_head_VH.T).float()
+
+    def round_off(self) -> None:
+        """Let the model compute with the vector as it is now; adapters read it themselves."""
+        if self._full is not None:
+            self._full.round_off()
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Score with the base model: the same weights, without the update, so no second model is needed."""
+        """Score with the base model: the same weights without the update, or the base's kept copy of all weights."""
+        if self._full is not None:
+            with self._full.base():
+                yield
+            return
         _switch(self._layers, is_enabled=False)
         try:
             yield
@@ -140,17 +196,43 @@ class Policy:
             _switch(self._layers, is_enabled=True)
 
     @contextmanager
-    def swapped(self, theta_KD: torch.Tensor) -> Iterator[None]:
-        """Score with other numbers than the current ones, for the length of the block."""
+    def swapped(self, snapshots: Sequence[Snapshot]) -> Iterator[None]:
+        """Score with other versions than the current one, for the length of the block."""
+        if self._full is not None:
+            with self._full.others(snapshots[0].tensors):
+                yield
+            return
         current_KD = self.flat.theta_KD.clone()
-        self.flat.theta_KD.copy_(theta_KD)
         try:
+            for snapshot in snapshots:
+                self.assign(snapshot)
             yield
         finally:
             self.flat.theta_KD.copy_(current_KD)
 
+    def assign(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot's numbers, for the policy that it is of."""
+        self.flat.assign(snapshot.tensors, snapshot.policy)
+        self.round_off()
+
+    def snapshot(self, policy: int = 0) -> Snapshot:
+        """Return the current version of one policy, copied: its adapter, or all weights as the sampler serves them."""
+        return self.adapter(policy) if self._full is None else self.full_weights()
+
+    def full_weights(self) -> FullWeights:
+        """Return the current version of a policy of which every weight is trained, rounded to the base's precision."""
+        assert self._full is not None
+        return FullWeights(
+            policy=0,
+            version=self.version,
+            base_model=self.base_name,
+            base_dir=self._base_dir,
+            tensors=self._full.tensors(),
+        )
+
     def adapter(self, policy: int = 0) -> Adapter:
-        """Return the current version of one policy, copied."""
+        """Return the current version of one low-rank policy, copied."""
+        assert self.config is not None
         return Adapter(
             policy=policy,
             version=self.version,
@@ -163,16 +245,3 @@ class Policy:
 def _switch(layers: Sequence[LoraLinear], *, is_enabled: bool) -> None:
     for layer in layers:
         layer.is_enabled = is_enabled
-
-
-def _refuse_unsupported(config: Any) -> None:
-    """Refuse models whose log-probabilities would be computed wrongly."""
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
-        raise ConfigError(
-            "the model has sliding-window attention, which is not supported: long rows would be scored wrongly."
-        )
-    for field in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, field, None) not in (None, 1, 1.0):
-            raise ConfigError(
-                f"the model transforms its logits ({field}={getattr(config, field)}), which is not supported."
-            )

@@ -28,7 +28,7 @@ MAY_CHANGE = (
     "checkpoint",
     "verifier.num_workers",
 )
-_FIXED_IN_A_BRANCH = ("model", "lora")
+_FIXED_IN_A_BRANCH = ("model", "method", "lora")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -144,7 +144,7 @@ def restore(
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
         if is_same_set:
             position, solved_P2 = start.position, start.solved_P2
-        run_dir.save_adapter(parts.policy.adapter())
+        run_dir.save_policy(parts.policy.snapshot())
     checkpoints_of(config).remove_after(progress.step)
     if changed := run_dir.begin(progress.step):
         log.display.say(

@@ -1,6 +1,6 @@
 """The configuration of a training run: every field, its default, its help text and its rules."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -11,6 +11,7 @@ from rlora.checkpoint import CheckpointConfig
 from rlora.errors import ConfigError
 from rlora.evaluate import EvaluationConfig
 from rlora.lora.config import LoraConfig
+from rlora.lora.learning_rate import Method
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.optimizer import OptimizerConfig
@@ -21,7 +22,6 @@ from rlora.tracking import TrackingConfig
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """A training run. Every field can be set on the command line by its dotted name."""
@@ -31,6 +31,10 @@ class RunConfig:
     branch: str | None = None
     """Start a new run from a checkpoint of the one in --run-dir, which may then differ in all but model and adapter:
     NEW_DIR, NEW_DIR@STEP, or STEP (into RUN_DIR-from-STEP).
+    """
+    method: Method = "lora"
+    """lora trains adapters on a frozen base; full trains every weight of the model, the baseline of comparisons. It
+    wants a tenth of LoRA's rate or less.
     """
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
@@ -94,8 +98,9 @@ class RunConfig:
             self.tracking,
         ):
             part.check()
-        check_servable(self.lora, self.sampler)
+        check_servable(self.adapters, self.sampler)
         task(self.data.task_name)
+        self._check_method()
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")
         if self.num_threads is not None and self.num_threads < 1:
@@ -117,6 +122,29 @@ class RunConfig:
                 "Take at least 2, or --advantage raw."
             )
         _check_sampling(self.sampling)
+
+    def _check_method(self) -> None:
+        if self.method not in ("lora", "full"):
+            raise ConfigError(f"method is {self.method!r}; it must be lora or full.")
+        if self.method == "full":
+            if self.lora != LoraConfig():
+                raise ConfigError("method is 'full', which has no adapters: leave the --lora options out.")
+            if self.optimizer.b_rate_ratio != 1:
+                raise ConfigError("method is 'full', which has no A and B: leave --optimizer.b-rate-ratio out.")
+            if self.init_adapter is not None:
+                raise ConfigError(
+                    "method is 'full', which has no adapter to start from: merge it (`rlora export --merge`) and give "
+                    "the merged model as --model.name."
+                )
+
+    @property
+    def adapters(self) -> LoraConfig | None:
+        """The shape of the adapters; None where every weight is trained."""
+        return self.lora if self.method == "lora" else None
+
+    def resolved(self) -> "RunConfig":
+        """Return the configuration with the defaults filled in that depend on the method."""
+        return replace(self, checkpoint=self.checkpoint.resolved(is_full=self.method == "full"))
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

@@ -1,7 +1,7 @@
 """The folder of a run: everything a person needs to judge it, and the check that it is not another run's.
 
 `run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  adapter/  adapter-best/  summary.json
-lock`
+lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters
 """
 
 import json
@@ -19,6 +19,7 @@ import torch
 from rlora.config import differences
 from rlora.errors import RunDirError
 from rlora.files import remove_temporaries, write_atomically
+from rlora.full.weights import Snapshot, save_weights
 from rlora.lock import LOCK_FILE, FolderLock
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.types import Group
@@ -95,14 +96,25 @@ class RunDir:
             lines = [json.dumps(row, ensure_ascii=False) for group in groups for row in _rollout_rows(group)]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
-    def save_adapter(self, adapter: Adapter, *, name: str = "adapter") -> None:
-        """Write the newest (or best) policy in PEFT format, and beside it which version it is."""
-        save_adapter(adapter, self.path / name)
-        write_json(self.path / name / "rlora.json", {"version": adapter.version, "base_model": adapter.base_model})
+    def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
+        """Write the newest (or best) policy into `adapter/`, in PEFT format, or into `model/` where all is trained."""
+        name = "adapter" if isinstance(snapshot, Adapter) else "model"
+        folder = self.path / (f"{name}-best" if is_best else name)
+        write_snapshot(snapshot, folder)
+        return folder
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
         write_json(self.path / "summary.json", summary)
+
+
+def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
+    """Write an adapter or a model, and beside it which version it is."""
+    if isinstance(snapshot, Adapter):
+        save_adapter(snapshot, folder)
+    else:
+        save_weights(snapshot, folder)
+    write_json(folder / "rlora.json", {"version": snapshot.version, "base_model": snapshot.base_model})
 
 
 def _has_foreign_files(path: Path) -> bool:

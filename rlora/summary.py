@@ -20,12 +20,11 @@ from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.types import Problem
 
-
 def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
     """Return what a run says before its first step: what is trained, sampled by what, on which device, into where."""
     policy, kind = parts.policy, config.sampler.resolved_kind
     lines = [
-        f"{model_title(config.model)}: rank {config.lora.rank} on {config.lora.layers} layers, "
+        f"{model_title(config.model)}: {_trained(config)}, "
         f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
         f"run directory {config.run_dir}"
     ]
@@ -49,11 +48,14 @@ def summarize(
     scored higher.
     """
     sampling = replace(config.sampling, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens)
-    greedy = compare_with_base(parts.engine, test, replace(sampling, temperature=0.0), seed=config.seed)
-    drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed)
+    confirm = parts.hot_swap.confirm
+    greedily = replace(sampling, temperature=0.0)
+    greedy = compare_with_base(parts.engine, test, greedily, seed=config.seed, confirm=confirm)
+    drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed, confirm=confirm)
     held_out = greedy.policy.scores_P[: config.evaluation.num_problems_during_training]
+    snapshot = parts.policy.snapshot()
     if sum(held_out) / len(held_out) >= best:
-        run_dir.save_adapter(parts.policy.adapter(), name="adapter-best")
+        run_dir.save_policy(snapshot, is_best=True)
     rows = run_dir.rows()
     summary = {
         "base": _score(greedy.base.accuracy),
@@ -67,7 +69,8 @@ def summarize(
         "num_steps": len(rows),
         "train_seconds": sum(row["seconds/step"] for row in rows),
         "seconds_by_phase": _seconds_by_phase(rows),
-        "adapter_bytes": parts.policy.adapter().num_bytes,
+        "method": config.method,
+        "policy_bytes": snapshot.num_bytes,
         "num_parameters": parts.policy.flat.theta_KD.shape[1],
         **_agreement(rows),
         "peak_resident_bytes": peak_resident_bytes(),
@@ -75,8 +78,14 @@ def summarize(
     }
     run_dir.save_summary(summary)
     log.display.console.print(_table(summary, greedy, drawn))
-    log.display.say(f"Run directory: {run_dir.path}   newest policy (PEFT format): {run_dir.path / 'adapter'}")
+    newest = "newest policy (PEFT format): adapter/" if config.method == "lora" else "newest policy: model/"
+    log.display.say(f"Run directory: {run_dir.path}   {newest}")
     return summary
+
+
+def _trained(config: RunConfig) -> str:
+    lora = config.adapters
+    return "every weight" if lora is None else f"rank {lora.rank} on {lora.layers} layers"
 
 
 def _interval(estimate: Estimate) -> list[float]:
@@ -141,7 +150,8 @@ def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Ta
         end_section=True,
     )
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["seconds_by_phase"].items())
-    table.add_row("adapter", "", f"{summary['adapter_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")
+    name = "adapter" if summary["method"] == "lora" else "model"
+    table.add_row(name, "", f"{summary['policy_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")
     table.add_row("training", "", f"{summary['num_steps']} steps, {summary['train_seconds']:.1f} s", phases)
     if summary["max_kl_k3"] is not None:
         table.add_row(

@@ -31,7 +31,7 @@ class Trainer:
     def __init__(self, policy: Policy, optimizer: OptimizerConfig, loss: LossConfig, *, temperature: float = 1.0):
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
-        self._optimizer = FlatAdamW(policy.flat, optimizer)
+        self._optimizer = FlatAdamW(policy.flat, optimizer, is_fused=policy.config is None)
 
     def state(self) -> OptimizerState:
         """Return a copy of the optimizer's state; zeros before the first update."""
@@ -51,6 +51,7 @@ class Trainer:
         with torch.no_grad():
             flat.theta_KD.copy_(checkpoint.theta_KD)
         self._optimizer.restore(checkpoint.optimizer)
+        self.policy.round_off()
         self.policy.version = checkpoint.step
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -76,7 +77,7 @@ class Trainer:
                 }
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
-        metrics["optimizer/step_size"] = rate_of_b * self.policy.config.alpha
+        metrics["optimizer/step_size"] = rate_of_b * self.policy.alpha
         metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
         metrics["optimizer/adapter_norm"] = float(self.policy.flat.theta_KD.norm())
         metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
@@ -146,6 +147,7 @@ class Trainer:
         if self._config.max_grad_norm > 0:
             self.policy.flat.grad_KD.mul_((self._config.max_grad_norm / (grad_norm_K + 1e-12)).clamp(max=1.0)[:, None])
         self._optimizer.step(learning_rate_at(self._config, self.policy.version))
+        self.policy.round_off()
 
 
 def _token_metrics(log: _TokenLog) -> dict[str, float]:

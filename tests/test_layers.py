@@ -11,8 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 LAYERS = {
     0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts"],
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators"],
-    2: ["lora", "losses", "logprobs", "attention", "batching"],
-    3: ["models", "policy", "sampler"],
+    2: ["lora", "full", "losses", "logprobs", "attention", "batching"],
+    3: ["models", "loading", "policy", "sampler"],
     4: ["checkpoint", "optimizer", "rollout", "trainer", "run_dir"],
     5: ["evaluate", "benchmark", "run_config", "advice", "assemble", "resume", "summary", "loop", "merge", "card"],
     6: ["recipe", "commands", "cli"],

@@ -101,7 +101,7 @@ def test_summary_is_complete_and_consistent(finished) -> None:
     difference = summary["policy"]["accuracy"] - summary["base"]["accuracy"]
     assert summary["difference"]["mean"] == pytest.approx(difference)
     assert summary["num_steps"] == 4
-    assert summary["adapter_bytes"] == 4 * summary["num_parameters"] == 4 * 2048
+    assert summary["policy_bytes"] == 4 * summary["num_parameters"] == 4 * 2048
     assert summary["train_seconds"] == pytest.approx(sum(row["seconds/step"] for row in rows(finished)))
     assert set(summary["seconds_by_phase"]) == {"evaluate", "sample", "verify", "train", "swap", "save"}
     assert 0 <= summary["max_kl_k3"] <= 1e-6

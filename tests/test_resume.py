@@ -65,12 +65,12 @@ def straight(tmp_path_factory) -> Path:
     return run_dir
 
 
-def assert_same_run(run_dir: Path, straight: Path, *, but: tuple[str, ...] = ()) -> None:
-    """Metrics (times apart), rollouts, adapters, checkpoints and scores are equal, the files byte for byte."""
+def assert_same_run(run_dir: Path, straight: Path, *, but: tuple[str, ...] = (), pattern: str = "adapter*/*") -> None:
+    """Metrics (times apart), rollouts, policies, checkpoints and scores are equal, the files byte for byte."""
     assert [without_clock(row) for row in rows(run_dir)] == [without_clock(row) for row in rows(straight)]
-    for pattern in ("rollouts/*.jsonl", "adapter/*", "adapter-best/*", "checkpoints/*/tensors.safetensors"):
-        expected = {str(path.relative_to(straight)): path.read_bytes() for path in straight.glob(pattern)}
-        found = {str(path.relative_to(run_dir)): path.read_bytes() for path in run_dir.glob(pattern)}
+    for files_of in ("rollouts/*.jsonl", pattern, "checkpoints/*/tensors.safetensors"):
+        expected = {str(path.relative_to(straight)): path.read_bytes() for path in straight.glob(files_of)}
+        found = {str(path.relative_to(run_dir)): path.read_bytes() for path in run_dir.glob(files_of)}
         assert found == expected
         assert expected
     scores = [json.loads((folder / "summary.json").read_text()) for folder in (run_dir, straight)]

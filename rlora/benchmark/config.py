@@ -30,7 +30,9 @@ class EvalConfig:
     run: str | None = None
     """Run directory: its newest policy is scored, with its model and its prompts."""
     adapter: str | None = None
-    """Folder of a LoRA adapter in PEFT's format; with --run, the one to score in place of its newest."""
+    """Folder of a LoRA adapter in PEFT's format; with --run, the one (or the model folder of a run with --method full)
+    to score in place of its newest.
+    """
     model: str | None = None
     """Base model: "bundled", a folder, or a name on the Hugging Face hub; the adapter's own when left out."""
     revision: str | None = None

@@ -1,4 +1,4 @@
-"""The engine of an evaluation: the model with its adapter in the sampler, proven there before the first sample."""
+"""The engine of an evaluation: the model with its policy in the sampler, proven there before the first sample."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +12,7 @@ from rlora.benchmark.config import EvalConfig
 from rlora.benchmark.samples import SampleFile
 from rlora.benchmark.subject import Subject
 from rlora.errors import ConfigError
+from rlora.full.weights import load_weights
 from rlora.lora.foreign import padded_tensors
 from rlora.lora.inject import adapted_layers
 from rlora.lora.peft_format import target_modules
@@ -49,39 +50,43 @@ def open_sampler(
     folder: Path,
     benchmarks: Sequence[Benchmark],
     make_sampler: Callable[[EngineSpec], Sampler],
-) -> Iterator[tuple[Sampler, dict[str, float]]]:
-    """Start the sampler with the subject's adapter, prove that it serves it, and yield it with the proof's numbers.
+) -> Iterator[tuple[Sampler, dict[str, float], Callable[[int | None], None]]]:
+    """Start the sampler with the subject's policy, prove that it serves it, and yield it with the proof's numbers.
 
-    The policy of the proof is freed before the block starts. Raises ConfigError for lengths that the model cannot
-    hold, AdapterError for an adapter that does not fit, StaleAdapterError when something else is served.
+    The third thing proves anew what is served, base (None) or policy (0), before it is asked for: an engine that holds
+    all weights of one of the two changes between them. An adapter's policy is freed before the block starts. Raises
+    ConfigError for lengths that the model cannot hold, AdapterError or ModelError for a policy that does not fit,
+    StaleAdapterError when something else is served.
     """
     max_length = config.sampler.max_prompt_tokens + config.max_tokens
     check_length(folder, max_length)
-    policy = None if subject.adapter is None else _load_policy(folder, subject)
+    policy = None if subject.policy_file is None else _load_policy(folder, subject)
     sampler = make_sampler(
         EngineSpec(
             folder=folder,
             model=subject.model,
-            lora=subject.lora,
+            lora=subject.adapters,
             config=config.sampler,
             end_token_ids=end_token_ids(folder, load_tokenizer(folder, subject.model)),
-            target_modules=tuple(
-                _module_names(folder, subject) if policy is None else target_modules(policy.adapter())
-            ),
+            target_modules=_target_modules(folder, subject, policy),
             max_length=max_length,
             run_name="eval",
         )
     )
     try:
         proof: dict[str, float] = {}
+        confirm: Callable[[int | None], None] = _is_proven
         if policy is not None:
             prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
             temperature = config.temperature or 1.0
-            proof = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed).swap()
-            del policy
+            swap = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed)
+            proof = swap.swap()
+            if subject.weights is not None:
+                confirm = swap.confirm
+            del policy, swap
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        yield sampler, proof
+        yield sampler, proof, confirm
     finally:
         sampler.close()
 
@@ -98,12 +103,26 @@ def check_length(folder: Path, max_length: int) -> None:
 
 
 def _load_policy(folder: Path, subject: Subject) -> Policy:
-    assert subject.adapter is not None
-    policy = Policy.load(folder, subject.model, subject.lora, seeds=[0])
+    policy = Policy.load(folder, subject.model, subject.adapters, seeds=[0])
     shapes = {slot.name: slot.shape for slot in policy.flat.slots}
-    policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes), 0)
+    if subject.weights is not None:
+        policy.flat.assign(load_weights(subject.weights, shapes))
+        policy.round_off()
+    else:
+        assert subject.adapter is not None
+        policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes), 0)
     policy.version = subject.version
     return policy
+
+
+def _is_proven(_: int | None) -> None:
+    """An adapter stays where it is beside the base: the proof at its loading stands."""
+
+
+def _target_modules(folder: Path, subject: Subject, policy: Policy | None) -> tuple[str, ...]:
+    if subject.adapters is None:
+        return ()
+    return tuple(_module_names(folder, subject) if policy is None else target_modules(policy.adapter()))
 
 
 def _module_names(folder: Path, subject: Subject) -> list[str]:

@@ -13,7 +13,7 @@ _FEW_PROBLEMS = 100
 def caption(results: Mapping[str, Any]) -> str:
     """Return what a score must be reported with: model, version, sampling, template, seed, commit."""
     subject, config = results["subject"], results["config"]
-    policy = f"version {subject['version']} on " if subject["adapter_sha256"] else ""
+    policy = f"version {subject['version']} on " if subject["adapter_sha256"] or subject.get("weights_sha256") else ""
     paired = " Differences are policy minus base, paired by problem." if _has_difference(results) else ""
     return (
         f"{policy}{subject['model_title']}; {config['samples']} samples a problem, temperature "

@@ -127,13 +127,14 @@ def _evaluate(
     }
     with Verifier(config.verifier) as verifier:
         if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
-            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof):
+            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, confirm):
                 results["proof"] = proof
                 for one in benchmarks:
                     for arm in arms:
                         samples = files[one.name, arm]
                         with Display(console, one, arm, samples) as progress:
                             policy = None if arm == "base" else 0
+                            confirm(policy)
                             collect(
                                 config, one, samples, sampler, verifier, policy=policy, after_batch=progress.advance
                             )

@@ -9,7 +9,8 @@ from typing import Any
 
 from rlora.benchmark.config import EvalConfig
 from rlora.config import from_json, to_json
-from rlora.errors import AdapterError, ConfigError, RunDirError
+from rlora.errors import AdapterError, ConfigError, ModelError, RunDirError
+from rlora.full.weights import WEIGHTS_FILE
 from rlora.lora.config import LoraConfig
 from rlora.lora.foreign import stored_shape
 from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE
@@ -21,15 +22,17 @@ from rlora.tasks.prompts import PromptConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A base model with or without an adapter (`version` of its policy), and how a run put its questions.
+    """A base model with or without a policy (`version` of it), and how a run put its questions.
 
-    `data` is what the run trained on, None where there is no run; `instruction` replaces every other.
+    The policy is an `adapter` of the shape `lora`, or a model folder, `weights`, where every weight was trained. `data`
+    is what the run trained on, None where there is no run; `instruction` replaces every other.
     """
 
     model: ModelConfig
     lora: LoraConfig
     prompt: PromptConfig
     adapter: Path | None = None
+    weights: Path | None = None
     version: int = 0
     data: DataConfig | None = None
     instruction: str | None = None
@@ -38,7 +41,19 @@ class Subject:
     @property
     def arms(self) -> tuple[str, ...]:
         """What can be scored: "policy" and "base", or the base alone."""
-        return ("base",) if self.adapter is None else ("policy", "base")
+        return ("base",) if self.policy_file is None else ("policy", "base")
+
+    @property
+    def policy_file(self) -> Path | None:
+        """The file of the policy's numbers, None where the base alone is meant."""
+        if self.weights is not None:
+            return self.weights / WEIGHTS_FILE
+        return None if self.adapter is None else self.adapter / TENSOR_FILE
+
+    @property
+    def adapters(self) -> LoraConfig | None:
+        """The shape of the adapters that an engine is built for; None where the policy is all weights."""
+        return self.lora if self.weights is None else None
 
     @property
     def trained_on(self) -> str:
@@ -58,13 +73,18 @@ class Subject:
         return self.prompt if is_same else replace(self.prompt, instruction=None)
 
     def describe(self) -> dict[str, Any]:
-        """Return what is recorded beside a score, the adapter by a digest of its numbers."""
-        digest = None if self.adapter is None else hashlib.sha256((self.adapter / TENSOR_FILE).read_bytes()).hexdigest()
+        """Return what is recorded beside a score, the policy by a digest of its numbers."""
+        digest = None
+        if self.policy_file is not None:
+            with self.policy_file.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        weights = {} if self.weights is None else {"weights_sha256": digest}
         return {
             "model": to_json(self.model),
             "model_title": model_title(self.model),
             "lora": None if self.adapter is None else to_json(self.lora),
-            "adapter_sha256": digest,
+            "adapter_sha256": None if self.adapter is None else digest,
+            **weights,
             "version": self.version,
             "prompt": to_json(self.prompt),
             "trained_on": self.trained_on,
@@ -105,6 +125,8 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
     model = from_json(ModelConfig, stored["model"])
     if config.model is not None and config.model != model.name:
         raise ConfigError(f"--model is {config.model!r}, but the run trained on {model.name!r}; leave --model out.")
+    if stored.get("method") == "full":
+        return _of_full_run(run, config, stored, model)
     adapter = Path(config.adapter) if config.adapter is not None else run / "adapter"
     if not (adapter / CONFIG_FILE).is_file():
         raise AdapterError(f"{adapter} holds no adapter; has the run finished a step?")
@@ -115,6 +137,25 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
         prompt=from_json(PromptConfig, stored["prompt"]),
         adapter=adapter,
         version=_version(adapter),
+        data=_data(stored),
+        name=_slug(run.name),
+    )
+
+
+def _of_full_run(run: Path, config: EvalConfig, stored: Mapping[str, Any], model: ModelConfig) -> Subject:
+    weights = Path(config.adapter) if config.adapter is not None else run / "model"
+    if not (weights / WEIGHTS_FILE).is_file():
+        raise ModelError(f"{weights} holds no {WEIGHTS_FILE}; has the run written a checkpoint?")
+    if config.dtype not in (None, model.dtype):
+        raise ConfigError(
+            f"--dtype is {config.dtype}, but the run trained weights of {model.dtype}; leave --dtype out."
+        )
+    return Subject(
+        model=replace(model, revision=config.revision or model.revision),
+        lora=LoraConfig(),
+        prompt=from_json(PromptConfig, stored["prompt"]),
+        weights=weights,
+        version=_version(weights),
         data=_data(stored),
         name=_slug(run.name),
     )

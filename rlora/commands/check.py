@@ -63,7 +63,8 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     config.check()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
-    served = "without an adapter" if subject.adapter is None else f"with {subject.adapter}"
+    policy_file = subject.policy_file
+    served = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
     yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"
     model = empty_model(folder, subject.model)
     if config.run is not None and config.adapter is None:
@@ -72,7 +73,7 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
         yield from model_lines(subject.model, model, subject.lora)
     with (
         Verifier(config.verifier) as verifier,
-        open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _),
+        open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _, _),
     ):
         for benchmark in benchmarks:
             for problem in benchmark.problems:
@@ -82,7 +83,7 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
                     token_ids=prompt.token_ids,
                     num_samples=config.samples,
                     key=("benchmark", problem.id),
-                    policy=None if subject.adapter is None else 0,
+                    policy=None if policy_file is None else 0,
                 )
                 for completion in sampler.sample([request], config.sampling, seed=config.seed)[0]:
                     yield from _judged(benchmark, problem, completion, verifier)

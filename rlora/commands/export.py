@@ -1,4 +1,4 @@
-"""Write the policy of a run as an adapter or as a merged model, with a card that says what it is."""
+"""Write the policy of a run as an adapter or as a model, with a card that says what it is."""
 
 import json
 import sys
@@ -15,12 +15,13 @@ from rlora.card import model_card
 from rlora.checkpoint import Checkpoint, CheckpointFolder
 from rlora.config import from_json
 from rlora.errors import CheckpointError, ConfigError, RunDirError
+from rlora.full.weights import FullWeights
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.merge import MAX_KL, mean_kl, save_merged
-from rlora.models import load_tokenizer, model_dir
+from rlora.models import DTYPES, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.run_config import RunConfig
-from rlora.run_dir import write_json
+from rlora.run_dir import write_snapshot
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.types import Completion, Problem, StopReason
@@ -28,7 +29,8 @@ from rlora.types import Completion, Problem, StopReason
 _NUM_COMPARED = 64  # completions on which the merged model is compared with the adapter
 _DESCRIPTION = """\
 Write the policy of a run: as an adapter in PEFT's format, which vLLM and other servers load beside the base, or with \
---merge as a model of its own. The step's checkpoint must still be there (--checkpoint.keep-every keeps every n-th)."""
+--merge as a model of its own; of a run with --method full, as the model it is. The step's checkpoint must still be \
+there (--checkpoint.keep-every keeps every n-th)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,21 +65,37 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--to is {options.to}, which is not empty; choose another folder.")
     checkpoint = _checkpoint(options)
     config = replace(from_json(RunConfig, checkpoint.config), run_dir=str(options.run))
+    note = _export(config, checkpoint, options)
+    (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
+    print(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip())
+
+
+def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -> str:
+    """Write adapter or model and return what there is to say about it."""
+    if config.adapters is None:
+        if options.merge:
+            raise ConfigError(f"{options.run} trained every weight; there is no adapter to merge. Leave --merge out.")
+        dtype = DTYPES[config.model.dtype]
+        weights = FullWeights(
+            policy=0,
+            version=checkpoint.step,
+            base_model=config.model.name,
+            base_dir=model_dir(config.model),
+            tensors={name: tensor.to(dtype) for name, tensor in checkpoint.tensors().items()},
+        )
+        write_snapshot(weights, options.to)
+        return f"Every weight was trained, in fp32, and is rounded to {config.model.dtype} as the sampler served it."
     adapter = Adapter(
         policy=0,
         version=checkpoint.step,
-        config=config.lora,
+        config=config.adapters,
         base_model=config.model.name,
         tensors=checkpoint.tensors(),
     )
-    note = ""
     if options.merge:
-        note = _merge(config, adapter, options)
-    else:
-        save_adapter(adapter, options.to)
-        write_json(options.to / "rlora.json", {"version": adapter.version, "base_model": adapter.base_model})
-    (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
-    print(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip())
+        return _merge(config, adapter, options)
+    write_snapshot(adapter, options.to)
+    return ""
 
 
 def _checkpoint(options: ExportOptions) -> Checkpoint:

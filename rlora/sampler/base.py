@@ -1,4 +1,4 @@
-"""What every sampler does: hold the cohort's current adapters and draw completions from them."""
+"""What every sampler does: hold the cohort's current snapshots and draw completions from them."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from typing import Literal, Protocol
 import torch
 
 from rlora.errors import ConfigError, MissingDependencyError
+from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
 
@@ -60,11 +60,14 @@ def is_vllm_installed() -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:
-    """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion."""
+    """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion.
+
+    `lora` None: one policy, handed over as all weights of the model.
+    """
 
     folder: Path
     model: ModelConfig
-    lora: LoraConfig
+    lora: LoraConfig | None
     config: SamplerConfig
     end_token_ids: tuple[int, ...]
     target_modules: tuple[str, ...]
@@ -76,8 +79,8 @@ class EngineSpec:
 class Sampler(Protocol):
     """Generates completions. Both implementations pass the same contract tests."""
 
-    def load(self, adapters: Sequence[Adapter]) -> None:
-        """Serve these versions, one adapter a policy, from the next sample on, and forget the previous ones."""
+    def load(self, snapshots: Sequence[Snapshot]) -> None:
+        """Serve these versions, one snapshot a policy, from the next sample on, and forget the previous ones."""
         ...
 
     def sample(
@@ -91,9 +94,9 @@ class Sampler(Protocol):
         ...
 
 
-def check_servable(lora: LoraConfig, config: SamplerConfig) -> None:
+def check_servable(lora: LoraConfig | None, config: SamplerConfig) -> None:
     """Raise ConfigError for adapters that the engine would serve wrongly."""
-    if lora.has_unembedding and config.resolved_kind == "vllm" and not torch.cuda.is_available():
+    if lora is not None and lora.has_unembedding and config.resolved_kind == "vllm" and not torch.cuda.is_available():
         raise ConfigError(
             f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
             "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "

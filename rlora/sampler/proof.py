@@ -1,6 +1,6 @@
 """Hand each version of a policy to the sampler and prove that it is what the sampler serves.
 
-The proof asks which adapter the sampler's log-probabilities x come from: with the trainer's log-probabilities a of the
+The proof asks which version the sampler's log-probabilities x come from: with the trainer's log-probabilities a of the
 same tokens under the new version and b under another one (the previous version, or the base), x is nearer to a, in root
 mean square, exactly when the served fraction
 
@@ -28,6 +28,7 @@ import torch
 
 from rlora.batching import MicroBatch, Row, stack
 from rlora.errors import StaleAdapterError
+from rlora.full.weights import Snapshot
 from rlora.policy import Policy
 from rlora.sampler.base import Sampler
 from rlora.sampler.canary import CANARY_SAMPLES, CERTAIN, Canary, canary_prompts
@@ -36,6 +37,7 @@ from rlora.types import Completion, Group, SampleRequest, SamplingParams
 MIN_UNCERTAIN = 3  # drawn tokens that must be uncertain before identical bits prove anything
 MIN_RATIO = 3.0  # of the root mean squares of a - b and of the noise; measured in docs/log.md
 MIN_SEPARATION = 5.0  # deviations of t between 1/2 and either end
+_NAMES = {"base": "the base model", "previous": "the previous version"}
 _CHECKED_TOKENS = 64  # of each of a group's rollouts
 
 
@@ -107,8 +109,8 @@ class HotSwap:
         """Draw the canary after parts of `prompts` (token ids) of at most `longest` tokens."""
         self._policy, self._sampler, self._temperature, self._seed = policy, sampler, temperature, seed
         self._prompts = canary_prompts(policy, prompts, longest=longest)
-        self._theta_KD: torch.Tensor | None = None  # of the version that is served
-        self._previous_theta_KD: torch.Tensor | None = None
+        self._served: list[Snapshot] = []
+        self._previous: list[Snapshot] = []
         self._canaries: dict[str, Canary] = {}  # of "base" and "previous"
         self._noise = 0.0  # of trainer against sampler on the base, nats; measured before the first swap
 
@@ -121,24 +123,32 @@ class HotSwap:
             with self._policy.adapter_off():
                 base = self._canaries["base"] = self._draw_canary(None)
             self._noise = _root_mean_square(base.pick(None).double() - base.pick(base.trainer_logprobs_PV).double())
-        self._sampler.load([self._policy.adapter(k) for k in range(self._policy.num_policies)])
+        snapshots = [self._policy.snapshot(k) for k in range(self._policy.num_policies)]
+        self._sampler.load(snapshots)
         canary = self._draw_canary(0)
         metrics: dict[str, float] = {}
         for other, stale in self._canaries.items():
-            trainer_PV, stale_PV = canary.trainer_logprobs_PV, stale.trainer_logprobs_PV
-            x, a, b = (canary.pick(values) for values in (None, trainer_PV, stale_PV))
-            comparison = compare(x, a, b, noise=self._noise)
-            num_telling = int(((a != b) & (x < -CERTAIN)).sum())
-            is_same = canary.drawn == stale.drawn and num_telling >= MIN_UNCERTAIN
-            self._raise_if_stale("canary", other, comparison, is_identical=is_same)
+            comparison = self._refuse_stale(canary, stale, _name(self._policy), _NAMES[other])
             metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
             metrics[f"proof/canary_ratio_{other}"] = comparison.ratio
             metrics[f"proof/canary_is_decided_{other}"] = float(comparison.is_decided)
             metrics["proof/canary_error"] = comparison.error
-            metrics["proof/canary_num_uncertain"] = int((x < -CERTAIN).sum())
+            metrics["proof/canary_num_uncertain"] = int((canary.pick(None) < -CERTAIN).sum())
         self._canaries["previous"] = canary
-        self._previous_theta_KD, self._theta_KD = self._theta_KD, self._policy.flat.theta_KD.clone()
+        self._previous, self._served = self._served, snapshots
         return metrics
+
+    def confirm(self, policy: int | None) -> None:
+        """Prove that requests for the base (`policy` None) or for the swapped version are answered by it.
+
+        For an evaluation, which asks for both by turns: an engine without adapters loads all weights again each time.
+        Raises StaleAdapterError when the sampler serves the one in the place of the other.
+        """
+        wanted, other = self._canaries["base"], self._canaries["previous"]
+        names = [_NAMES["base"], _name(self._policy)]
+        if policy is not None:
+            wanted, other, names = other, wanted, names[::-1]
+        self._refuse_stale(self._draw_canary(policy, trainer_logprobs_PV=wanted.trainer_logprobs_PV), other, *names)
 
     def check(self, groups: Sequence[Group]) -> dict[str, float]:
         """Check a group of the current version's rollouts before they are trained on.
@@ -157,36 +167,45 @@ class HotSwap:
         if is_compared:
             with self._policy.adapter_off():
                 others = {"base": self._score(micro_batch)}
-            if self._previous_theta_KD is not None:
-                with self._policy.swapped(self._previous_theta_KD):
+            if self._previous:
+                with self._policy.swapped(self._previous):
                     others["previous"] = self._score(micro_batch)
             for other, other_N in others.items():
                 comparison = compare(sampler_N, new_N, other_N[is_first_N], noise=self._noise)
-                self._raise_if_stale("rollouts", other, comparison)
+                if comparison.is_stale:
+                    message = _message("rollouts", _name(self._policy), _NAMES[other], comparison)
+                    raise StaleAdapterError(message)
         return {"proof/rollouts_error": error, "proof/rollouts_is_compared": float(is_compared)}
 
     @torch.no_grad()
-    def _draw_canary(self, policy: int | None) -> "Canary":
+    def _draw_canary(self, policy: int | None, *, trainer_logprobs_PV: torch.Tensor | None = None) -> Canary:
         requests = [
             SampleRequest(token_ids=prompt, num_samples=CANARY_SAMPLES, key=("canary", index), policy=policy)
             for index, prompt in enumerate(self._prompts)
         ]
         sampling = SamplingParams(temperature=self._temperature, max_tokens=1)
         completions = self._sampler.sample(requests, sampling, seed=self._seed)
-        logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
+        if trainer_logprobs_PV is None:
+            logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
+            trainer_logprobs_PV = (logits_PV / self._temperature).log_softmax(-1).cpu()
         return Canary(
             drawn=tuple((row, c.token_ids[0], c.logprobs[0]) for row, cs in enumerate(completions) for c in cs),
-            trainer_logprobs_PV=(logits_PV / self._temperature).log_softmax(-1).cpu(),
+            trainer_logprobs_PV=trainer_logprobs_PV,
         )
+
+    def _refuse_stale(self, canary: Canary, stale: Canary, wanted: str, served: str) -> Comparison:
+        """Compare what was drawn with another version's canary; StaleAdapterError when that version drew it."""
+        x, a, b = (canary.pick(of) for of in (None, canary.trainer_logprobs_PV, stale.trainer_logprobs_PV))
+        comparison = compare(x, a, b, noise=self._noise)
+        num_telling = int(((a != b) & (x < -CERTAIN)).sum())
+        is_identical = canary.drawn == stale.drawn and num_telling >= MIN_UNCERTAIN
+        if is_identical or comparison.is_stale:
+            raise StaleAdapterError(_message("canary", wanted, served, comparison, is_identical=is_identical))
+        return comparison
 
     @torch.no_grad()
     def _score(self, micro_batch: MicroBatch) -> torch.Tensor:
         return self._policy.score(micro_batch, temperature=self._temperature).logprobs_N
-
-    def _raise_if_stale(self, where: str, other: str, comparison: Comparison, *, is_identical: bool = False) -> None:
-        if is_identical or comparison.is_stale:
-            message = _message(where, self._policy.version, other, comparison, is_identical=is_identical)
-            raise StaleAdapterError(message)
 
 
 def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
@@ -213,17 +232,18 @@ def _first_occurrences(completions: Sequence[Completion]) -> torch.Tensor:
     return torch.tensor(is_first)
 
 
-def _message(name: str, version: int, other: str, comparison: Comparison, *, is_identical: bool) -> str:
-    served = "the base model" if other == "base" else "the previous version"
+def _name(policy: Policy) -> str:
+    return f"version {policy.version} of the policy"
+
+
+def _message(where: str, wanted: str, served: str, comparison: Comparison, *, is_identical: bool = False) -> str:
     why = (
         f"the canary's sample is bit-identical to that of {served}, though the trainer tells the two apart"
         if is_identical
-        else f"on the {name}, log-probabilities lie {comparison.other_error:.4f} nats from {served} and "
-        f"{comparison.error:.4f} from version "
-        f"{version} (root mean square), {comparison.separation:.1f} deviations apart"
+        else f"on the {where}, log-probabilities lie {comparison.other_error:.4f} nats from {served} and "
+        f"{comparison.error:.4f} from {wanted} (root mean square), {comparison.separation:.1f} deviations apart"
     )
     return (
-        f"the sampler does not serve version {version} of the policy: {why}. Nothing was trained on its samples. "
-        "Check the "
-        "sampler's version and LoRA settings; --sampler.kind torch is the reference."
+        f"the sampler does not serve {wanted}: {why}. Nothing was trained on its samples. Check the sampler's version "
+        "and its settings; --sampler.kind torch is the reference."
     )

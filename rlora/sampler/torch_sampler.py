@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from rlora.errors import SamplerError
-from rlora.lora.peft_format import Adapter
+from rlora.full.weights import Snapshot
 from rlora.models import load_tokenizer
 from rlora.policy import Policy
 from rlora.sampler.base import EngineSpec
@@ -21,17 +21,17 @@ class TorchSampler:
     """The Sampler on a second copy of the base model in this process."""
 
     def __init__(self, spec: EngineSpec):
-        """Load the base model of `spec` with adapters that are zero until `load`."""
+        """Load the base model of `spec`, which is what is served until `load`."""
         self._policy = Policy.load(spec.folder, spec.model, spec.lora, seeds=[0] * spec.num_policies)
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._end_token_ids = torch.tensor(spec.end_token_ids, device=self._policy.device)
         self._versions: dict[int, int] = {}
 
-    def load(self, adapters: Sequence[Adapter]) -> None:
-        """Copy the adapters into this sampler's own flat vector."""
-        for adapter in adapters:
-            self._policy.flat.assign(adapter.tensors, adapter.policy)
-            self._versions[adapter.policy] = adapter.version
+    def load(self, snapshots: Sequence[Snapshot]) -> None:
+        """Copy the snapshots into this sampler's own flat vector."""
+        for snapshot in snapshots:
+            self._policy.assign(snapshot)
+            self._versions[snapshot.policy] = snapshot.version
 
     @torch.no_grad()
     def sample(

@@ -1,4 +1,7 @@
-"""vLLM as a sampler: the engine in the trainer's process, one seed a request, a new name and id for every version.
+"""vLLM as a sampler: the engine in the trainer's process, one seed a request, a new name and id for every adapter.
+
+Full weights replace those of the engine, which then holds either the base or the policy: requests for the other one
+make it load that again. Which of the two it serves is for the proof to say.
 
 The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this
 process, so all requests of a call are there before the first step, and prefills are never cut in two. Left out on
@@ -18,10 +21,12 @@ from typing import Any
 import torch
 
 from rlora.errors import EngineError, SamplerError
+from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.models import gpu_kv_cache_bytes, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
+from rlora.sampler.vllm_weights import put_weights, weights_of
 from rlora.seeding import derive_seed
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
@@ -35,18 +40,14 @@ class VllmSampler:
     """The Sampler on vLLM."""
 
     def __init__(self, spec: EngineSpec):
-        """Start an engine for `spec`; the base is loaded, and no adapter yet."""
+        """Start an engine for `spec`, which serves the base."""
         os.environ.update(_IN_THIS_PROCESS)
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
         from vllm import LLM
 
-        if torch.cuda.is_available():
-            block_size = None
-        else:
-            vllm_cpu_lora.install()
-            block_size = _CPU_BLOCK_SIZE
+        block_size = None if torch.cuda.is_available() else _CPU_BLOCK_SIZE
         kv_cache_bytes = int(spec.config.kv_cache_gb * 2**30)
         self._llm = LLM(
             str(spec.folder),
@@ -59,11 +60,7 @@ class VllmSampler:
             enable_prefix_caching=True,
             block_size=block_size,
             kv_cache_memory_bytes=kv_cache_bytes or gpu_kv_cache_bytes(spec.folder, spec.model),
-            enable_lora=True,
-            max_lora_rank=_legal_rank(spec.lora.rank),
-            max_loras=spec.num_policies,
-            max_cpu_loras=2 * spec.num_policies,
-            lora_target_modules=list(spec.target_modules),
+            **_lora_options(spec),
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": spec.model.head_dtype},
             generation_config="vllm",
@@ -75,33 +72,66 @@ class VllmSampler:
         self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
         self._versions: dict[int, int] = {}
         self._num_loads = 0
+        self._weights: FullWeights | None = None  # of the policy, where there are no adapters
+        self._holds_base = True
         memory_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self._adapter_dir = Path(tempfile.mkdtemp(prefix="rlora-", dir=memory_dir))
 
-    def load(self, adapters: Sequence[Adapter]) -> None:
-        """Serve these adapters under names and ids never used before, then remove those they replace."""
+    def load(self, snapshots: Sequence[Snapshot]) -> None:
+        """Serve these versions and forget those they replace."""
+        for snapshot in snapshots:
+            if isinstance(snapshot, FullWeights):
+                self._weights, self._holds_base = snapshot, True
+                self._hold(is_base=False)
+            else:
+                self._load_adapter(snapshot)
+            self._versions[snapshot.policy] = snapshot.version
+
+    def _load_adapter(self, adapter: Adapter) -> None:
+        """Serve an adapter under a name and an id never used before, then remove the one it replaces."""
         from vllm.lora.request import LoRARequest
 
-        for adapter in adapters:
-            self._num_loads += 1
-            suffix = f"-p{adapter.policy:03d}" if self._spec.num_policies > 1 else ""
-            name = f"{self._spec.run_name}{suffix}-v{adapter.version:06d}-{self._num_loads}"
-            folder = self._adapter_dir / name
-            save_adapter(adapter, folder)
-            request = LoRARequest(name, self._num_loads, str(folder))
-            if not self._llm.llm_engine.add_lora(request):
-                raise SamplerError(f"vLLM did not load the adapter {name}.")
-            previous = self._current.get(adapter.policy)
-            self._current[adapter.policy], self._versions[adapter.policy] = request, adapter.version
-            if previous is not None:
-                self._llm.llm_engine.remove_lora(previous.lora_int_id)
-                shutil.rmtree(previous.lora_path)
+        self._num_loads += 1
+        suffix = f"-p{adapter.policy:03d}" if self._spec.num_policies > 1 else ""
+        name = f"{self._spec.run_name}{suffix}-v{adapter.version:06d}-{self._num_loads}"
+        folder = self._adapter_dir / name
+        save_adapter(adapter, folder)
+        request = LoRARequest(name, self._num_loads, str(folder))
+        if not self._llm.llm_engine.add_lora(request):
+            raise SamplerError(f"vLLM did not load the adapter {name}.")
+        previous = self._current.get(adapter.policy)
+        self._current[adapter.policy] = request
+        if previous is not None:
+            self._llm.llm_engine.remove_lora(previous.lora_int_id)
+            shutil.rmtree(previous.lora_path)
+
+    def _hold(self, *, is_base: bool) -> None:
+        """Put the base's or the policy's weights into the engine, unless they are there."""
+        if self._holds_base != is_base:
+            assert self._weights is not None
+            put_weights(self._llm, weights_of(self._spec.folder) if is_base else self._weights.tensors.items())
+            self._holds_base = is_base
 
     def sample(
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
-        adapters: Any = [None if request.policy is None else self._current[request.policy] for request in requests]
+        if self._spec.lora is not None:
+            return self._generate(requests, sampling, seed)
+        results: dict[int, list[Completion]] = {}
+        for is_base in (self._holds_base, not self._holds_base):
+            chosen = [index for index, request in enumerate(requests) if (request.policy is None) == is_base]
+            if chosen:
+                self._hold(is_base=is_base)
+                completions = self._generate([requests[index] for index in chosen], sampling, seed)
+                results |= dict(zip(chosen, completions, strict=True))
+        return [results[index] for index in range(len(requests))]
+
+    def _generate(
+        self, requests: Sequence[SampleRequest], sampling: SamplingParams, seed: int
+    ) -> list[list[Completion]]:
+        has_adapters = self._spec.lora is not None
+        adapters: Any = [self._current[r.policy] if has_adapters and r.policy is not None else None for r in requests]
         prompts: Any = [{"prompt_token_ids": list(request.token_ids)} for request in requests]
         params = [self._params(request, sampling, seed) for request in requests]
         try:
@@ -164,6 +194,21 @@ class VllmSampler:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _lora_options(spec: EngineSpec) -> dict[str, Any]:
+    """Return the engine's options for adapters: none where all weights are handed over."""
+    if spec.lora is None:
+        return {}
+    if not torch.cuda.is_available():
+        vllm_cpu_lora.install()
+    return {
+        "enable_lora": True,
+        "max_lora_rank": _legal_rank(spec.lora.rank),
+        "max_loras": spec.num_policies,
+        "max_cpu_loras": 2 * spec.num_policies,
+        "lora_target_modules": list(spec.target_modules),
+    }
 
 
 def _legal_rank(rank: int) -> int:
