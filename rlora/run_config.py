@@ -22,6 +22,7 @@ from rlora.tracking import TrackingConfig
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """A training run. Every field can be set on the command line by its dotted name."""

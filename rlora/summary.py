@@ -20,6 +20,7 @@ from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.types import Problem
 
+
 def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
     """Return what a run says before its first step: what is trained, sampled by what, on which device, into where."""
     policy, kind = parts.policy, config.sampler.resolved_kind

@@ -67,3 +67,11 @@ def test_what_is_no_recipe_is_refused(recipe, message, capsys) -> None:
         main(["check", str(ROOT / "recipes" / recipe)])
     assert ended.value.code == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_full_fine_tunings_plan_is_of_every_weight_and_at_its_own_rate(capsys) -> None:
+    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--method", "full"])
+    said = capsys.readouterr().out
+    assert "toy: every weight, 80,832 numbers; a checkpoint is 0.97 MB" in said
+    assert "learning rate 1.0e-02 (alpha x rate 1.0e-02); to start from: 3.0e-04 (alpha x rate 3.0e-04)" in said
+    assert "Warning: the learning rate 1.0e-02 is above the known window, 1.3e-04 to 3.7e-04" in said
