@@ -8,6 +8,7 @@ import torch
 
 from rlora.errors import DataError
 from rlora.lora.peft_format import target_modules
+from rlora.memory import recompute_layers
 from rlora.models import end_token_ids, load_tokenizer
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine
@@ -18,6 +19,7 @@ from rlora.seeding import derive_seed
 from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
+from rlora.token_budget import TokenBudget, measured_tokens
 from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
@@ -32,6 +34,7 @@ class Parts:
     policy: Policy
     trainer: Trainer
     engine: RolloutEngine
+    budget: TokenBudget
     hot_swap: HotSwap
     sampler: Sampler
 
@@ -104,6 +107,7 @@ def assemble(
         policy=policy,
         trainer=Trainer(policy, config.optimizer, config.loss, temperature=temperature),
         engine=engine,
+        budget=_token_budget(config, policy),
         hot_swap=HotSwap(
             policy,
             sampler,
@@ -114,3 +118,14 @@ def assemble(
         ),
         sampler=sampler,
     )
+
+
+def _token_budget(config: RunConfig, policy: Policy) -> TokenBudget:
+    if config.batch.recompute:
+        recompute_layers(policy.model)
+    tokens = config.batch.tokens_per_micro_batch
+    if config.memory_budget is not None:
+        longest = config.sampler.max_prompt_tokens + config.sampling.max_tokens
+        row = max(1, min(longest, config.batch.tokens_per_row or longest))
+        tokens = measured_tokens(policy, config.memory_budget, row_tokens=row, recompute=config.batch.recompute)
+    return TokenBudget(config.batch, tokens)

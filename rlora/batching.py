@@ -21,10 +21,14 @@ class BatchConfig:
     """How a step's rollouts are cut into micro-batches."""
 
     tokens_per_micro_batch: int = 2048
-    """Positions computed at once, padding included; bounds the trainer's memory and changes nothing else."""
+    """Positions computed at once, padding included; bounds the trainer's memory and changes nothing but rounding."""
     tokens_per_row: int = 512
     """Completions share one computation of their prompt up to this row length; attention costs its square. 0 shares
     nothing.
+    """
+    recompute: bool = False
+    """Keep only the input of each layer and compute the layer again in the backward pass: much less memory, a third
+    more time.
     """
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss; otherwise they are trained with their reward, 0."""

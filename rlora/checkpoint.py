@@ -24,6 +24,7 @@ from rlora.lora.flat import FlatVector, Slot, lay_out
 
 FORMAT = 1
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+_PLAIN = ("step", "position", "best", "seconds", "tokens_per_micro_batch", "problems", "config", "environment")
 _NAME = re.compile(r"step-(\d{6,})")
 
 
@@ -72,8 +73,9 @@ class Checkpoint:
     """A run after `step` iterations.
 
     `slots` says where each tensor lies in a policy's vector, `position` is that of the problem stream, `best` the best
-    held-out accuracy so far (-1: none), `seconds` what the steps took, `problems` the fingerprint of the training set,
-    `solved_P2` the curriculum's counts of right and wrong rollouts of each problem (None without a curriculum).
+    held-out accuracy so far (-1: none), `seconds` what the steps took, `tokens_per_micro_batch` what memory has allowed
+    so far, `problems` the fingerprint of the training set, `solved_P2` the curriculum's counts of right and wrong
+    rollouts of each problem (None without a curriculum).
     """
 
     step: int
@@ -83,6 +85,7 @@ class Checkpoint:
     position: int
     best: float
     seconds: float
+    tokens_per_micro_batch: int
     problems: str
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -152,7 +155,7 @@ class CheckpointFolder:
                     num_updates_K=tuple(state["num_updates_K"]),
                 ),
                 solved_P2=tensors.get("solved_P2"),
-                **{name: state[name] for name in ("position", "best", "seconds", "problems", "config", "environment")},
+                **{name: state[name] for name in _PLAIN if name != "step"},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{folder} lacks what a checkpoint needs: {error!r}.") from error
@@ -189,8 +192,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 
 
 def _state(checkpoint: Checkpoint) -> bytes:
-    names = ("step", "position", "best", "seconds", "problems", "config", "environment")
-    state = {name: getattr(checkpoint, name) for name in names}
+    state = {name: getattr(checkpoint, name) for name in _PLAIN}
     state["layout"] = {slot.name: list(slot.shape) for slot in checkpoint.slots}
     state["num_updates_K"] = list(checkpoint.optimizer.num_updates_K)
     return (json.dumps(state, indent=2) + "\n").encode()

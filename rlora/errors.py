@@ -49,6 +49,10 @@ class NonFiniteError(RloraError, FloatingPointError):
     """A loss or a gradient is not finite; the policy keeps its last good version."""
 
 
+class OutOfMemoryError(RloraError, MemoryError):
+    """Training does not fit into memory, however small its micro-batches; the policy keeps its last good version."""
+
+
 class SamplerError(RloraError, RuntimeError):
     """The sampling engine returned something that breaks the contract of `Sampler`, or was asked for it."""
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from rlora.advantages import advantages_of
 from rlora.advice import check_layers
 from rlora.assemble import Parts, assemble, load_problems
-from rlora.batching import build_batch
 from rlora.config import to_json
 from rlora.evaluate import evaluate
 from rlora.interrupts import Interrupts
@@ -59,6 +58,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
             parts = assemble(config, folder, problems.train, verifier, make_sampler, is_new=start is None)
             with closing(parts.sampler):
                 log.display.say(opening(config, parts, problems))
+                parts.budget.say = log.display.say
                 progress, stream = restore(
                     config, start, parts, problems.train, run_dir, log, is_branch=point is not None
                 )
@@ -117,8 +117,7 @@ def iterate(
             advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups
         ]
         has_kl = config.loss.kl_coefficient > 0
-        batch = build_batch(groups, advantages, config.batch, version=metrics.step, keep_all=has_kl)
-        metrics.update(parts.trainer.step(batch))
+        metrics.update(parts.budget.step(parts.trainer, groups, advantages, keep_all=has_kl))
     with metrics.timed("swap"):
         metrics.update(parts.hot_swap.swap())
     return metrics.finished()

@@ -1,10 +1,26 @@
-"""Give freed memory back to the system: glibc keeps what steps freed, and ever new shapes would pile it up."""
+"""Memory of training: give freed pages back to the system, and keep only the inputs of layers where asked to."""
 
 import ctypes
 import platform
+from typing import Any
 
 
 def give_back_freed_memory() -> None:
-    """Return the C library's free pages (about 20 ms); does nothing where the C library is not glibc."""
+    """Return the C library's free pages (about 20 ms), which it keeps and ever new shapes would pile up.
+
+    Does nothing where the C library is not glibc.
+    """
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def recompute_layers(model: Any) -> None:
+    """Let every decoder layer keep only its input and be computed again in the backward pass (activation
+    checkpointing).
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.training = True  # of this module alone, which is what the library looks at: nothing drops out

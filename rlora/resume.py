@@ -142,6 +142,8 @@ def restore(
             )
         parts.trainer.restore(start)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
+        if not is_branch:
+            parts.budget.tokens = start.tokens_per_micro_batch
         if is_same_set:
             position, solved_P2 = start.position, start.solved_P2
         run_dir.save_policy(parts.policy.snapshot())
@@ -170,6 +172,7 @@ def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: P
         position=stream.position,
         best=progress.best,
         seconds=progress.seconds,
+        tokens_per_micro_batch=parts.budget.tokens,
         problems=stream.fingerprint,
         config=to_json(config),
         environment=environment(),

@@ -64,6 +64,10 @@ class RunConfig:
     """
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
+    memory_budget: float | None = None
+    """GiB that training a micro-batch may take beside the model: sizes --batch.tokens-per-micro-batch by measuring. Out
+    of memory, the tokens are halved in any case.
+    """
     num_threads: int | None = None
     """Threads of PyTorch on the CPU; all cores when left out. vLLM, where it runs, sets its own."""
     stop_after_hours: float | None = None
@@ -114,6 +118,8 @@ class RunConfig:
             )
         if self.curriculum and self.samples_per_problem < 2:
             raise ConfigError("curriculum needs samples_per_problem of at least 2: one sample is never a mixed group.")
+        if self.memory_budget is not None and not self.memory_budget > 0:
+            raise ConfigError(f"memory_budget is {self.memory_budget}; it must be above 0 GiB, or left out.")
         if self.consensus_penalty < 0:
             raise ConfigError(f"consensus_penalty is {self.consensus_penalty}; it must be at least 0.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):

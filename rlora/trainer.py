@@ -1,7 +1,8 @@
 """One update of the policy from one batch: accumulate the gradient, clip it, step the optimizer, say what happened."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,14 +68,8 @@ class Trainer:
         metrics: dict[str, float] = {}
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
-            old = self._old_logprobs(micro_batches)
-            for update in range(self._config.updates_per_batch):
-                update_metrics = self._update(micro_batches, old, batch.num_trained_tokens_K)
-                if update == 0:  # agreement with the sampler is meant at the version that sampled
-                    metrics = update_metrics
-                metrics |= {
-                    k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")
-                }
+            with self._unchanged_on_error():
+                metrics = self._updates(micro_batches, batch.num_trained_tokens_K)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
         metrics["optimizer/step_size"] = rate_of_b * self.policy.alpha
@@ -86,6 +81,32 @@ class Trainer:
         metrics["batch/num_micro_batches"] = len(batch.micro_batches)
         self.policy.version += 1
         give_back_freed_memory()
+        return metrics
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Take back the first of several updates when a later one fails, so that a batch is trained on wholly or not
+        at all.
+        """
+        if self._config.updates_per_batch == 1:
+            yield
+            return
+        theta_KD, state = self.policy.flat.theta_KD.clone(), self.state()
+        try:
+            yield
+        except BaseException:
+            self.policy.flat.theta_KD.copy_(theta_KD)
+            self._optimizer.restore(state)
+            raise
+
+    def _updates(self, micro_batches: Sequence[MicroBatch], num_trained_K: Sequence[int]) -> dict[str, float]:
+        old = self._old_logprobs(micro_batches)
+        metrics: dict[str, float] = {}
+        for update in range(self._config.updates_per_batch):
+            update_metrics = self._update(micro_batches, old, num_trained_K)
+            if update == 0:  # agreement with the sampler is meant at the version that sampled
+                metrics = update_metrics
+            metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
         return metrics
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:

@@ -26,6 +26,7 @@ def checkpoint(step: int) -> Checkpoint:
         theta_KD=theta,
         optimizer=OptimizerState(first_moment_KD=first, second_moment_KD=second, num_updates_K=(step, step + 1)),
         position=32 * step,
+        tokens_per_micro_batch=512,
         best=0.1 + 0.2,  # not a short decimal: JSON must give it back exactly
         seconds=1.5,
         problems="abc",
@@ -39,7 +40,7 @@ def assert_equal(a: Checkpoint, b: Checkpoint) -> None:
     assert torch.equal(a.optimizer.first_moment_KD, b.optimizer.first_moment_KD)
     assert torch.equal(a.optimizer.second_moment_KD, b.optimizer.second_moment_KD)
     assert a.optimizer.num_updates_K == b.optimizer.num_updates_K
-    for name in ("step", "slots", "position", "best", "seconds", "problems", "config", "environment"):
+    for name in ("step", "slots", "position", "best", "seconds", "tokens_per_micro_batch", "problems", "config"):
         assert getattr(a, name) == getattr(b, name)
 
 

@@ -1,0 +1,127 @@
+"""How many positions a micro-batch may hold: as configured, or measured from a memory budget; halved when memory runs
+out.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
+from rlora.errors import OutOfMemoryError
+from rlora.logprobs import CHUNK_TOKENS
+from rlora.memory import give_back_freed_memory
+from rlora.policy import Policy
+from rlora.trainer import Trainer
+from rlora.types import Completion, Group, StopReason
+
+LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
+_GRADIENTS = 1.5  # the backward pass holds gradients and temporaries beside what the forward pass saved
+_LOGITS = 4  # fp32 tensors of a chunk of logits that exist at once
+
+
+class TokenBudget:
+    """The positions of a micro-batch, `tokens`, which only shrink; part of the checkpoint, since rounding hangs on it.
+
+    `say` is told when memory ran out.
+    """
+
+    def __init__(self, config: BatchConfig, tokens: int, say: Callable[[str], None] = print):
+        """Start with `tokens`."""
+        self._config, self.tokens, self.say = config, tokens, say
+
+    def step(
+        self, trainer: Trainer, groups: Sequence[Group], advantages_PG: Sequence[Sequence[float]], *, keep_all: bool
+    ) -> dict[str, float]:
+        """Cut the groups into a batch and train on it; after running out of memory again, with half the tokens.
+
+        Returns the trainer's metrics. Raises OutOfMemoryError, with the policy as it was, when single completions do
+        not fit.
+        """
+        num_failures = 0
+        while True:
+            batch = build_batch(groups, advantages_PG, self._cut(), version=trainer.policy.version, keep_all=keep_all)
+            try:
+                metrics = trainer.step(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0]
+            else:
+                return metrics | {"batch/tokens_allowed": self.tokens, "batch/num_out_of_memory": num_failures}
+            num_failures += 1
+            self._halve(reason)
+
+    def _cut(self) -> BatchConfig:
+        row = min(self._config.tokens_per_row, self.tokens)
+        return replace(self._config, tokens_per_micro_batch=self.tokens, tokens_per_row=row)
+
+    def _halve(self, reason: str) -> None:
+        if self.tokens // 2 < LEAST_TOKENS:
+            raise OutOfMemoryError(
+                f"memory ran out with micro-batches of {self.tokens} tokens ({reason}). Lower --sampling.max-tokens or "
+                "--sampler.kv-cache-gb, add --batch.recompute, or take a smaller model; the same command goes on."
+            )
+        self.say(
+            f"Out of memory with micro-batches of {self.tokens} tokens ({reason}); going on with {self.tokens // 2}."
+        )
+        self.tokens //= 2
+        gc.collect()
+        give_back_freed_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether PyTorch, on the CPU or a GPU, or Python failed to allocate."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(sign in str(error) for sign in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+
+
+def measured_tokens(policy: Policy, memory_gb: float, *, row_tokens: int, recompute: bool) -> int:
+    """Return how many positions a micro-batch may hold so that training it takes `memory_gb` GiB beside the model.
+
+    What the forward pass saves for the backward pass is counted on one row of `row_tokens` positions, weights left out.
+    Raises OutOfMemoryError when not even one such row fits.
+    """
+    probe = _probe(row_tokens, policy.num_policies).to(policy.device)
+    per_position = _saved_bytes(policy, probe) / row_tokens
+    if recompute:
+        layers, hidden = policy.model.config.num_hidden_layers, policy.model.config.hidden_size
+        per_position = per_position / layers + layers * hidden * policy.dtype.itemsize
+    logits = _LOGITS * CHUNK_TOKENS * policy.model.config.vocab_size * 4
+    tokens = int((memory_gb * 2**30 - logits) / (_GRADIENTS * per_position))
+    if tokens < row_tokens:
+        least = (_GRADIENTS * per_position * row_tokens + logits) / 2**30
+        raise OutOfMemoryError(
+            f"memory_budget is {memory_gb:g} GiB; a row of {row_tokens} tokens of this model takes {least:.2f}. Raise "
+            "it, lower --batch.tokens-per-row, or add --batch.recompute."
+        )
+    return tokens
+
+
+def _probe(num_tokens: int, num_policies: int) -> MicroBatch:
+    length = max(1, num_tokens // 2)
+    completion = Completion(
+        token_ids=(0,) * (length + 1), logprobs=(0.0,) * (length + 1), text="", stop=StopReason.END, policy=0, version=0
+    )
+    return stack([Row(prompt=(0,) * (num_tokens - length), completions=(completion,), advantages=(1.0,))])
+
+
+def _saved_bytes(policy: Policy, micro_batch: MicroBatch) -> int:
+    weights = {tensor.untyped_storage().data_ptr() for tensor in policy.model.state_dict().values()}
+    saved: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> Any:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        scores = policy.score(micro_batch)  # kept until here, so that no storage is used twice
+    del scores
+    return sum(saved.values())

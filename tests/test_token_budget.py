@@ -1,0 +1,169 @@
+"""Running out of memory, with allocations that really fail, and micro-batches sized from a budget."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import ROOT, TOY_MODEL, make_policy
+from test_loop import rows, toy
+from test_resume import SIZE, stopped
+from test_trainer import ADVANTAGES, SGD_LIKE, groups
+
+from rlora.batching import BatchConfig
+from rlora.errors import OutOfMemoryError
+from rlora.loop import run
+from rlora.losses import LossConfig
+from rlora.memory import recompute_layers
+from rlora.models import model_dir
+from rlora.optimizer import OptimizerConfig
+from rlora.policy import Policy
+from rlora.token_budget import TokenBudget, is_out_of_memory, measured_tokens
+from rlora.trainer import Trainer
+
+TOO_MUCH = 1 << 52  # bytes
+
+
+def policy_() -> Policy:
+    return make_policy(model_dir(TOY_MODEL))
+
+
+@contextmanager
+def memory_for(num_positions: int, monkeypatch, *, calls: int = 1_000_000):
+    """Within the block, scoring more positions at once, or more often than `calls`, asks for memory that is not
+    there.
+    """
+    score, count = Policy.score, 0
+
+    def limited(self, micro_batch, **options):
+        nonlocal count
+        count += 1
+        if micro_batch.tokens_BT.numel() > num_positions or count > calls:
+            torch.empty(TOO_MUCH, dtype=torch.uint8)
+        return score(self, micro_batch, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Policy, "score", limited)
+        yield
+
+
+def trained(tokens: int, *, optimizer: OptimizerConfig = SGD_LIKE) -> tuple[Trainer, TokenBudget, dict]:
+    trainer = Trainer(policy_(), optimizer, LossConfig())
+    budget = TokenBudget(BatchConfig(), tokens)
+    return trainer, budget, budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+
+
+@pytest.mark.unit
+def test_real_failures_are_recognised() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(TOO_MUCH, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+@pytest.mark.unit
+def test_out_of_memory_halves_the_tokens_and_gives_the_update_of_that_size(monkeypatch, capsys) -> None:
+    with memory_for(22, monkeypatch):  # the rows of whole groups have 17 and 24 positions
+        trainer, budget, metrics = trained(128)
+    assert (budget.tokens, metrics["batch/num_out_of_memory"]) == (16, 3)
+    assert trainer.policy.version == 1
+    assert "Out of memory with micro-batches of 128 tokens" in capsys.readouterr().out
+    expected, _, small = trained(16)
+    assert torch.equal(trainer.policy.flat.theta_KD, expected.policy.flat.theta_KD)
+    assert small["batch/tokens_allowed"] == metrics["batch/tokens_allowed"] == 16
+    large, _, _ = trained(128)
+    torch.testing.assert_close(large.policy.flat.grad_KD, trainer.policy.flat.grad_KD, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.unit
+def test_when_single_completions_do_not_fit_the_policy_is_as_it_was(monkeypatch) -> None:
+    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 128)
+    before = trainer.policy.flat.theta_KD.clone()
+    with memory_for(4, monkeypatch), pytest.raises(OutOfMemoryError, match=r"16 tokens.*Lower --sampling.max-tokens"):
+        budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    assert torch.equal(trainer.policy.flat.theta_KD, before)
+    assert trainer.policy.version == 0
+
+
+@pytest.mark.unit
+def test_memory_lost_in_a_later_update_of_a_batch_takes_the_first_back(monkeypatch) -> None:
+    twice = OptimizerConfig(learning_rate=1e-3, updates_per_batch=2)
+    once, _, _ = trained(128)  # to see how many scorings one pass over the batch takes
+    with memory_for(10_000, monkeypatch, calls=2):  # log-probabilities of the batch's version, first update, then none
+        trainer, budget = Trainer(policy_(), twice, LossConfig(name="ppo")), TokenBudget(BatchConfig(), 128)
+        before = trainer.policy.flat.theta_KD.clone()
+        with pytest.raises(OutOfMemoryError):
+            budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    assert not torch.equal(once.policy.flat.theta_KD, before)
+    assert torch.equal(trainer.policy.flat.theta_KD, before)
+    assert trainer.state().num_updates_K == (0,)
+
+
+@pytest.mark.unit
+def test_computing_layers_again_gives_the_same_gradient_and_saves_less() -> None:
+    plain, _, _ = trained(128)
+    again = Trainer(policy_(), SGD_LIKE, LossConfig())
+    recompute_layers(again.policy.model)
+    TokenBudget(BatchConfig(), 128).step(again, groups(), ADVANTAGES, keep_all=False)
+    assert torch.equal(again.policy.flat.grad_KD, plain.policy.flat.grad_KD)
+    saved = [measured_tokens(policy_(), 0.01, row_tokens=32, recompute=recompute) for recompute in (False, True)]
+    assert saved[1] > 1.5 * saved[0]
+
+
+@pytest.mark.unit
+def test_a_budget_buys_positions_in_proportion_and_one_too_small_is_refused() -> None:
+    policy = policy_()
+    one, two = (measured_tokens(policy, gigabytes, row_tokens=32, recompute=False) for gigabytes in (0.1, 0.2))
+    assert two - one == pytest.approx(one, rel=0.05)
+    with pytest.raises(OutOfMemoryError, match=r"memory_budget is 0\.0001 GiB; a row of 32 tokens of this model takes"):
+        measured_tokens(policy, 1e-4, row_tokens=32, recompute=False)
+
+
+@pytest.mark.loop
+def test_a_resumed_run_keeps_the_tokens_that_memory_allowed(monkeypatch, tmp_path) -> None:
+    config = toy(tmp_path / "run", **SIZE)
+    with memory_for(300, monkeypatch):
+        stopped(config, after=2)
+    run(config)  # without the limit
+    allowed = [row["batch/tokens_allowed"] for row in rows(tmp_path / "run")]
+    assert allowed == [256.0] * 5
+    assert [row["batch/num_out_of_memory"] for row in rows(tmp_path / "run")] == [1, 0, 0, 0, 0]
+
+
+LIMITED = """
+import resource, sys, torch
+sys.path.insert(0, "tests")
+from conftest import TOY_MODEL, make_policy
+from make import completion, group
+from rlora.batching import BatchConfig
+from rlora.losses import LossConfig
+from rlora.models import model_dir
+from rlora.optimizer import OptimizerConfig
+from rlora.token_budget import TokenBudget
+from rlora.trainer import Trainer
+
+torch.set_num_threads(1)
+work = [group([5] * 20, [completion([7] * 200, logprob=-3.0) for _ in range(40)], [1.0] + [0.0] * 39)] * 4
+trainer = Trainer(make_policy(model_dir(TOY_MODEL)), OptimizerConfig(), LossConfig())
+TokenBudget(BatchConfig(), 256).step(trainer, work[:1], [[1.0] + [-1.0] * 39], keep_all=False)  # all is loaded
+trainer.policy.version = 0
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 192 * 2**20, resource.RLIM_INFINITY))
+budget = TokenBudget(BatchConfig(tokens_per_row=220), 65536)
+metrics = budget.step(trainer, work, [[1.0] + [-1.0] * 39] * 4, keep_all=False)
+print(budget.tokens, metrics["batch/num_out_of_memory"], trainer.policy.version)
+"""
+
+
+@pytest.mark.loop
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_a_kernel_that_refuses_memory_is_survived() -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    tokens, failures, version = map(int, done.stdout.splitlines()[-1].split())
+    assert 16 <= tokens < 65536
+    assert failures > 0
+    assert version == 1
