@@ -103,6 +103,17 @@ def _hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
     return hidden_BTH.flatten(0, 1)[batch.source_N]
 
 
+def full(folder: Path, batch: MicroBatch) -> Arm:
+    """Our trainer's pass with every weight trained (--method full)."""
+    policy = Policy.load(folder, ModelConfig(), None, seeds=[0])
+
+    def run() -> None:
+        policy.flat.zero_grad()
+        loss_of(policy.score(batch).logprobs_N, batch).backward()
+
+    return run
+
+
 def plain_full(folder: Path, batch: MicroBatch) -> Arm:
     """Full fine-tuning as Transformers does it: bf16 weights with gradients, logits of the trained tokens kept."""
     model = _plain(folder)
@@ -200,6 +211,7 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "frozen": frozen,
     "rank 1": lambda folder, batch: ours(folder, batch, rank=1),
     "rank 32": lambda folder, batch: ours(folder, batch, rank=32),
+    "full": full,
     "plain full": plain_full,
     "PEFT": peft,
     "TRL": trl,

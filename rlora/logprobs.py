@@ -10,16 +10,18 @@ import torch
 CHUNK_TOKENS = 128  # 128 x 49,152 fp32 logits are 25 MB
 
 
-def fp32_logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor) -> torch.Tensor:
-    """Return the logits (N, V) in fp32 of hidden states and an unembedding that are both bf16 or fp16.
+def logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor) -> torch.Tensor:
+    """Return the logits (N, V), fp32, in the precision of `head_VH`; `low_head_VH` is the same in the model's.
 
-    A 16-bit product sums in fp32 and then rounds. Computed once more with the rounded result subtracted from the sum,
-    it gives what the rounding lost: together 2 x 8 bits of bf16, an error of 2e-4 at logits of 40 (fp32: 1e-5), at two
-    fifths of the time of the fp32 product (docs/log.md).
+    An fp32 product of 16-bit numbers is made of two 16-bit products: such a product sums in fp32 and then rounds, and
+    computed once more with the rounded result subtracted from the sum, it gives what the rounding lost. Together that
+    is 2 x 8 bits of bf16, an error of 2e-4 at logits of 40, at two fifths of the time (docs/log.md).
     """
-    rounded_NV = hidden_NH @ head_VH.T
-    lost_NV = torch.addmm(rounded_NV, hidden_NH, head_VH.T, beta=-1)
-    return rounded_NV.float().add_(lost_NV)
+    if head_VH.dtype == torch.float32 and hidden_NH.dtype == low_head_VH.dtype != torch.float32:
+        rounded_NV = hidden_NH @ low_head_VH.T
+        lost_NV = torch.addmm(rounded_NV, hidden_NH, low_head_VH.T, beta=-1)
+        return rounded_NV.float().add_(lost_NV)
+    return (hidden_NH.to(head_VH.dtype) @ head_VH.T).float()
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -31,7 +33,7 @@ class _TokenLogprobs(torch.autograd.Function):
         jacobian_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
         for start in range(0, num_tokens, CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
-            logits_CV = _logits(hidden_NH[part], head_VH, gradient_head_VH)
+            logits_CV = logits(hidden_NH[part], head_VH, gradient_head_VH)
             log_p_CV = logits_CV.div_(temperature).log_softmax(-1) if temperature != 1 else logits_CV.log_softmax(-1)
             del logits_CV
             p_CV = log_p_CV.exp()
@@ -48,13 +50,6 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(ctx, grad_logprobs_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         (jacobian_NH,) = ctx.saved_tensors
         return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, None, None, None, None
-
-
-def _logits(hidden_CH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor) -> torch.Tensor:
-    """Return fp32 logits: by the two products above where they give the precision of `head_VH`, else by one in it."""
-    if head_VH.dtype == torch.float32 and hidden_CH.dtype == low_head_VH.dtype != torch.float32:
-        return fp32_logits(hidden_CH, low_head_VH)
-    return (hidden_CH.to(head_VH.dtype) @ head_VH.T).float()
 
 
 def token_logprobs(

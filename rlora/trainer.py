@@ -97,6 +97,7 @@ class Trainer:
         except BaseException:
             self.policy.flat.theta_KD.copy_(theta_KD)
             self._optimizer.restore(state)
+            self.policy.round_off()
             raise
 
     def _updates(self, micro_batches: Sequence[MicroBatch], num_trained_K: Sequence[int]) -> dict[str, float]:

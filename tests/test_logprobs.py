@@ -26,6 +26,16 @@ def test_values_and_gradient_equal_log_softmax(monkeypatch, temperature, chunk) 
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_low_products_are_as_good_as_one_in_fp32(dtype) -> None:
+    torch.manual_seed(0)
+    hidden, head = (3 * torch.randn(40, 256)).to(dtype), (torch.randn(300, 256) / 4).to(dtype)
+    exact = hidden.double() @ head.double().T
+    assert exact.abs().max() > 40
+    assert (logprobs.logits(hidden, head.float(), head) - exact).abs().max() < 1e-3
+    assert ((hidden @ head.T) - exact).abs().max() > 10 * 1e-3  # one product alone
+
+
 def test_memory_does_not_hold_logits() -> None:
     hidden, head = torch.randn(600, 8, requires_grad=True), torch.randn(1000, 8)
     values, _ = token_logprobs(hidden, head, torch.zeros(600, dtype=torch.long))

@@ -29,12 +29,12 @@ class _TrainedHead(torch.autograd.Function):
     def backward(ctx, grad_values_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N = ctx.saved_tensors
         scale_N = grad_values_N.float() / ctx.temperature
-        wide_NH, rows_N = hidden_NH.to(head_VH.dtype), torch.arange(len(targets_N), device=targets_N.device)
+        rows_N = torch.arange(len(targets_N), device=targets_N.device)
         grad_hidden_NH = torch.zeros_like(hidden_NH, dtype=torch.float32)
         size = max(1, logprobs.CHUNK_TOKENS * head_VH.shape[0] // max(1, len(targets_N)))
         for start in range(0, head_VH.shape[0] if len(targets_N) else 0, size):
             block = slice(start, start + size)
-            p_NV = (wide_NH @ head_VH[block].T).float().div_(ctx.temperature).sub_(normalizer_N[:, None]).exp_()
+            p_NV = logprobs.logits(hidden_NH, head_VH[block], product_head_VH[block]).div_(ctx.temperature).sub_(normalizer_N[:, None]).exp_()
             grad_logits_NV = p_NV.mul_(-scale_N[:, None])
             is_here_N = (targets_N >= start) & (targets_N < start + size)
             here = (rows_N[is_here_N], targets_N[is_here_N] - start)
