@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import save_adapter, target_modules
+from rlora.lora.peft_format import save_adapter, served_modules
 from rlora.models import ModelConfig, end_token_ids, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.sampler.base import EngineSpec, SamplerConfig
@@ -63,7 +63,7 @@ def exact() -> dict[str, Any]:
             lora=policy.config,
             config=SamplerConfig(),
             end_token_ids=ends,
-            target_modules=tuple(target_modules(policy.adapter())),
+            target_modules=tuple(served_modules(policy.adapter())),
             max_length=160,
         )
     )

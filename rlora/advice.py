@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.inject import num_parameters
+from rlora.lora.inject import adapter_shapes, num_parameters
 from rlora.lora.learning_rate import Method, Recommendation, recommend
 from rlora.models import ModelConfig, empty_model, model_title
 from rlora.run_config import RunConfig
+from rlora.sampler.base import check_experts
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
 
@@ -30,9 +31,9 @@ def recommended_rate(
 
 
 def check_layers(config: RunConfig, folder: Path) -> None:
-    """Raise ConfigError when the model in `folder` has no such layers, or ties an unembedding that is to be adapted."""
+    """Raise ConfigError for layers that the model in `folder` does not have, or that cannot be adapted or served."""
     if config.adapters is not None:
-        num_parameters(empty_model(folder, config.model), config.adapters)
+        check_experts(adapter_shapes(empty_model(folder, config.model), config.adapters), config.sampler)
 
 
 def rate_warning(config: RunConfig, model: Any) -> str | None:

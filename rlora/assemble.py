@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rlora.errors import DataError
-from rlora.lora.peft_format import target_modules
+from rlora.lora.peft_format import served_modules
 from rlora.memory import recompute_layers
 from rlora.models import end_token_ids, load_tokenizer
 from rlora.policy import Policy
@@ -91,7 +91,7 @@ def assemble(
             lora=config.adapters,
             config=config.sampler,
             end_token_ids=end_token_ids(folder, tokenizer),
-            target_modules=() if config.adapters is None else tuple(target_modules(policy.adapter())),
+            target_modules=() if config.adapters is None else tuple(served_modules(policy.adapter())),
             max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
             run_name=Path(config.run_dir).name,
         )

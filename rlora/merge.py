@@ -10,6 +10,8 @@ import torch
 from rlora.batching import Row, stack
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
+from rlora.lora.experts import projection_weight
+from rlora.lora.stored_ranks import is_of_expert
 from rlora.losses import k3
 from rlora.models import DTYPES, ModelConfig
 from rlora.policy import Policy
@@ -29,13 +31,23 @@ def save_merged(
         folder, dtype=torch.float32, trust_remote_code=model.trust_remote_code, use_safetensors=True
     )
     for name in {name.rpartition(".")[0] for name in tensors}:
-        linear = merged.get_submodule(name)
-        linear.weight += lora.scale * tensors[f"{name}.lora_B"] @ tensors[f"{name}.lora_A"]
+        a_RI, b_OR = tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]
+        _weight(merged, name).add_(lora.scale_at(len(a_RI)) * b_OR @ a_RI)
     merged.to(DTYPES[dtype]).save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code).save_pretrained(target)
     for extra in ("generation_config.json",):
         if (folder / extra).is_file():
             shutil.copy(folder / extra, target / extra)
+
+
+def _weight(model: Any, name: str) -> torch.Tensor:
+    """Return the weight (O, I) of the layer or of the expert's projection at a path, as it lies in the model."""
+    if is_of_expert(name):
+        path, expert, projection = name.rsplit(".", 2)
+        experts = model.get_submodule(path)
+        if not isinstance(experts, torch.nn.ModuleList):
+            return projection_weight(experts, int(expert), projection)
+    return model.get_submodule(name).weight
 
 
 @torch.no_grad()

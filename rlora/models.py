@@ -123,12 +123,14 @@ def _make_bundled(folder: Path) -> None:
     AutoTokenizer.from_pretrained(source, gguf_file=_BUNDLED_FILE).save_pretrained(folder)
 
 
-def make_toy(folder: Path, *, seed: int = 0) -> None:
-    """Write a two-layer Llama of random weights over single characters, for tests: it says short numbers and stops by
+def make_toy(folder: Path, *, seed: int = 0, config_class: Any = None, **fields: Any) -> None:
+    """Write a two-layer model of random weights over single characters, for tests: it says short numbers and stops by
     chance.
+
+    It is a Llama, or of the class whose configuration `config_class` is, with more `fields` of that.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
     characters = [
         "<end>",
@@ -145,7 +147,7 @@ def make_toy(folder: Path, *, seed: int = 0) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(
         folder
     )
-    config = LlamaConfig(
+    config = (config_class or LlamaConfig)(
         vocab_size=len(characters),
         hidden_size=64,
         intermediate_size=128,
@@ -156,8 +158,9 @@ def make_toy(folder: Path, *, seed: int = 0) -> None:
         eos_token_id=0,
         bos_token_id=None,
         pad_token_id=0,
+        **fields,
     )
-    model = LlamaForCausalLM(config)
+    model: Any = AutoModelForCausalLM.from_config(config)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in sorted(model.named_parameters()):

@@ -16,6 +16,7 @@ from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.loading import load_model, refuse_unsupported
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
+from rlora.lora.experts import LoraExperts
 from rlora.lora.inject import inject
 from rlora.lora.linear import LoraLinear
 from rlora.lora.peft_format import Adapter, load_adapter_tensors
@@ -63,7 +64,8 @@ class Policy:
         else:
             head = model.get_output_embeddings()
             self.flat, self._layers = inject(model, config, seeds=seeds)
-            self._adapted_head = next((layer for layer in self._layers if layer.base is head), None)
+            of_head = (layer for layer in self._layers if isinstance(layer, LoraLinear) and layer.base is head)
+            self._adapted_head = next(of_head, None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
 
@@ -242,6 +244,6 @@ class Policy:
         )
 
 
-def _switch(layers: Sequence[LoraLinear], *, is_enabled: bool) -> None:
+def _switch(layers: Sequence[LoraLinear | LoraExperts], *, is_enabled: bool) -> None:
     for layer in layers:
         layer.is_enabled = is_enabled

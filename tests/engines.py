@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import Adapter, target_modules
+from rlora.lora.peft_format import Adapter, served_modules
 from rlora.models import ModelConfig, end_token_ids, load_tokenizer
 from rlora.policy import Policy
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
@@ -23,7 +23,7 @@ def spec(
         lora=policy.config,
         config=config,
         end_token_ids=end_token_ids(folder, load_tokenizer(folder, model)),
-        target_modules=tuple(target_modules(policy.adapter())),
+        target_modules=tuple(served_modules(policy.adapter())),
         max_length=max_length,
     )
 

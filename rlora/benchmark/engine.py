@@ -14,12 +14,12 @@ from rlora.benchmark.subject import Subject
 from rlora.errors import ConfigError
 from rlora.full.weights import load_weights
 from rlora.lora.foreign import padded_tensors
-from rlora.lora.inject import adapted_layers
-from rlora.lora.peft_format import target_modules
+from rlora.lora.inject import adapted_layers, adapter_shapes
+from rlora.lora.peft_format import served_modules
 from rlora.models import empty_model, end_token_ids, load_tokenizer
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine, Sampled
-from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.base import EngineSpec, Sampler, check_experts
 from rlora.sampler.proof import HotSwap
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
@@ -60,6 +60,8 @@ def open_sampler(
     """
     max_length = config.sampler.max_prompt_tokens + config.max_tokens
     check_length(folder, max_length)
+    if subject.policy_file is not None and subject.adapters is not None:
+        check_experts(adapter_shapes(empty_model(folder, subject.model), subject.adapters), config.sampler)
     policy = None if subject.policy_file is None else _load_policy(folder, subject)
     sampler = make_sampler(
         EngineSpec(
@@ -122,13 +124,13 @@ def _is_proven(_: int | None) -> None:
 def _target_modules(folder: Path, subject: Subject, policy: Policy | None) -> tuple[str, ...]:
     if subject.adapters is None:
         return ()
-    return tuple(_module_names(folder, subject) if policy is None else target_modules(policy.adapter()))
+    return tuple(_module_names(folder, subject) if policy is None else served_modules(policy.adapter()))
 
 
 def _module_names(folder: Path, subject: Subject) -> list[str]:
-    """Return the names of the layers that an adapter could have, from the model's shape alone."""
+    """Return the names of layers that an adapter could have, from the model's shape alone; the base needs no more."""
     model = empty_model(folder, subject.model)
-    return sorted({name.rpartition(".")[2] for name in adapted_layers(model, "all")})
+    return sorted({name.rpartition(".")[2] for name in adapted_layers(model, "attention")})
 
 
 def collect(

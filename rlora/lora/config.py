@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from rlora.errors import ConfigError
 
-KINDS = ("attention", "mlp", "unembedding")
-_ALL = ("attention", "mlp")
+KINDS = ("attention", "mlp", "experts", "unembedding")
+_COVERED = {"all": ("attention", "mlp", "experts"), "mlp": ("mlp", "experts")}  # by a name that covers more than itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,12 +13,13 @@ class LoraConfig:
     """The shape of the adapters."""
 
     rank: int = 1
-    """Rank of the update of each layer, 1 to 512."""
+    """Rank of the update of each layer, 1 to 512; of an expert: this over the experts a token meets, at least 1."""
     alpha: float = 32.0
     """The update is scaled by alpha / rank; the step size that matters is alpha x learning rate."""
     layers: str = "all"
-    """Which matrices carry an update: attention, mlp, unembedding, joined by +; all stands for attention+mlp. The
-    unembedding must not be tied to the embeddings, and vLLM's CPU build does not serve it.
+    """Which matrices carry an update: attention, mlp (with its experts), experts, unembedding, joined by +; all stands
+    for attention+mlp. The unembedding must not be tied to the embeddings, and vLLM's CPU build serves neither it nor
+    experts.
     """
 
     def check(self) -> None:
@@ -37,7 +38,11 @@ class LoraConfig:
     @property
     def scale(self) -> float:
         """The factor alpha / rank of the update."""
-        return self.alpha / self.rank
+        return self.scale_at(self.rank)
+
+    def scale_at(self, rank: int) -> float:
+        """Return the factor of an update of another rank, which is an expert's."""
+        return self.alpha / rank
 
 
 def layer_kinds(layers: str) -> frozenset[str]:
@@ -49,5 +54,10 @@ def layer_kinds(layers: str) -> frozenset[str]:
                 f"lora.layers is {layers!r}; it must be all, or some of {', '.join(KINDS)} joined by +. "
                 "Try --lora.layers all."
             )
-        kinds.update(_ALL if part == "all" else (part,))
+        kinds.update(_COVERED.get(part, (part,)))
     return frozenset(kinds)
+
+
+def is_attention(layer: str) -> bool:
+    """Whether the layer at a path belongs to attention."""
+    return any("attn" in part or "attention" in part for part in layer.split("."))

@@ -2,12 +2,14 @@
 
 Optimizer, clipping, checkpoint and non-finite checks then each work on one tensor. Each adapter tensor is a leaf
 parameter of its own whose `.data` and `.grad` are views: slicing one large leaf in the forward pass would make autograd
-build a gradient of D numbers for every layer.
+build a gradient of D numbers for every layer. Tensors of one shape that lie one after the other (those of a layer's
+experts) can share one leaf, a stack of them.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -39,13 +41,24 @@ def lay_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Slot, ...]:
 class FlatVector:
     """The vectors of K policies: `theta_KD`, the gradient `grad_KD`, and a leaf parameter (K, *shape) for each slot."""
 
-    def __init__(self, slots: Sequence[Slot], num_policies: int, device: torch.device | str = "cpu"):
-        """Allocate zeroed buffers for `num_policies` policies of the same layout."""
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        num_policies: int,
+        device: torch.device | str = "cpu",
+        *,
+        stacks: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ):
+        """Allocate zeroed buffers for `num_policies` policies of the same layout.
+
+        `stacks` names leaves (K, E, *shape) of E slots each, which must have one shape and be neighbours in this order;
+        those slots have no leaf of their own.
+        """
         self.slots = tuple(slots)
         size = sum(slot.size for slot in self.slots)
         self.theta_KD = torch.zeros(num_policies, size, device=device)
         self.grad_KD = torch.zeros_like(self.theta_KD)
-        self.parameters = {slot.name: self._leaf(slot) for slot in self.slots}
+        self.parameters = {leaf.name: self._leaf(leaf) for leaf in _leaves(self.slots, stacks)}
 
     def _leaf(self, slot: Slot) -> nn.Parameter:
         leaf = nn.Parameter(self.view(self.theta_KD, slot))
@@ -70,3 +83,22 @@ class FlatVector:
     def zero_grad(self) -> None:
         """Set the gradient to zero in place, which keeps the leaves' `.grad` views."""
         self.grad_KD.zero_()
+
+
+def _leaves(slots: Sequence[Slot], stacks: Mapping[str, Sequence[str]]) -> list[Slot]:
+    """Return where each leaf lies: the slots, with those of a stack joined into one."""
+    by_name = {slot.name: slot for slot in slots}
+    stack_of = {names[0]: stack for stack, names in stacks.items()}
+    stacked = {name for names in stacks.values() for name in names}
+    leaves = []
+    for slot in slots:
+        if slot.name in stack_of:
+            stack = stack_of[slot.name]
+            for index, name in enumerate(stacks[stack]):
+                assert by_name[name].shape == slot.shape
+                assert by_name[name].offset == slot.offset + index * slot.size
+            slot = Slot(name=stack, shape=(len(stacks[stack]), *slot.shape), offset=slot.offset)
+        elif slot.name in stacked:
+            continue
+        leaves.append(slot)
+    return leaves

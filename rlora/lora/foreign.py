@@ -10,37 +10,39 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from rlora.errors import AdapterError
-from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load_adapter_tensors
+from rlora.lora.config import LoraConfig, is_attention
+from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load_adapter_tensors, our_name
+from rlora.lora.stored_ranks import stored_keys, stored_ranks
 
 
 def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
     """Return rank and scale of the adapter in `folder` and the name of its base model.
 
-    Its layers are all, with the unembedding where it is adapted. Raises AdapterError for a folder that holds no
-    adapter, or one of a kind that is not served.
+    Its layers are attention where it adapts no others, else all, with the unembedding where it is adapted. Raises
+    AdapterError for a folder that holds no adapter, or one of a kind that is not served.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        rank, alpha = int(stored["r"]), float(stored["lora_alpha"])
+        _, alpha = int(stored["r"]), float(stored["lora_alpha"])
     except (ValueError, KeyError, TypeError) as error:
         raise AdapterError(f"{path} is not the configuration of a LoRA adapter: {error!r}") from error
-    for field in ("rank_pattern", "alpha_pattern", "modules_to_save"):
+    for field in ("alpha_pattern", "modules_to_save"):
         if stored.get(field):
             raise AdapterError(f"{folder} has {field}={stored[field]!r}; only one rank and scale for all is read.")
     if stored.get("bias", "none") != "none":
         raise AdapterError(f"{folder} trains biases (bias={stored['bias']!r}), which are not read.")
+    rank, _ = stored_ranks(folder / TENSOR_FILE, stored)
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
     config = LoraConfig(rank=rank, alpha=scale * rank)
     check_adapter(folder, config)
-    if any(".lm_head.lora_" in key for key in _keys(folder)):
-        config = replace(config, layers="all+unembedding")
+    layers = _layers(folder)
+    kinds = ["attention" if all(is_attention(layer) for layer in layers - {"lm_head"}) else "all"]
+    config = replace(config, layers="+".join(kinds + ["unembedding"] * ("lm_head" in layers)))
     return config, str(stored.get("base_model_name_or_path") or "")
 
 
@@ -49,17 +51,12 @@ def padded_tensors(folder: Path, config: LoraConfig, shapes: Mapping[str, tuple[
 
     Raises AdapterError for a tensor that the policy has no place for, or of another shape.
     """
-    keys = " ".join(_keys(folder))
-    layers = {name.rpartition(".lora_")[0] for name in shapes}
-    present = {layer for layer in layers if f".{layer}.lora_" in keys}
-    wanted = {name: shape for name, shape in shapes.items() if name.rpartition(".lora_")[0] in present}
+    stored = _layers(folder)
+    wanted = {name: shape for name, shape in shapes.items() if name.rpartition(".lora_")[0] in stored}
     zeros = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in wanted}
     return {**zeros, **load_adapter_tensors(folder, config, wanted)}
 
 
-def _keys(folder: Path) -> list[str]:
-    try:
-        with safe_open(folder / TENSOR_FILE, framework="pt") as file:
-            return list(file.keys())
-    except (SafetensorError, OSError) as error:
-        raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
+def _layers(folder: Path) -> set[str]:
+    keys, _ = stored_keys(folder / TENSOR_FILE)
+    return {our_name(key).rpartition(".lora_")[0] for key in keys}

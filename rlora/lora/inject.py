@@ -1,24 +1,29 @@
-"""Choose a model's linear layers and put a low-rank update on each.
+"""Choose a model's linear layers and experts and put a low-rank update on each.
 
-Left out: convolutions, and fused experts, which need a layout of their own.
+Left out: convolutions, and routers, which stay frozen.
 """
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from typing import Any
 
+import torch
 from torch import nn
 
 from rlora.errors import ConfigError
-from rlora.lora.config import LoraConfig, layer_kinds
+from rlora.lora.config import LoraConfig, is_attention, layer_kinds
+from rlora.lora.experts import LoraExperts, expert_rank, fused_experts, projection_shapes
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a, initial_b
 from rlora.lora.linear import LoraLinear, SharedInput
 
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 
+_ROUTERS = ("gate", "router", "shared_expert_gate")
 
-def adapted_layers(model: nn.Module, layers: str) -> dict[str, nn.Linear]:
-    """Return the linear layers that `layers` names, by path, in the model's order.
+
+def adapted_layers(model: nn.Module, layers: str) -> dict[str, Any]:
+    """Return the linear layers and fused experts that `layers` names, by path, in the model's order.
 
     Raises ConfigError if there are none, or for the unembedding of a model whose embeddings are tied to it.
     """
@@ -26,20 +31,28 @@ def adapted_layers(model: nn.Module, layers: str) -> dict[str, nn.Linear]:
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if "unembedding" in kinds:
         _refuse_tied(model, head)
-    found = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ("unembedding" in kinds if module is head else _is_chosen(name, kinds))
-    }
+    experts = fused_experts(model) if "experts" in kinds else {}
+
+    def is_adapted(name: str, module: nn.Module) -> bool:
+        if module is head:
+            return "unembedding" in kinds
+        return name in experts or (isinstance(module, nn.Linear) and _is_chosen(name, kinds))
+
+    found = {name: module for name, module in model.named_modules() if is_adapted(name, module)}
     if not found:
         raise ConfigError(f"the model has no linear layers for lora.layers={layers!r}. Try --lora.layers all.")
     return found
 
 
 def _is_chosen(name: str, kinds: frozenset[str]) -> bool:
-    is_attention = any("attn" in part or "attention" in part for part in name.split("."))
-    is_mlp = any(part in ("mlp", "feed_forward", "ffn") for part in name.split("."))
-    return (is_attention and "attention" in kinds) or (is_mlp and "mlp" in kinds)
+    parts = name.split(".")
+    if parts[-1] in _ROUTERS:
+        return False
+    if is_attention(name):
+        return "attention" in kinds
+    if "experts" in parts:
+        return "experts" in kinds
+    return "mlp" in kinds and any(part in ("mlp", "feed_forward", "ffn") for part in parts)
 
 
 def _refuse_tied(model: nn.Module, head: nn.Module | None) -> None:
@@ -55,13 +68,29 @@ def _refuse_tied(model: nn.Module, head: nn.Module | None) -> None:
         )
 
 
-def adapter_shapes(model: nn.Module, config: LoraConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a policy's tensors: `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R), in the model's order."""
+def adapter_shapes(model: Any, config: LoraConfig) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a policy's tensors: `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R), in the model's order.
+
+    An expert's projection has the path `EXPERTS.NUMBER.PROJECTION`, also where the model fuses its experts, and the
+    experts' tensors of one kind are neighbours.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
-    for name, linear in adapted_layers(model, config.layers).items():
-        shapes[f"{name}.lora_A"] = (config.rank, linear.in_features)
-        shapes[f"{name}.lora_B"] = (linear.out_features, config.rank)
+    for name, module in adapted_layers(model, config.layers).items():
+        rank = config.rank
+        if "experts" in name.split("."):
+            rank = expert_rank(rank, model.config.num_experts_per_tok)
+        if isinstance(module, nn.Linear):
+            shapes[f"{name}.lora_A"] = (rank, module.in_features)
+            shapes[f"{name}.lora_B"] = (module.out_features, rank)
+            continue
+        for projection, (num_outputs, num_inputs) in projection_shapes(module).items():
+            shapes |= dict.fromkeys(_expert_names(name, module, projection, "lora_A"), (rank, num_inputs))
+            shapes |= dict.fromkeys(_expert_names(name, module, projection, "lora_B"), (num_outputs, rank))
     return shapes
+
+
+def _expert_names(name: str, module: Any, projection: str, factor: str) -> list[str]:
+    return [f"{name}.{expert}.{projection}.{factor}" for expert in range(module.num_experts)]
 
 
 def num_parameters(model: nn.Module, config: LoraConfig) -> int:
@@ -69,28 +98,50 @@ def num_parameters(model: nn.Module, config: LoraConfig) -> int:
     return sum(map(prod, adapter_shapes(model, config).values()))
 
 
-def inject(model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]) -> tuple[FlatVector, list[LoraLinear]]:
+def inject(
+    model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]
+) -> tuple[FlatVector, list[LoraLinear | LoraExperts]]:
     """Replace the chosen layers of `model` and return the cohort's flat vector with the layers that read it.
 
-    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed.
+    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed. The fused experts of a layer share
+    the leaves `EXPERTS.PROJECTION.lora_A` (K, E, R, I) and `.lora_B` (K, E, O, R).
     """
-    chosen = adapted_layers(model, config.layers)
-    device = next(iter(chosen.values())).weight.device
-    flat = FlatVector(lay_out(adapter_shapes(model, config)), len(seeds), device)
+    chosen, shapes = adapted_layers(model, config.layers), adapter_shapes(model, config)
+    stacks = {
+        f"{name}.{projection}.{factor}": _expert_names(name, module, projection, factor)
+        for name, module in chosen.items()
+        if not isinstance(module, nn.Linear)
+        for projection in projection_shapes(module)
+        for factor in ("lora_A", "lora_B")
+    }
+    device = next(next(iter(chosen.values())).parameters()).device
+    flat = FlatVector(lay_out(shapes), len(seeds), device, stacks=stacks)
     for policy, seed in enumerate(seeds):
-        initial = {}
-        for name, linear in chosen.items():
-            initial[f"{name}.lora_A"] = initial_a(config.rank, linear.in_features, seed=seed, layer=name)
-            initial[f"{name}.lora_B"] = initial_b(linear.out_features, config.rank)
-        flat.assign(initial, policy)
-    wrapped: dict[str, LoraLinear] = {}
-    for name, linear in chosen.items():
+        flat.assign({name: _initial(name, shape, seed) for name, shape in shapes.items()}, policy)
+    wrapped = {}
+    for name, module in chosen.items():
         parent, _, child = name.rpartition(".")
-        layer = LoraLinear(linear, flat.parameters[f"{name}.lora_A"], flat.parameters[f"{name}.lora_B"], config.scale)
+        layer = _wrapped(name, module, flat, config)
         setattr(model.get_submodule(parent), child, layer)
         wrapped[name] = layer
-    _join(wrapped)
+    _join({name: layer for name, layer in wrapped.items() if isinstance(layer, LoraLinear)})
     return flat, list(wrapped.values())
+
+
+def _initial(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    layer, _, factor = name.rpartition(".")
+    return initial_a(*shape, seed=seed, layer=layer) if factor == "lora_A" else initial_b(*shape)
+
+
+def _wrapped(name: str, module: Any, flat: FlatVector, config: LoraConfig) -> LoraLinear | LoraExperts:
+    def leaves(path: str) -> tuple[nn.Parameter, nn.Parameter]:
+        return flat.parameters[f"{path}.lora_A"], flat.parameters[f"{path}.lora_B"]
+
+    if isinstance(module, nn.Linear):
+        a_KRI, b_KOR = leaves(name)
+        return LoraLinear(module, a_KRI, b_KOR, config.scale_at(a_KRI.shape[1]))
+    factors = {projection: leaves(f"{name}.{projection}") for projection in projection_shapes(module)}
+    return LoraExperts(module, factors, config.scale_at(factors["down_proj"][0].shape[2]))
 
 
 def _join(wrapped: Mapping[str, LoraLinear]) -> None:

@@ -1,6 +1,12 @@
 """Adapters as PEFT folders (`adapter_config.json`, `adapter_model.safetensors`), the format every server reads.
 
 Only safetensors and JSON are read: a folder from elsewhere cannot run code, and `.bin` files are refused.
+
+Experts are written one by one, `...mlp.experts.3.gate_proj.lora_A.weight`. vLLM 0.32 loads these for Qwen3-MoE and
+OLMoE: vllm/lora/lora_model.py, `from_local_checkpoint`, takes the names listed by lora/utils.py,
+`process_packed_modules_mapping`, and lora/lora_weights.py, `pack_moe`, stacks them. (Its names for a fused form,
+`experts.base_layer` and `experts`, are for models that it marks `is_3d_moe_weight`.) PEFT 0.21 fuses them for the same
+models when it loads them. Left out: what PEFT itself saves of fused experts, where gate and up share one A.
 """
 
 import json
@@ -16,6 +22,7 @@ from safetensors.torch import load_file, save
 from rlora.errors import AdapterError
 from rlora.files import write_atomically
 from rlora.lora.config import LoraConfig
+from rlora.lora.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
@@ -48,21 +55,28 @@ class Adapter:
 
 
 def target_modules(adapter: Adapter) -> list[str]:
-    """Return the last parts of the adapted layers' paths, sorted: PEFT's and vLLM's names of them."""
+    """Return the last parts of the adapted layers' paths, sorted: PEFT's names of them."""
     return sorted({name.rsplit(".", 2)[-2] for name in adapter.tensors})
+
+
+def served_modules(adapter: Adapter) -> list[str]:
+    """Return the adapted layers as an engine names them, which holds all experts of a layer in one module."""
+    paths = {name.rpartition(".lora_")[0] for name in adapter.tensors}
+    return sorted({"experts" if is_of_expert(path) else path.rpartition(".")[2] for path in paths})
 
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter into `folder` as PEFT files, each atomically, the configuration last."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.tensors.items()}
+    layers = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     with write_atomically(folder / TENSOR_FILE) as path:
-        path.write_bytes(save(tensors, metadata={"format": "pt"}))
+        path.write_bytes(save(tensors, metadata=header(layers, adapter.config.rank)))
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": adapter.base_model,
-        "r": adapter.config.rank,
+        **rank_fields({name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}, adapter.config.rank),
         "lora_alpha": adapter.config.alpha,
         "lora_dropout": 0.0,
         "target_modules": target_modules(adapter),
@@ -82,22 +96,27 @@ def check_adapter(folder: Path, config: LoraConfig) -> None:
     """Raise AdapterError unless `folder` holds a plain LoRA adapter of this rank and scale, in safetensors."""
     if not (folder / CONFIG_FILE).is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
-    if not (folder / TENSOR_FILE).is_file():
-        raise AdapterError(
-            f"{folder} holds no {TENSOR_FILE}; only safetensors is read (adapter_model.bin can run code)."
-        )
     try:
         stored = json.loads((folder / CONFIG_FILE).read_text())
     except ValueError as error:
         raise AdapterError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
     if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
         raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
-    rank, alpha = stored.get("r"), stored.get("lora_alpha")
+    if stored.get("target_parameters"):
+        raise AdapterError(
+            f"{folder} adapts fused experts (target_parameters), whose gate and up projections share a factor; only "
+            "experts adapted one by one are read."
+        )
+    if stored.get("alpha_pattern"):
+        raise AdapterError(f"{folder} has alpha_pattern={stored['alpha_pattern']!r}; only one scale for all is read.")
+    (rank, expert_rank), alpha = stored_ranks(folder / TENSOR_FILE, stored), stored.get("lora_alpha")
     if rank != config.rank:
         raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
     if scale != config.scale:
         raise AdapterError(f"{folder} scales by {scale}, the run by {config.scale}; pass --lora.alpha {scale * rank}.")
+    if expert_rank is not None and expert_rank != rank and stored.get("use_rslora"):
+        raise AdapterError(f"{folder} scales experts of rank {expert_rank} by rsLoRA's rule, which is not read.")
 
 
 def load_adapter_tensors(
@@ -112,7 +131,7 @@ def load_adapter_tensors(
         stored_tensors = load_file(folder / TENSOR_FILE)
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
-    tensors = {_our_name(key): value.float() for key, value in stored_tensors.items()}
+    tensors = {our_name(key): value.float() for key, value in stored_tensors.items()}
     if missing := sorted(names.keys() - tensors.keys()):
         raise AdapterError(
             f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}; check --lora.layers."
@@ -127,5 +146,6 @@ def load_adapter_tensors(
     return tensors
 
 
-def _our_name(key: str) -> str:
+def our_name(key: str) -> str:
+    """Return rlora's name of a tensor in a PEFT file."""
     return re.sub(r"\.weight$", "", key.removeprefix(_PREFIX)).replace(".default", "")

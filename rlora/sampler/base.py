@@ -1,7 +1,7 @@
 """What every sampler does: hold the cohort's current snapshots and draw completions from them."""
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -11,6 +11,7 @@ import torch
 from rlora.errors import ConfigError, MissingDependencyError
 from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
+from rlora.lora.stored_ranks import is_of_expert
 from rlora.models import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
 
@@ -101,6 +102,17 @@ def check_servable(lora: LoraConfig | None, config: SamplerConfig) -> None:
             f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
             "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "
             "--lora.layers all, or --sampler.kind torch."
+        )
+
+
+def check_experts(names: Iterable[str], config: SamplerConfig) -> None:
+    """Raise ConfigError where vLLM would have to serve adapters of experts, by their tensors' names, without a GPU."""
+    if config.resolved_kind != "vllm" or torch.cuda.is_available():
+        return
+    if any(is_of_expert(name.rpartition(".lora_")[0]) for name in names):
+        raise ConfigError(
+            "the model has experts, and vLLM's CPU build cannot serve adapters of experts. Take --sampler.kind torch, "
+            "or leave the experts out with --lora.layers attention."
         )
 
 
