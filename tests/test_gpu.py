@@ -8,6 +8,7 @@ from engines import IgnoresAdapter, random_b
 from test_vllm import BUNDLED, Bench
 
 from rlora.errors import StaleAdapterError
+from rlora.models import ModelConfig, make_toy
 from rlora.sampler.proof import HotSwap
 
 pytestmark = [
@@ -41,6 +42,22 @@ def test_swaps_are_proven_and_lies_are_caught(bench) -> None:
     lying = HotSwap(bench.policy, IgnoresAdapter(bench.sampler), bench.prompts, seed=1)
     with pytest.raises(StaleAdapterError):
         lying.swap()
+
+
+def test_adapters_of_experts_are_served_as_trained(tmp_path) -> None:
+    from transformers import Qwen3MoeConfig
+
+    sizes = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 64}
+    make_toy(tmp_path / "mixture", config_class=Qwen3MoeConfig, **sizes)
+    made = Bench(ModelConfig(name=str(tmp_path / "mixture"), dtype="float32"), kv_cache_gb=1.0)
+    try:
+        made.put(version=1, scale=5e-2)
+        completions = made.draw(num_samples=8, max_tokens=24)
+        difference = made.difference(completions)
+        assert difference <= 1e-3
+        assert made.difference(completions, is_base=True) > 4 * difference
+    finally:
+        made.sampler.close()
 
 
 def test_agreement_in_fp32() -> None:
