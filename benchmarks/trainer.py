@@ -8,6 +8,7 @@ import argparse
 import json
 import random
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +18,16 @@ import torch
 
 from rlora import attention
 from rlora.attention import visibility_mask
-from rlora.batching import MicroBatch, Row, stack
+from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
+from rlora.losses import LossConfig
 from rlora.models import ModelConfig, model_dir
+from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
-from rlora.types import Completion, StopReason
+from rlora.tracking.metrics import peak_resident_bytes
+from rlora.trainer import Trainer
+from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
 
 NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, MAX_TOKENS = 4, 8, 46, 32  # the quickstart's shape
 VOCABULARY = 40_000
@@ -218,21 +223,114 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--arms", default=",".join(ARMS))
-    parser.add_argument("--repeats", type=int, default=9)
-    options = parser.parse_args()
-    folder, batch = model_dir(ModelConfig()), completions()
-    arms = {name: ARMS[name](folder, batch) for name in options.arms.split(",")}
+def medians(arms: dict[str, Arm], repeats: int) -> dict[str, float]:
+    """Return each arm's median seconds; the arms take turns, and two rounds warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for repeat in range(options.repeats + 2):  # two to warm up
+    for repeat in range(repeats + 2):
         for name, run in arms.items():
             start = time.perf_counter()
             run()
             if repeat >= 2:
                 seconds[name].append(time.perf_counter() - start)
-    print("RESULT" + json.dumps({name: statistics.median(values) for name, values in seconds.items()}))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def useful_share(folder: Path, batch: MicroBatch, repeats: int) -> float:
+    """Return useful operations a second of a rank-1 pass over this machine's rate of bf16 products of its own shapes.
+
+    Useful are two operations a weight, position and pass (forward, and backward to the inputs: two thirds of full
+    fine-tuning's) of unpadded positions, and of the unembedding at trained positions alone.
+    """
+    policy_arm = ours(folder, batch, rank=1)
+    config = json.loads((folder / "config.json").read_text())
+    hidden, inner, layers = (config[f"{name}"] for name in ("hidden_size", "intermediate_size", "num_hidden_layers"))
+    keys = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
+    shapes = [(hidden, hidden), (hidden, keys), (hidden, keys), (hidden, hidden), *[(hidden, inner)] * 2]
+    shapes.append((inner, hidden))
+    positions, trained = int((batch.segments_BT >= 0).sum()), len(batch.target_N)
+    useful = 4 * (layers * sum(a * b for a, b in shapes) * positions + hidden * config["vocab_size"] * trained)
+    inputs = {size: torch.randn(positions, size).bfloat16() for size in (hidden, keys, inner)}
+    weights = [torch.randn(rows, columns).bfloat16() for columns, rows in shapes]
+
+    def products() -> None:
+        for weight_OI in weights:
+            inputs[weight_OI.shape[1]] @ weight_OI.T
+            inputs[weight_OI.shape[0]] @ weight_OI
+
+    seconds = medians({"pass": policy_arm, "products": products}, repeats)
+    rate = 4 * positions * sum(a * b for a, b in shapes) / seconds["products"]
+    return useful / seconds["pass"] / rate
+
+
+def wide_model(folder: Path, *, hidden: int = 1024) -> Path:
+    """Write a Llama of random weights, `hidden` wide, with the bundled model's tokenizer, and return its folder."""
+    import shutil
+
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=8,
+        num_attention_heads=hidden // 64,
+        num_key_value_heads=hidden // 256,
+        vocab_size=49152,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    for file in model_dir(ModelConfig()).glob("token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def peak_bytes(longest: int) -> int:
+    """Return the process's peak memory in bytes after an update on completions of at most `longest` tokens."""
+    policy = Policy.load(model_dir(ModelConfig()), ModelConfig(), LoraConfig(), seeds=[0])
+    trainer = Trainer(policy, OptimizerConfig(), LossConfig())
+    batch = completions(1, longest=longest)
+    text = [batch.target_N[batch.completion_N == index].tolist() for index in range(NUM_SAMPLES)]
+    rollouts = tuple(
+        Rollout(
+            completion=Completion(
+                token_ids=tuple(tokens),
+                logprobs=(-1.0,) * len(tokens),
+                text="",
+                stop=StopReason.END,
+                policy=0,
+                version=0,
+            ),
+            verdict=Verdict(kind=VerdictKind.WRONG),
+            reward=0.0,
+        )
+        for tokens in text
+    )
+    problem = Problem(id="x", question="", answer="", source="")
+    prompt = Prompt(problem=problem, text="", token_ids=tuple(batch.tokens_BT[0, :PROMPT_TOKENS].tolist()))
+    groups, advantages = [Group(prompt=prompt, rollouts=rollouts)] * 4, [[(-1.0) ** i for i in range(NUM_SAMPLES)]] * 4
+    trainer.step(build_batch(groups, advantages, BatchConfig(tokens_per_micro_batch=1024), version=0))
+    return peak_resident_bytes()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["arms", "useful", "memory"])
+    parser.add_argument("--arms", default=",".join(ARMS), help="arms to time, joined by commas")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds of which medians are taken")
+    parser.add_argument("--longest", type=int, default=MAX_TOKENS, help="memory: tokens of the longest completion")
+    options = parser.parse_args()
+    folder, batch = model_dir(ModelConfig()), completions(longest=options.longest)
+    if options.what == "arms":
+        arms = {name: ARMS[name](folder, batch) for name in options.arms.split(",")}
+        result: dict[str, float] = medians(arms, options.repeats)
+    elif options.what == "memory":
+        result = {"peak_bytes": peak_bytes(options.longest)}
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            result = {
+                "135M": useful_share(folder, batch, options.repeats),
+                "hidden 1024": useful_share(wide_model(Path(temporary)), batch, options.repeats),
+            }
+    print("RESULT" + json.dumps(result))
 
 
 if __name__ == "__main__":

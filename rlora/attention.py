@@ -1,8 +1,9 @@
 """Attention over rows that hold one prompt and several of its completions, computed once for the prompt.
 
-Registered with Transformers under `ATTENTION`. Scores are materialised: rows are short (batching bounds them), and
-PyTorch's fused CPU kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). On CUDA the
-fused kernel is used.
+Registered with Transformers under `ATTENTION`. On the CPU scores are materialised: rows are short (batching bounds
+them), and PyTorch's fused kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). They are
+computed again in the backward pass, so that no layer keeps them: memory would grow with the square of a row. On CUDA
+the fused kernel is used.
 """
 
 from typing import Any
@@ -48,11 +49,36 @@ def attend(
         )
         return out.transpose(1, 2).contiguous(), None
     shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product
-    query = query.reshape(num_rows, key.shape[1], shared * length, head_size)
-    scores = ((query * scaling) @ key.transpose(2, 3)).view(num_rows, key.shape[1], shared, length, -1)
-    weights = scores.masked_fill_(~attention_mask.unsqueeze(2), float("-inf")).softmax(-1, dtype=torch.float32)
-    out = weights.to(value.dtype).view(num_rows, key.shape[1], shared * length, -1) @ value
+    grouped = (query * scaling).reshape(num_rows, key.shape[1], shared * length, head_size)
+    out = _Attend.apply(grouped, key, value, ~attention_mask)
     return out.view(num_rows, num_heads, length, head_size).transpose(1, 2).contiguous(), None
+
+
+class _Attend(torch.autograd.Function):
+    """softmax(q k^T) v without what `is_hidden` (B, 1, T, keys) hides; q is (B, key heads, queries, head size)."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, is_hidden):
+        out = _weights(query, key, is_hidden).to(value.dtype) @ value
+        ctx.save_for_backward(query, key, value, is_hidden, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
+        query, key, value, is_hidden, out = ctx.saved_tensors
+        weights = _weights(query, key, is_hidden)
+        mean = torch.linalg.vecdot(grad.float(), out.float()).unsqueeze(-1)  # of the weights' gradient, under them
+        grad_value = weights.to(grad.dtype).transpose(2, 3) @ grad
+        grad_scores = (grad @ value.transpose(2, 3)).float().sub_(mean).mul_(weights).to(grad.dtype)
+        return grad_scores @ key, grad_scores.transpose(2, 3) @ query, grad_value, None
+
+
+def _weights(query: torch.Tensor, key: torch.Tensor, is_hidden: torch.Tensor) -> torch.Tensor:
+    """Return the softmax of the visible scores, fp32, (B, key heads, queries, keys)."""
+    scores = query @ key.transpose(2, 3)
+    by_position = scores.unflatten(2, (-1, is_hidden.shape[2]))
+    by_position.masked_fill_(is_hidden.unsqueeze(2), float("-inf"))
+    return scores.softmax(-1, dtype=torch.float32)
 
 
 def register() -> None:
