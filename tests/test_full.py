@@ -12,7 +12,7 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups, groups_at
 
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, ModelError, StaleAdapterError
-from rlora.full import parameters
+from rlora.full import head, parameters
 from rlora.full.head import trained_token_logprobs
 from rlora.full.weights import load_weights, save_weights
 from rlora.losses import LossConfig
@@ -86,7 +86,9 @@ def test_gradient_equals_plain_autograd_for_every_weight(kind, options, batch, t
     assert float(policy.flat.grad_KD.norm()) > 1e-3
 
 
-def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path) -> None:
+@pytest.mark.parametrize("kept", [0, 2**27])
+def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path, monkeypatch, kept) -> None:
+    monkeypatch.setattr(head, "KEPT_BYTES", kept)
     folder = folder_of("Llama", tmp_path, tie_word_embeddings=True)
     exact = reference_gradient(folder, temperature=1.0)
     plain = reference_gradient(folder, temperature=1.0, dtype=torch.bfloat16)
@@ -99,16 +101,17 @@ def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path) -> None
 
 
 @pytest.mark.parametrize("num_tokens", [0, 1, 7])
-@pytest.mark.parametrize("chunk", [1, 256])
-def test_the_heads_gradient_in_blocks_equals_log_softmax(monkeypatch, num_tokens, chunk) -> None:
+@pytest.mark.parametrize(("chunk", "num_kept"), [(1, 0), (1, 3), (3, 4), (256, 0), (256, 7)])
+def test_the_heads_gradient_equals_log_softmaxs(monkeypatch, num_tokens, chunk, num_kept) -> None:
     monkeypatch.setattr("rlora.logprobs.CHUNK_TOKENS", chunk)  # 1: blocks of 50 / 7 rows
+    monkeypatch.setattr(head, "KEPT_BYTES", num_kept * 50 * 4)
     torch.manual_seed(0)
-    hidden, head = torch.randn(num_tokens, 8, requires_grad=True), torch.randn(50, 8)
+    hidden, weight = torch.randn(num_tokens, 8, requires_grad=True), torch.randn(50, 8)
     targets, weights = torch.randint(0, 50, (num_tokens,)), torch.randn(num_tokens)
     grad_head = torch.ones(50, 8)  # it is added to
-    values, entropy = trained_token_logprobs(hidden, head, targets, grad_head_VH=grad_head, temperature=0.7)
+    values, entropy = trained_token_logprobs(hidden, weight, targets, grad_head_VH=grad_head, temperature=0.7)
     (values * weights).sum().backward()
-    copies = [one.detach().clone().requires_grad_() for one in (hidden, head)]
+    copies = [one.detach().clone().requires_grad_() for one in (hidden, weight)]
     log_p = (copies[0] @ copies[1].T / 0.7).log_softmax(-1)
     expected = log_p[torch.arange(num_tokens), targets]
     (expected * weights).sum().backward()
@@ -116,6 +119,15 @@ def test_the_heads_gradient_in_blocks_equals_log_softmax(monkeypatch, num_tokens
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1))
     torch.testing.assert_close(hidden.grad, copies[0].grad, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(grad_head - 1, copies[1].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_probabilities_are_kept_up_to_a_bound(monkeypatch) -> None:
+    monkeypatch.setattr(head, "KEPT_BYTES", 100 * 50 * 4)
+    for num_tokens, num_kept in ((60, 60), (600, 100)):
+        hidden = torch.randn(num_tokens, 8, requires_grad=True)
+        targets = torch.zeros(num_tokens, dtype=torch.long)
+        values, _ = trained_token_logprobs(hidden, torch.randn(50, 8), targets, grad_head_VH=torch.zeros(50, 8))
+        assert [len(one) for one in values.grad_fn.saved_tensors if one.shape[1:] == (50,)] == [num_kept]
 
 
 def test_nothing_is_held_twice(tmp_path) -> None:

@@ -1,48 +1,72 @@
-"""Token log-probabilities whose gradient also reaches the unembedding, in blocks of the vocabulary.
+"""Token log-probabilities whose gradient also reaches the unembedding, without logits being held.
 
 The derivative of a token's log-probability by its logits is (1[target] - p) / temperature, which has as many numbers as
-the vocabulary. It is made again in the backward pass, one block of the vocabulary for all tokens at once: so the
-weight's gradient is complete after one product a block and is written once, straight into the flat fp32 gradient, and
-neither logits nor a second copy of the weight's gradient exist.
+the vocabulary. p of the first tokens of a micro-batch is kept from the forward pass, rounded, up to a fixed number of
+bytes; p of the others is made again in the backward pass, one block of the vocabulary for all of them at once. Either
+way the weight's gradient is added straight to the flat fp32 gradient, and memory is flat in vocabulary x length.
 """
 
 import torch
 
 from rlora import logprobs
-from rlora.logprobs import token_logprobs
+
+KEPT_BYTES = 2**27  # 1,365 tokens of 49,152 in bf16
+_BLOCK = 8192  # rows of the weight whose gradient is made at once
 
 
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature):
-        values_N, entropy_N = token_logprobs(
-            hidden_NH.detach(), head_VH, targets_N, temperature=temperature, gradient_head_VH=product_head_VH
-        )
-        target_logits_N = torch.linalg.vecdot(hidden_NH.detach().to(head_VH.dtype), head_VH[targets_N]).float()
-        normalizer_N = target_logits_N / temperature - values_N
-        ctx.save_for_backward(hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N)
+        values_N = torch.empty(len(targets_N), device=hidden_NH.device)
+        entropy_N, normalizer_N = torch.empty_like(values_N), torch.empty_like(values_N)
+        num_kept = min(len(targets_N), KEPT_BYTES // (len(head_VH) * hidden_NH.element_size()))
+        kept_MV = hidden_NH.new_empty(num_kept, len(head_VH))
+        for start in range(0, len(targets_N), logprobs.CHUNK_TOKENS):
+            part = slice(start, start + logprobs.CHUNK_TOKENS)
+            logits_CV = logprobs.logits(hidden_NH[part], head_VH, product_head_VH).div_(temperature)
+            normalizer_N[part] = logits_CV.logsumexp(-1)
+            log_p_CV = logits_CV.sub_(normalizer_N[part, None])
+            values_N[part] = log_p_CV.gather(1, targets_N[part, None]).squeeze(1)
+            p_CV = log_p_CV.exp()
+            entropy_N[part] = -torch.linalg.vecdot(p_CV, log_p_CV)
+            if start < num_kept:
+                end = min(num_kept, start + logprobs.CHUNK_TOKENS)
+                kept_MV[start:end] = _minus_one(p_CV, targets_N[part])[: end - start]
+        ctx.save_for_backward(hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV)
         ctx.grad_head_VH, ctx.temperature = grad_head_VH, temperature
         ctx.mark_non_differentiable(entropy_N)
         return values_N, entropy_N
 
     @staticmethod
     def backward(ctx, grad_values_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N = ctx.saved_tensors
-        scale_N = grad_values_N.float() / ctx.temperature
-        rows_N = torch.arange(len(targets_N), device=targets_N.device)
-        grad_hidden_NH = torch.zeros_like(hidden_NH, dtype=torch.float32)
-        size = max(1, logprobs.CHUNK_TOKENS * head_VH.shape[0] // max(1, len(targets_N)))
-        for start in range(0, head_VH.shape[0] if len(targets_N) else 0, size):
+        hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV = ctx.saved_tensors
+        scale_N1 = grad_values_N[:, None] / -ctx.temperature
+        scaled_NH = (hidden_NH * scale_N1).to(hidden_NH.dtype)
+        grad_NH = torch.empty_like(hidden_NH, dtype=torch.float32)
+        kept = slice(0, len(kept_MV))
+        grad_NH[kept] = kept_MV @ product_head_VH
+        for start in range(0, len(head_VH) if len(kept_MV) else 0, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            ctx.grad_head_VH[block] += kept_MV[:, block].T @ scaled_NH[kept]
+        rest = slice(len(kept_MV), None)
+        grad_NH[rest] = 0
+        num_rest = len(targets_N) - len(kept_MV)
+        size = max(1, logprobs.CHUNK_TOKENS * len(head_VH) // max(1, num_rest))
+        for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
-            p_NV = logprobs.logits(hidden_NH, head_VH[block], product_head_VH[block]).div_(ctx.temperature).sub_(normalizer_N[:, None]).exp_()
-            grad_logits_NV = p_NV.mul_(-scale_N[:, None])
-            is_here_N = (targets_N >= start) & (targets_N < start + size)
-            here = (rows_N[is_here_N], targets_N[is_here_N] - start)
-            grad_logits_NV.index_put_(here, scale_N[is_here_N], accumulate=True)
-            grad_low_NV = grad_logits_NV.to(hidden_NH.dtype)
-            grad_hidden_NH += grad_low_NV @ product_head_VH[block]
-            ctx.grad_head_VH[block] += grad_low_NV.T @ hidden_NH
-        return grad_hidden_NH.to(hidden_NH.dtype), None, None, None, None, None
+            logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], product_head_VH[block])
+            p_NV = logits_NV.div_(ctx.temperature).sub_(normalizer_N[rest, None]).exp_()
+            low_NV = _minus_one(p_NV, targets_N[rest] - start).to(hidden_NH.dtype)
+            grad_NH[rest] += low_NV @ product_head_VH[block]
+            ctx.grad_head_VH[block] += low_NV.T @ scaled_NH[rest]
+        return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None
+
+
+def _minus_one(p_NV: torch.Tensor, column_N: torch.Tensor) -> torch.Tensor:
+    """Subtract 1 from each row's column in place, where the row has it."""
+    row_N = ((column_N >= 0) & (column_N < p_NV.shape[1])).nonzero()[:, 0]
+    p_NV[row_N, column_N[row_N]] -= 1
+    return p_NV
 
 
 def trained_token_logprobs(
