@@ -51,8 +51,9 @@ def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
     else:
         count = num_parameters(model, lora)
         yield (
-            f"{model_title(config.model)}: rank {lora.rank} on {lora.layers} layers, alpha {lora.alpha:g}: {count:,} "
-            f"numbers, {100 * count / base:.2g} % of the base's {base:,}; {4 * count / 1e6:.3g} MB"
+            f"{model_title(config.model)}: rank {lora.rank} on {lora.layers} layers, alpha {lora.alpha:g}, "
+            f"{lora.variant}: {count:,} numbers, {100 * count / base:.2g} % of the base's {base:,}; "
+            f"{4 * count / 1e6:.3g} MB"
         )
     yield (
         f"{config.data.title}: {config.num_steps} iterations of {config.problems_per_step} problems x "
@@ -69,7 +70,7 @@ def model_lines(model_config: ModelConfig, model: Any, lora: LoraConfig) -> Iter
     yield f"rank {lora.rank} on {lora.layers} layers: {num_parameters(model, lora):,} numbers"
     methods: tuple[tuple[Method, str], ...] = (("lora", "LoRA"), ("full", "full fine-tuning"))
     for method, name in methods:
-        recommended = recommended_rate(model_config, model, method=method, rank=lora.rank, alpha=lora.alpha)
+        recommended = recommended_rate(model_config, model, method=method, rank=lora.rank, alpha=lora.effective_alpha)
         yield f"learning rate to start from, {name}, {_SOME_STEPS} updates: {recommended}"
 
 
@@ -79,7 +80,7 @@ def _recommended(config: RunConfig, model: Any) -> Recommendation:
         model,
         method=config.method,
         rank=config.lora.rank,
-        alpha=config.lora.alpha,
+        alpha=config.lora.effective_alpha,
         num_steps=config.num_steps,
     )
 

@@ -88,7 +88,7 @@ def assemble(
         EngineSpec(
             folder=folder,
             model=config.model,
-            lora=config.adapters,
+            lora=config.adapters and config.adapters.served,
             config=config.sampler,
             end_token_ids=end_token_ids(folder, tokenizer),
             target_modules=() if config.adapters is None else tuple(served_modules(policy.adapter())),

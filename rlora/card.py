@@ -15,7 +15,8 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     base = BUNDLED_HUB if config.model.name == BUNDLED else config.model.name
     header = ["---", f"base_model: {base}", f"library_name: {'transformers' if is_model else 'peft'}"]
     header += [f"tags: [{'full-fine-tuning' if is_full else 'lora'}, reinforcement-learning, rlora]", "---", ""]
-    adapter = f"| adapter | rank {config.lora.rank}, alpha {config.lora.alpha:g}, layers {config.lora.layers} |"
+    lora = config.lora
+    adapter = f"| adapter | {lora.variant}, rank {lora.rank}, alpha {lora.alpha:g}, layers {lora.layers} |"
     kind = "Fully fine-tuned model" if is_full else "Merged model" if is_model else "LoRA adapter (PEFT format)"
     lines = [
         f"# {kind}: {title}, {config.data.title}, step {step}",
@@ -64,5 +65,5 @@ def _scores(run_dir: Path, step: int) -> list[str]:
 def _use(config: RunConfig, base: str, is_model: bool) -> list[str]:
     if is_model:
         return ["    vllm serve FOLDER"]
-    lora = f"--enable-lora --max-lora-rank {config.lora.rank} --lora-modules rl=FOLDER"
+    lora = f"--enable-lora --max-lora-rank {config.lora.served.rank} --lora-modules rl=FOLDER"
     return [f"    vllm serve {base} {lora}"]

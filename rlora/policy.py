@@ -68,6 +68,7 @@ class Policy:
             self._adapted_head = next(of_head, None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
+        self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None
 
     @classmethod
     def load(
@@ -120,7 +121,7 @@ class Policy:
     @property
     def alpha(self) -> float:
         """The factor by which a step of the optimizer counts: that of the adapters; 1 where every weight is trained."""
-        return 1.0 if self.config is None else self.config.alpha
+        return 1.0 if self.config is None else self.config.effective_alpha
 
     @property
     def _head_VH(self) -> torch.Tensor:
@@ -241,6 +242,7 @@ class Policy:
             config=self.config,
             base_model=self.base_name,
             tensors=self.flat.tensors(policy),
+            start=self._start,
         )
 
 

@@ -103,6 +103,8 @@ class RunConfig:
             self.tracking,
         ):
             part.check()
+        if self.init_adapter is not None and self.lora.variant == "pissa":
+            raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
         check_servable(self.adapters, self.sampler)
         task(self.data.task_name)
         self._check_method()

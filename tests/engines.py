@@ -20,7 +20,7 @@ def spec(
     return EngineSpec(
         folder=folder,
         model=model,
-        lora=policy.config,
+        lora=policy.config.served,
         config=config,
         end_token_ids=end_token_ids(folder, load_tokenizer(folder, model)),
         target_modules=tuple(served_modules(policy.adapter())),

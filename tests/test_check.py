@@ -38,7 +38,7 @@ def test_wrong_options_are_explained(capsys) -> None:
 def test_a_recipe_is_checked_without_loading_weights(capsys) -> None:
     main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--lora.rank", "2"])
     said = capsys.readouterr().out
-    assert "toy: rank 2 on all layers, alpha 32: 4,096 numbers, 5.1 % of the base's 80,832" in said
+    assert "toy: rank 2 on all layers, alpha 32, lora: 4,096 numbers, 5.1 % of the base's 80,832" in said
     assert "digits: 4 iterations of 4 problems x 16 samples of at most 8 tokens" in said
     assert "learning rate 1.0e-02 (alpha x rate 3.2e-01); to start from: 9.0e-04 (alpha x rate 2.9e-02), window" in said
     assert "Warning: the learning rate 1.0e-02 is above the known window, 3.0e-04 to 3.0e-03" in said

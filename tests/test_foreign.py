@@ -35,7 +35,9 @@ def test_rank_scale_and_base_are_read(folder) -> None:
     assert stored_shape(folder) == (LoraConfig(rank=2), "toy")
     change(folder, use_rslora=True, lora_alpha=8)
     config, _ = stored_shape(folder)
+    assert config == LoraConfig(rank=2, alpha=8, variant="rslora")
     assert config.scale == pytest.approx(8 / 2**0.5)
+    assert config.effective_alpha == pytest.approx(8 * 2**0.5)
 
 
 def test_an_adapter_of_some_layers_is_filled_up_with_zeros(folder, toy_policy, toy_dir) -> None:

@@ -21,6 +21,8 @@ ADAPTERS = {
     "rank 32": {"lora": LoraConfig(rank=32)},
     "rank 512": {"lora": LoraConfig(rank=512)},
     "LoRA+": {"optimizer": OptimizerConfig(learning_rate=1e-3, b_rate_ratio=16.0)},
+    "rsLoRA": {"lora": LoraConfig(rank=8, alpha=8, variant="rslora")},
+    "PiSSA": {"lora": LoraConfig(rank=2, variant="pissa", layers="all+unembedding")},
     "unembedding": {"lora": LoraConfig(rank=2, layers="all+unembedding")},
     "unembedding alone": {"lora": LoraConfig(rank=8, layers="unembedding")},
 }

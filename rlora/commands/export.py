@@ -16,6 +16,7 @@ from rlora.checkpoint import Checkpoint, CheckpointFolder
 from rlora.config import from_json
 from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.full.weights import FullWeights
+from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.merge import MAX_KL, mean_kl, save_merged
 from rlora.models import DTYPES, load_tokenizer, model_dir
@@ -85,17 +86,27 @@ def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -
         )
         write_snapshot(weights, options.to)
         return f"Every weight was trained, in fp32, and is rounded to {config.model.dtype} as the sampler served it."
-    adapter = Adapter(
-        policy=0,
-        version=checkpoint.step,
-        config=config.adapters,
-        base_model=config.model.name,
-        tensors=checkpoint.tensors(),
-    )
+    adapter = _adapter(config, checkpoint)
     if options.merge:
         return _merge(config, adapter, options)
     write_snapshot(adapter, options.to)
     return ""
+
+
+def _adapter(config: RunConfig, checkpoint: Checkpoint) -> Adapter:
+    """Return the checkpoint's policy as it is served; PiSSA's start is found again in the base."""
+    start = None
+    if config.lora.variant == "pissa":
+        start = Policy.load(model_dir(config.model), config.model, config.lora, seeds=[0]).flat.tensors()
+    adapter = Adapter(
+        policy=0,
+        version=checkpoint.step,
+        config=config.lora,
+        base_model=config.model.name,
+        tensors=checkpoint.tensors(),
+        start=start,
+    )
+    return adapter.served()
 
 
 def _checkpoint(options: ExportOptions) -> Checkpoint:
@@ -118,16 +129,16 @@ def _merge(config: RunConfig, adapter: Adapter, options: ExportOptions) -> str:
     temperature = config.sampling.temperature
     with tempfile.TemporaryDirectory() as start:  # both are computed in fp32: what differs is the rounding alone
         save_adapter(adapter, Path(start))
-        reference = Policy.load(folder, exact, config.lora, seeds=[0], init_adapter=Path(start))
+        reference = Policy.load(folder, exact, adapter.config, seeds=[0], init_adapter=Path(start))
     dtype = config.model.dtype
-    save_merged(folder, config.model, config.lora, adapter.tensors, options.to, dtype)
-    merged = Policy.load(options.to, exact, config.lora, seeds=[0])
+    save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, dtype)
+    merged = Policy.load(options.to, exact, LoraConfig(), seeds=[0])
     kl = mean_kl(reference, merged, samples, temperature=temperature)
     note = f"Merged in fp32 and rounded to {dtype}: {kl:.1e} nats a token (k3) from the adapter."
     if kl <= MAX_KL or dtype == "float32":
         return note
-    save_merged(folder, config.model, config.lora, adapter.tensors, options.to, "float32")
-    merged = Policy.load(options.to, exact, config.lora, seeds=[0])
+    save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, "float32")
+    merged = Policy.load(options.to, exact, LoraConfig(), seeds=[0])
     left = mean_kl(reference, merged, samples, temperature=temperature)
     return (
         f"Merged weights are fp32 ({left:.1e} nats a token, k3, from the adapter): rounded to {dtype} they would be "

@@ -1,11 +1,13 @@
-"""The shape of the adapters: rank, scale and layers."""
+"""The shape of the adapters: rank, scale, layers and variant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from rlora.errors import ConfigError
 
 KINDS = ("attention", "mlp", "experts", "unembedding")
 _COVERED = {"all": ("attention", "mlp", "experts"), "mlp": ("mlp", "experts")}  # by a name that covers more than itself
+Variant = Literal["lora", "rslora", "pissa", "dora"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +24,12 @@ class LoraConfig:
     experts.
     """
 
+    variant: Variant = "lora"
+    """lora; rslora, scaled by alpha / sqrt(rank); or pissa, which starts from each matrix's principal singular vectors
+    and is served at twice the rank (it failed under RL in the literature). dora is refused: vLLM does not serve it.
+    LoRA+ is --optimizer.b-rate-ratio.
+    """
+
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
         if not 1 <= self.rank <= 512:
@@ -29,6 +37,13 @@ class LoraConfig:
         if not self.alpha > 0:
             raise ConfigError(f"lora.alpha is {self.alpha}; it must be above 0. Try --lora.alpha 32.")
         layer_kinds(self.layers)
+        if self.variant == "dora":
+            raise ConfigError(
+                "lora.variant is 'dora', and vLLM does not serve DoRA adapters: what is trained could not be sampled. "
+                "Take lora, rslora or pissa."
+            )
+        if self.variant not in ("lora", "rslora", "pissa"):
+            raise ConfigError(f"lora.variant is {self.variant!r}; it must be lora, rslora or pissa.")
 
     @property
     def has_unembedding(self) -> bool:
@@ -37,12 +52,24 @@ class LoraConfig:
 
     @property
     def scale(self) -> float:
-        """The factor alpha / rank of the update."""
+        """The factor of the update: alpha / rank, or with rslora alpha / sqrt(rank)."""
         return self.scale_at(self.rank)
 
     def scale_at(self, rank: int) -> float:
         """Return the factor of an update of another rank, which is an expert's."""
-        return self.alpha / rank
+        return self.alpha / (rank**0.5 if self.variant == "rslora" else rank)
+
+    @property
+    def effective_alpha(self) -> float:
+        """The alpha of plain LoRA that scales the update as much."""
+        return self.alpha if self.variant != "rslora" else self.scale * self.rank
+
+    @property
+    def served(self) -> "LoraConfig":
+        """The shape in which samplers and files hold the adapter: PiSSA's is a plain one of twice the rank."""
+        if self.variant != "pissa":
+            return self
+        return replace(self, variant="lora", rank=2 * self.rank, alpha=2 * self.alpha)
 
 
 def layer_kinds(layers: str) -> frozenset[str]:

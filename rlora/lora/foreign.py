@@ -37,8 +37,7 @@ def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
     if stored.get("bias", "none") != "none":
         raise AdapterError(f"{folder} trains biases (bias={stored['bias']!r}), which are not read.")
     rank, _ = stored_ranks(folder / TENSOR_FILE, stored)
-    scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
-    config = LoraConfig(rank=rank, alpha=scale * rank)
+    config = LoraConfig(rank=rank, alpha=alpha, variant="rslora" if stored.get("use_rslora") else "lora")
     check_adapter(folder, config)
     layers = _layers(folder)
     kinds = ["attention" if all(is_attention(layer) for layer in layers - {"lm_head"}) else "all"]

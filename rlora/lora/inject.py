@@ -16,6 +16,7 @@ from rlora.lora.experts import LoraExperts, expert_rank, fused_experts, projecti
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a, initial_b
 from rlora.lora.linear import LoraLinear, SharedInput
+from rlora.lora.pissa import principal_factors
 
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 
@@ -72,11 +73,12 @@ def adapter_shapes(model: Any, config: LoraConfig) -> dict[str, tuple[int, ...]]
     """Return the shapes of a policy's tensors: `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R), in the model's order.
 
     An expert's projection has the path `EXPERTS.NUMBER.PROJECTION`, also where the model fuses its experts, and the
-    experts' tensors of one kind are neighbours.
+    experts' tensors of one kind are neighbours. Raises ConfigError for layers that the variant is not made for.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, module in adapted_layers(model, config.layers).items():
         rank = config.rank
+        _check_variant(config, name, module)
         if "experts" in name.split("."):
             rank = expert_rank(rank, model.config.num_experts_per_tok)
         if isinstance(module, nn.Linear):
@@ -103,8 +105,8 @@ def inject(
 ) -> tuple[FlatVector, list[LoraLinear | LoraExperts]]:
     """Replace the chosen layers of `model` and return the cohort's flat vector with the layers that read it.
 
-    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed. The fused experts of a layer share
-    the leaves `EXPERTS.PROJECTION.lora_A` (K, E, R, I) and `.lora_B` (K, E, O, R).
+    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed; with PiSSA both from the weights.
+    The fused experts of a layer share the leaves `EXPERTS.PROJECTION.lora_A` (K, E, R, I) and `.lora_B` (K, E, O, R).
     """
     chosen, shapes = adapted_layers(model, config.layers), adapter_shapes(model, config)
     stacks = {
@@ -117,7 +119,8 @@ def inject(
     device = next(next(iter(chosen.values())).parameters()).device
     flat = FlatVector(lay_out(shapes), len(seeds), device, stacks=stacks)
     for policy, seed in enumerate(seeds):
-        flat.assign({name: _initial(name, shape, seed) for name, shape in shapes.items()}, policy)
+        initial = {name: _initial(name, shape, seed) for name, shape in shapes.items()}
+        flat.assign(_principal(chosen, config) if config.variant == "pissa" else initial, policy)
     wrapped = {}
     for name, module in chosen.items():
         parent, _, child = name.rpartition(".")
@@ -133,13 +136,32 @@ def _initial(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
     return initial_a(*shape, seed=seed, layer=layer) if factor == "lora_A" else initial_b(*shape)
 
 
+def _principal(chosen: Mapping[str, nn.Linear], config: LoraConfig) -> dict[str, torch.Tensor]:
+    factors = {name: principal_factors(linear.weight, config.rank, config.scale) for name, linear in chosen.items()}
+    return {f"{name}.{factor}": of[i] for name, of in factors.items() for i, factor in enumerate(("lora_A", "lora_B"))}
+
+
+def _check_variant(config: LoraConfig, name: str, module: Any) -> None:
+    if config.variant != "lora" and "experts" in name.split("."):
+        raise ConfigError(
+            f"lora.variant is {config.variant!r}, which is not made for experts, as {name}; take "
+            "--lora.layers attention, or --lora.variant lora."
+        )
+    if config.variant == "pissa" and config.rank > (smaller := min(module.in_features, module.out_features)):
+        raise ConfigError(
+            f"lora.rank is {config.rank}, and {name} has only {smaller} singular vectors for PiSSA to start from; "
+            f"try --lora.rank {smaller}, or --lora.variant lora."
+        )
+
+
 def _wrapped(name: str, module: Any, flat: FlatVector, config: LoraConfig) -> LoraLinear | LoraExperts:
     def leaves(path: str) -> tuple[nn.Parameter, nn.Parameter]:
         return flat.parameters[f"{path}.lora_A"], flat.parameters[f"{path}.lora_B"]
 
     if isinstance(module, nn.Linear):
         a_KRI, b_KOR = leaves(name)
-        return LoraLinear(module, a_KRI, b_KOR, config.scale_at(a_KRI.shape[1]))
+        start = (a_KRI.detach().clone(), b_KOR.detach().clone()) if config.variant == "pissa" else None
+        return LoraLinear(module, a_KRI, b_KOR, config.scale_at(a_KRI.shape[1]), start=start)
     factors = {projection: leaves(f"{name}.{projection}") for projection in projection_shapes(module)}
     return LoraExperts(module, factors, config.scale_at(factors["down_proj"][0].shape[2]))
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from rlora.lora.pissa import difference_factors
+
 
 class _LowRankUpdates(torch.autograd.Function):
     """The products of M layers with one input, and their gradients for one policy.
@@ -58,14 +60,15 @@ class _LowRankUpdates(torch.autograd.Function):
 def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tensor]:
     """Return the outputs (..., O) of layers that are all given x (..., I)."""
     x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
+    all_a, all_b = zip(*(layer.factors() for layer in layers), strict=True)
     outputs = _LowRankUpdates.apply(
         x_NI,
         layers[0].scale,
         len(layers),
         *(layer.base.weight for layer in layers),
         *(layer.base.bias for layer in layers),
-        *(layer.a_KRI for layer in layers),
-        *(layer.b_KOR for layer in layers),
+        *all_a,
+        *all_b,
     )
     return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
 
@@ -100,13 +103,30 @@ class SharedInput:
 class LoraLinear(nn.Module):
     """A frozen `nn.Linear` whose output carries the update of the cohort's policy, or of none when switched off."""
 
-    def __init__(self, base: nn.Linear, a_KRI: nn.Parameter, b_KOR: nn.Parameter, scale: float):
-        """Wrap `base`; `a_KRI` (K, R, I) and `b_KOR` (K, O, R) are fp32 leaves, `scale` is alpha / r."""
+    def __init__(
+        self,
+        base: nn.Linear,
+        a_KRI: nn.Parameter,
+        b_KOR: nn.Parameter,
+        scale: float,
+        *,
+        start: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ):
+        """Wrap `base`; `a_KRI` (K, R, I) and `b_KOR` (K, O, R) are fp32 leaves, `scale` is alpha / r.
+
+        With `start`, initial factors of the same shapes (PiSSA), the update is scale x (B A - B0 A0).
+        """
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.a_KRI, self.b_KOR, self.scale = a_KRI, b_KOR, scale
+        self.a_KRI, self.b_KOR, self.scale, self.start = a_KRI, b_KOR, scale, start
         self.is_enabled = True
         self.shared: SharedInput | None = None
+
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the fp32 A and B that are computed with: the leaves, or with PiSSA those of the difference."""
+        if self.start is None:
+            return self.a_KRI, self.b_KOR
+        return difference_factors(self.a_KRI, self.b_KOR, *self.start)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for x (..., I) as (..., O)."""

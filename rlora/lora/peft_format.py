@@ -10,9 +10,10 @@ models when it loads them. Left out: what PEFT itself saves of fused experts, wh
 """
 
 import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,10 +23,12 @@ from safetensors.torch import load_file, save
 from rlora.errors import AdapterError
 from rlora.files import write_atomically
 from rlora.lora.config import LoraConfig
+from rlora.lora.pissa import difference_factors
 from rlora.lora.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # PEFT's starts that replace the base by a residual of it
 _PREFIX = "base_model.model."
 
 
@@ -34,7 +37,7 @@ class Adapter:
     """One version of one policy: what is handed to the sampler, saved and shipped.
 
     `version` is the step of the policy; `tensors` maps `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R) to fp32 on the
-    CPU.
+    CPU; `start` holds those that PiSSA started from. `served` is what samplers and files hold.
     """
 
     policy: int
@@ -42,15 +45,33 @@ class Adapter:
     config: LoraConfig
     base_model: str
     tensors: Mapping[str, torch.Tensor]
+    start: Mapping[str, torch.Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        """Hold that PiSSA's start is there when it is needed."""
+        assert (self.config.variant == "pissa") == (self.start is not None)
+
+    def served(self) -> "Adapter":
+        """Return the same function as a plain adapter: itself, or PiSSA's difference from its start, at rank 2 r."""
+        if self.start is None:
+            return self
+        tensors: dict[str, torch.Tensor] = {}
+        for name in self.tensors:
+            path, _, factor = name.rpartition(".")
+            if factor == "lora_A":
+                names = (name, f"{path}.lora_B")
+                factors = difference_factors(*(self.tensors[one] for one in names), *(self.start[one] for one in names))
+                tensors |= dict(zip(names, factors, strict=True))
+        return replace(self, config=self.config.served, tensors=tensors, start=None)
 
     @property
     def num_bytes(self) -> int:
-        """Size of the tensors in bytes."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+        """Size in bytes of what is served."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.served().tensors.values())
 
     def served_bytes(self, dtype: torch.dtype) -> bytes:
         """Return the numbers as a server of `dtype` holds them, to tell whether a version changed what is served."""
-        rounded = torch.cat([tensor.to(dtype).flatten() for tensor in self.tensors.values()])
+        rounded = torch.cat([tensor.to(dtype).flatten() for tensor in self.served().tensors.values()])
         return rounded.view(torch.uint8).numpy().tobytes()
 
 
@@ -68,6 +89,7 @@ def served_modules(adapter: Adapter) -> list[str]:
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter into `folder` as PEFT files, each atomically, the configuration last."""
     folder.mkdir(parents=True, exist_ok=True)
+    adapter = adapter.served()
     tensors = {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.tensors.items()}
     layers = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     with write_atomically(folder / TENSOR_FILE) as path:
@@ -84,7 +106,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "use_rslora": False,
+        "use_rslora": adapter.config.variant == "rslora",
         "use_dora": False,
         "modules_to_save": None,
     }
@@ -102,6 +124,11 @@ def check_adapter(folder: Path, config: LoraConfig) -> None:
         raise AdapterError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
     if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
         raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
+    start = stored.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(_CHANGED_BASE):
+        raise AdapterError(
+            f"{folder} was trained on a changed base (init_lora_weights={start!r}); have PEFT convert it to plain LoRA."
+        )
     if stored.get("target_parameters"):
         raise AdapterError(
             f"{folder} adapts fused experts (target_parameters), whose gate and up projections share a factor; only "
@@ -113,8 +140,9 @@ def check_adapter(folder: Path, config: LoraConfig) -> None:
     if rank != config.rank:
         raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
-    if scale != config.scale:
-        raise AdapterError(f"{folder} scales by {scale}, the run by {config.scale}; pass --lora.alpha {scale * rank}.")
+    if not math.isclose(scale, config.scale):
+        needed = scale / config.scale * config.alpha
+        raise AdapterError(f"{folder} scales by {scale}, the run by {config.scale}; pass --lora.alpha {needed:g}.")
     if expert_rank is not None and expert_rank != rank and stored.get("use_rslora"):
         raise AdapterError(f"{folder} scales experts of rank {expert_rank} by rsLoRA's rule, which is not read.")
 

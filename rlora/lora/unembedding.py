@@ -68,7 +68,7 @@ def _logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, a_RH: torch.Tensor, 
 def _served_factors(update: LoraLinear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A (R, H) and scale x B (V, R), rounded to the dtype of the base and held in `dtype`."""
     served = update.base.weight.dtype
-    a_RH, b_VR = update.a_KRI[0], update.b_KOR[0]
+    a_RH, b_VR = (factor[0] for factor in update.factors())
     rounded_a_RH, rounded_b_VR = a_RH.detach().to(served), b_VR.detach().to(served) * update.scale
     scaled_b_VR = b_VR * update.scale
     # x + (rounded - x) is `rounded` exactly, since the two are within a factor of two; its gradient is that of x

@@ -97,7 +97,14 @@ class Sampler(Protocol):
 
 def check_servable(lora: LoraConfig | None, config: SamplerConfig) -> None:
     """Raise ConfigError for adapters that the engine would serve wrongly."""
-    if lora is not None and lora.has_unembedding and config.resolved_kind == "vllm" and not torch.cuda.is_available():
+    if lora is None:
+        return
+    if config.resolved_kind == "vllm" and lora.served.rank > 512:
+        raise ConfigError(
+            f"lora.rank is {lora.rank}, which PiSSA serves as rank {lora.served.rank}, and vLLM holds at most 512; try "
+            "--lora.rank 256."
+        )
+    if lora.has_unembedding and config.resolved_kind == "vllm" and not torch.cuda.is_available():
         raise ConfigError(
             f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
             "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "

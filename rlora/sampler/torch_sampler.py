@@ -10,6 +10,7 @@ import torch
 
 from rlora.errors import SamplerError
 from rlora.full.weights import Snapshot
+from rlora.lora.peft_format import Adapter
 from rlora.models import load_tokenizer
 from rlora.policy import Policy
 from rlora.sampler.base import EngineSpec
@@ -30,7 +31,7 @@ class TorchSampler:
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Copy the snapshots into this sampler's own flat vector."""
         for snapshot in snapshots:
-            self._policy.assign(snapshot)
+            self._policy.assign(snapshot.served() if isinstance(snapshot, Adapter) else snapshot)
             self._versions[snapshot.policy] = snapshot.version
 
     @torch.no_grad()
