@@ -156,10 +156,9 @@ class Policy:
                 temperature=temperature,
                 product_head_VH=self._head_VH,
             )
-        if self._adapted_head is not None and self._adapted_head.is_enabled:
-            return adapted_token_logprobs(
-                hidden_NH, self._logits_head_VH, self._adapted_head, targets_N, temperature=temperature
-            )
+        update = self._adapted_head
+        if update is not None and update.is_enabled:
+            return adapted_token_logprobs(hidden_NH, self._logits_head_VH, update, targets_N, temperature=temperature)
         return token_logprobs(
             hidden_NH, self._logits_head_VH, targets_N, temperature=temperature, gradient_head_VH=self._head_VH
         )

@@ -80,6 +80,7 @@ def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> 
         position=0,
         best=-1.0,
         seconds=0.0,
+        tokens_per_micro_batch=0,
         problems="",
         config={},
         environment={},
