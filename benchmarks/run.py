@@ -1,7 +1,7 @@
 """`make bench`: measure every figure the project states, as ratios within one run, print them and write bench.json.
 
 Each part runs in a process of its own, one after the other. About fifteen minutes on two cores, most of it TRL's.
-`--only loop`, `--only checkpoints` or `--only verify` measures one part and keeps the others' rows of bench.json.
+`--only loop`, `trainer`, `checkpoints` or `verify` measures one part and keeps the others' rows of bench.json.
 """
 
 import argparse
@@ -108,7 +108,49 @@ def measure_loop() -> list[Figure]:
     ]
 
 
-PARTS = {"loop": measure_loop, "checkpoints": checkpoints.measure, "verify": verify.measure}
+def measure_trainer() -> list[Figure]:
+    arms = child("-m", "benchmarks.trainer", "arms", "--repeats", "15")
+    useful = child("-m", "benchmarks.trainer", "useful")
+    peaks = [child("-m", "benchmarks.trainer", "memory", "--longest", str(n))["peak_bytes"] for n in (64, 128)]
+
+    def ratio(name: str, target: float, arm: str, against: str, title: str) -> Figure:
+        return Figure(
+            name=name,
+            value=arms[arm] / arms[against],
+            unit="ratio",
+            target=target,
+            against=title,
+            note=f"{arms[arm]:.3f} against {arms[against]:.3f} s, forward and backward, 4 x 8 completions",
+        )
+
+    return [
+        ratio("rank 1 / frozen", 1.10, "rank 1", "frozen", "our pass without any adapter"),
+        ratio("rank 32 / frozen", 1.15, "rank 32", "frozen", "our pass without any adapter"),
+        ratio("rank 1 / full", 0.70, "rank 1", "full", "our full fine-tuning"),
+        ratio("full / plain full", 1.0, "full", "plain full", "plain Transformers, bf16 logits"),
+        ratio("rank 1 / PEFT", 0.60, "rank 1", "PEFT", "PEFT rank 1, same attention and log-probabilities"),
+        ratio("rank 1 / TRL", 0.30, "rank 1", "TRL", "GRPOTrainer's loss on the same completions"),
+        Figure(
+            name="useful work, hidden 1024",
+            value=useful["hidden 1024"],
+            unit="share",
+            target=0.45,
+            at_most=False,
+            against="this machine's bf16 products of the same shapes",
+            note=f"135M model: {useful['135M']:.2f}",
+        ),
+        Figure(
+            name="memory at twice the length",
+            value=peaks[1] / peaks[0],
+            unit="ratio",
+            target=1.15,
+            against="completions of at most 64 tokens",
+            note=f"{peaks[1] / 1e9:.2f} against {peaks[0] / 1e9:.2f} GB, micro-batches of 1024 positions",
+        ),
+    ]
+
+
+PARTS = {"loop": measure_loop, "trainer": measure_trainer, "checkpoints": checkpoints.measure, "verify": verify.measure}
 
 
 def merged(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:

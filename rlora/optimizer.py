@@ -19,8 +19,8 @@ class OptimizerConfig:
     """AdamW on the policy's flat fp32 vector."""
 
     learning_rate: float = 1e-4
-    """Peak learning rate; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models, 5e-4 to 1e-3 on the
-    bundled one; `rlora check` tells for others.
+    """Peak learning rate; for rank 1 and alpha 32, 2e-5 to 2e-4 is known to be good on 1.7B models, 1.5e-4 to 1e-3 on
+    the bundled one; `rlora check` tells for others.
     """
     b_rate_ratio: float = 1.0
     """LoRA+: the learning rate of B over that of A, which is --optimizer.learning-rate; 1 is plain LoRA."""

@@ -98,7 +98,7 @@ def advice(name: str, model_type: str, hidden_size: int, **options):
 @pytest.mark.parametrize(
     ("options", "low", "rate", "high"),
     [
-        ({"name": "bundled", "model_type": "llama", "hidden_size": 576}, 5e-4, 6e-4, 1e-3),
+        ({"name": "bundled", "model_type": "llama", "hidden_size": 576}, 1.5e-4, 6e-4, 1e-3),
         ({"name": "Qwen/Qwen3-1.7B-Base", "model_type": "qwen3", "hidden_size": 2048}, 2e-5, 6e-5, 2e-4),
         (
             {"name": "models/Qwen3-1.7B/", "model_type": "qwen3", "hidden_size": 2048, "method": "full"},
@@ -154,8 +154,10 @@ def test_rates_of_public_runs_that_learned_lie_in_the_window(name, model_type, h
 def test_both_units_are_told_and_alpha_x_rate_stays() -> None:
     plain, other = (advice("bundled", "llama", 576, alpha=alpha) for alpha in (32.0, 8.0))
     assert other.rate == pytest.approx(4 * plain.rate)
-    assert "6.0e-04 (alpha x rate 1.9e-02), window 5.0e-04 to 1.0e-03 (1.6e-02 to 3.2e-02)" in str(plain)
+    assert "6.0e-04 (alpha x rate 1.9e-02), window 1.5e-04 to 1.0e-03 (4.8e-03 to 3.2e-02)" in str(plain)
     assert "2.4e-03 (alpha x rate 1.9e-02)" in str(other)
-    assert plain.warning(5e-4) is None
-    assert "4.0e-04 is below the known window, 5.0e-04 to 1.0e-03, so little may be learned" in str(plain.warning(4e-4))
+    assert plain.warning(1.5e-4) is None
+    assert "1.4e-04 is below the known window, 1.5e-04 to 1.0e-03, so little may be learned" in str(
+        plain.warning(1.4e-4)
+    )
     assert "is above the known window" in str(plain.warning(1.1e-3))
