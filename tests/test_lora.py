@@ -8,7 +8,7 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
 from rlora.lora.inject import adapted_layers, inject, num_parameters
-from rlora.lora.linear import LoraLinear
+from rlora.lora.linear import LoraLinear, SharedInput
 
 pytestmark = pytest.mark.unit
 
@@ -66,6 +66,68 @@ def test_zero_b_and_switched_off_give_the_base_output_bit_for_bit() -> None:
     assert not torch.equal(module(x), module.base(x))
     module.b_KOR.data.zero_()
     assert torch.equal(module(x), module.base(x))
+
+
+def siblings(dtype: torch.dtype) -> list[LoraLinear]:
+    """Three layers of one input and one rank, of unequal width, one of them with a bias."""
+    torch.manual_seed(1)
+    return [
+        LoraLinear(
+            nn.Linear(24, width, bias=bias, dtype=dtype),
+            nn.Parameter(torch.randn(1, 3, 24) * 0.2),
+            nn.Parameter(torch.randn(1, width, 3) * 0.2),
+            2.0,
+        )
+        for width, bias in [(16, False), (8, True), (12, False)]
+    ]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
+def test_layers_with_a_shared_input_equal_layers_alone(dtype, tolerance) -> None:
+    alone, together = siblings(dtype), siblings(dtype)
+    SharedInput(together)
+    random = torch.Generator().manual_seed(2)
+    x = torch.randn(5, 7, 24, generator=random).to(dtype).requires_grad_()
+    same_x = x.detach().clone().requires_grad_()
+    for one, other in zip(alone, together, strict=True):
+        out, joined = one(x), other(same_x)
+        torch.testing.assert_close(joined, out, rtol=tolerance, atol=tolerance)
+        upstream = torch.randn(out.shape, generator=random)
+        (out.float() * upstream).sum().backward()
+        (joined.float() * upstream).sum().backward(retain_graph=True)  # the three are one node of the graph
+    torch.testing.assert_close(same_x.grad, x.grad, rtol=tolerance, atol=tolerance)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(other.a_KRI.grad, one.a_KRI.grad, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(other.b_KOR.grad, one.b_KOR.grad, rtol=tolerance, atol=tolerance)
+
+
+@torch.no_grad()
+def test_a_shared_input_is_seen_not_assumed() -> None:
+    alone, together = siblings(torch.float32), siblings(torch.float32)
+    SharedInput(together)
+    x, other = torch.randn(4, 24), torch.randn(4, 24)
+    torch.testing.assert_close(together[0](x), alone[0](x))
+    torch.testing.assert_close(together[1](other), alone[1](other))  # another tensor
+    torch.testing.assert_close(together[1](x), alone[1](x))  # out of order
+    torch.testing.assert_close(together[1](x), alone[1](x))  # asked twice
+    before = alone[2](x)
+    together[0](x)
+    x += 1  # the tensor itself, changed
+    torch.testing.assert_close(together[2](x), alone[2](x))
+    assert not torch.allclose(alone[2](x), before)
+    fresh = torch.randn(4, 24)
+    for one in together:  # all asked: nothing is held any more
+        one(fresh)
+    assert together[0].shared is not None
+    assert together[0].shared._input is None
+
+
+def test_projections_of_a_block_are_joined(toy_policy) -> None:
+    block = toy_policy.model.model.layers[0]
+    attention, mlp = block.self_attn, block.mlp
+    assert attention.q_proj.shared is attention.k_proj.shared is attention.v_proj.shared is not None
+    assert mlp.gate_proj.shared is mlp.up_proj.shared is not None
+    assert attention.o_proj.shared is mlp.down_proj.shared is None
 
 
 def test_flat_vector_leaves_and_gradients_are_views() -> None:
