@@ -121,11 +121,10 @@ def assemble(
 
 
 def _token_budget(config: RunConfig, policy: Policy) -> TokenBudget:
-    if config.batch.recompute:
-        recompute_layers(policy.model)
     tokens = config.batch.tokens_per_micro_batch
     if config.memory_budget is not None:
         longest = config.sampler.max_prompt_tokens + config.sampling.max_tokens
-        row = max(1, min(longest, config.batch.tokens_per_row or longest))
-        tokens = measured_tokens(policy, config.memory_budget, row_tokens=row, recompute=config.batch.recompute)
+        tokens = measured_tokens(policy, config.memory_budget, row_tokens=longest, recompute=config.batch.recompute)
+    if config.batch.recompute:  # after measuring, which has to see what every layer saves
+        recompute_layers(policy.model)
     return TokenBudget(config.batch, tokens)

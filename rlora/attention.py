@@ -50,34 +50,34 @@ def attend(
         return out.transpose(1, 2).contiguous(), None
     shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product
     grouped = (query * scaling).reshape(num_rows, key.shape[1], shared * length, head_size)
-    out = _Attend.apply(grouped, key, value, ~attention_mask)
+    out = _Attend.apply(grouped, key, value, attention_mask)
     return out.view(num_rows, num_heads, length, head_size).transpose(1, 2).contiguous(), None
 
 
 class _Attend(torch.autograd.Function):
-    """softmax(q k^T) v without what `is_hidden` (B, 1, T, keys) hides; q is (B, key heads, queries, head size)."""
+    """softmax(q k^T) v of what `is_seen` (B, 1, T, keys) lets see; q is (B, key heads, queries, head size)."""
 
     @staticmethod
-    def forward(ctx, query, key, value, is_hidden):
-        out = _weights(query, key, is_hidden).to(value.dtype) @ value
-        ctx.save_for_backward(query, key, value, is_hidden, out)
+    def forward(ctx, query, key, value, is_seen):
+        out = _weights(query, key, is_seen).to(value.dtype) @ value
+        ctx.save_for_backward(query, key, value, is_seen, out)
         return out
 
     @staticmethod
     def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        query, key, value, is_hidden, out = ctx.saved_tensors
-        weights = _weights(query, key, is_hidden)
+        query, key, value, is_seen, out = ctx.saved_tensors
+        weights = _weights(query, key, is_seen)
         mean = torch.linalg.vecdot(grad.float(), out.float()).unsqueeze(-1)  # of the weights' gradient, under them
         grad_value = weights.to(grad.dtype).transpose(2, 3) @ grad
         grad_scores = (grad @ value.transpose(2, 3)).float().sub_(mean).mul_(weights).to(grad.dtype)
         return grad_scores @ key, grad_scores.transpose(2, 3) @ query, grad_value, None
 
 
-def _weights(query: torch.Tensor, key: torch.Tensor, is_hidden: torch.Tensor) -> torch.Tensor:
+def _weights(query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor) -> torch.Tensor:
     """Return the softmax of the visible scores, fp32, (B, key heads, queries, keys)."""
     scores = query @ key.transpose(2, 3)
-    by_position = scores.unflatten(2, (-1, is_hidden.shape[2]))
-    by_position.masked_fill_(is_hidden.unsqueeze(2), float("-inf"))
+    by_position = scores.unflatten(2, (-1, is_seen.shape[2]))
+    by_position.masked_fill_(~is_seen.unsqueeze(2), float("-inf"))
     return scores.softmax(-1, dtype=torch.float32)
 
 

@@ -102,6 +102,7 @@ class FlatAdamW:
             foreach=False,
             fused=is_fused,
         )
+        self.restore(self.state())  # the moments are there from the start: no first update runs out of memory for them
 
     def step(self, learning_rate: float) -> None:
         """Make one update with this rate for A, and `b_rate_ratio` times it for B."""

@@ -14,7 +14,7 @@ from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.loading import load_model, refuse_unsupported
-from rlora.logprobs import token_logprobs
+from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.experts import LoraExperts
 from rlora.lora.inject import inject
@@ -128,8 +128,9 @@ class Policy:
         return self._frozen_head_VH if self._full is None else self._full.product_head_VH
 
     @property
-    def _logits_head_VH(self) -> torch.Tensor:
-        return self._frozen_logits_head_VH if self._full is None else self._full.head_VH
+    def logits_head_VH(self) -> torch.Tensor:
+        """The unembedding (V, H) in the precision of the logits."""
+        return self._full.head_VH if self._full else self._frozen_logits_head_VH
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
@@ -139,9 +140,8 @@ class Policy:
             attention_mask=visibility_mask(micro_batch.segments_BT),
             use_cache=False,
         ).last_hidden_state
-        logprobs_N, entropy_N = self._token_logprobs(
-            hidden_BTH.flatten(0, 1)[micro_batch.source_N], micro_batch.target_N, temperature
-        )
+        hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]
+        logprobs_N, entropy_N = self._token_logprobs(hidden_NH, micro_batch.target_N, temperature)
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
     def _token_logprobs(
@@ -150,7 +150,7 @@ class Policy:
         if self._full is not None and torch.is_grad_enabled():
             return trained_token_logprobs(
                 hidden_NH,
-                self._logits_head_VH,
+                self.logits_head_VH,
                 targets_N,
                 grad_head_VH=self._full.grad_head_VH,
                 temperature=temperature,
@@ -158,9 +158,9 @@ class Policy:
             )
         update = self._adapted_head
         if update is not None and update.is_enabled:
-            return adapted_token_logprobs(hidden_NH, self._logits_head_VH, update, targets_N, temperature=temperature)
+            return adapted_token_logprobs(hidden_NH, self.logits_head_VH, update, targets_N, temperature=temperature)
         return token_logprobs(
-            hidden_NH, self._logits_head_VH, targets_N, temperature=temperature, gradient_head_VH=self._head_VH
+            hidden_NH, self.logits_head_VH, targets_N, temperature=temperature, gradient_head_VH=self._head_VH
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
@@ -176,8 +176,8 @@ class Policy:
         ).last_hidden_state
         last_BH = hidden_BTH[:, -1]
         if self._adapted_head is not None and self._adapted_head.is_enabled:
-            return adapted_logits(last_BH, self._logits_head_VH, self._adapted_head)
-        return (last_BH.to(self._logits_head_VH.dtype) @ self._logits_head_VH.T).float()
+            return adapted_logits(last_BH, self.logits_head_VH, self._adapted_head)
+        return logits(last_BH, self.logits_head_VH, self._head_VH)
 
     def round_off(self) -> None:
         """Let the model compute with the vector as it is now; adapters read it themselves."""

@@ -38,7 +38,7 @@ def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
         steps = checkpoints_of(config).steps()
         last = f"the last checkpoint is of step {steps[-1]}" if steps else "no step was finished"
         print(
-            f"Interrupted ({error}). Nothing is lost in {config.run_dir}: {last}. To go on from there:\n"
+            f"Interrupted ({error}). {config.run_dir} is whole: {last}. To go on from there:\n"
             f"  {shlex.join(sys.orig_argv)}",
             file=sys.stderr,
         )

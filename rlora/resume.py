@@ -22,6 +22,8 @@ MAY_CHANGE = (
     "num_steps",
     "stop_after_hours",
     "stop_at_reward",
+    "memory_budget",
+    "batch.recompute",  # the same bits
     "branch",
     "tracking",
     "evaluation",

@@ -30,8 +30,8 @@ class RunConfig:
     run_dir: str
     """Folder of the run: a new one, or one that this command started, which then goes on from its last checkpoint."""
     branch: str | None = None
-    """Start a new run from a checkpoint of the one in --run-dir, which may then differ in all but model and adapter:
-    NEW_DIR, NEW_DIR@STEP, or STEP (into RUN_DIR-from-STEP).
+    """Start a new run from a checkpoint of the one in --run-dir, which may then differ in all but model, method and
+    adapter: NEW_DIR, NEW_DIR@STEP, or STEP (into RUN_DIR-from-STEP).
     """
     method: Method = "lora"
     """lora trains adapters on a frozen base; full trains every weight of the model, the baseline of comparisons. It
@@ -118,6 +118,8 @@ class RunConfig:
             raise ConfigError(
                 f"oversample is {self.oversample}; it must be from 1 (off) to 100 times problems_per_step. Try 3."
             )
+        if self.oversample > 1 and self.advantage == "raw":
+            raise ConfigError("oversample looks for groups whose rewards differ; with --advantage raw all are trained.")
         if self.curriculum and self.samples_per_problem < 2:
             raise ConfigError("curriculum needs samples_per_problem of at least 2: one sample is never a mixed group.")
         if self.memory_budget is not None and not self.memory_budget > 0:

@@ -12,6 +12,7 @@ import torch
 from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
 from rlora.errors import OutOfMemoryError
 from rlora.logprobs import CHUNK_TOKENS
+from rlora.lora.linear import forget_shared_inputs
 from rlora.memory import give_back_freed_memory
 from rlora.policy import Policy
 from rlora.trainer import Trainer
@@ -52,6 +53,7 @@ class TokenBudget:
             else:
                 return metrics | {"batch/tokens_allowed": self.tokens, "batch/num_out_of_memory": num_failures}
             num_failures += 1
+            forget_shared_inputs(trainer.policy.model)
             self._halve(reason)
 
     def _cut(self) -> BatchConfig:
@@ -61,8 +63,9 @@ class TokenBudget:
     def _halve(self, reason: str) -> None:
         if self.tokens // 2 < LEAST_TOKENS:
             raise OutOfMemoryError(
-                f"memory ran out with micro-batches of {self.tokens} tokens ({reason}). Lower --sampling.max-tokens or "
-                "--sampler.kv-cache-gb, add --batch.recompute, or take a smaller model; the same command goes on."
+                f"memory ran out with micro-batches of {self.tokens} tokens ({reason}). Add --batch.recompute to the "
+                "same command, or go on in a branch (--branch NEW_DIR) with a lower --sampling.max-tokens or "
+                "--sampler.kv-cache-gb."
             )
         self.say(
             f"Out of memory with micro-batches of {self.tokens} tokens ({reason}); going on with {self.tokens // 2}."
@@ -98,7 +101,7 @@ def measured_tokens(policy: Policy, memory_gb: float, *, row_tokens: int, recomp
         least = (_GRADIENTS * per_position * row_tokens + logits) / 2**30
         raise OutOfMemoryError(
             f"memory_budget is {memory_gb:g} GiB; a row of {row_tokens} tokens of this model takes {least:.2f}. Raise "
-            "it, lower --batch.tokens-per-row, or add --batch.recompute."
+            "it, or add --batch.recompute."
         )
     return tokens
 
@@ -112,7 +115,8 @@ def _probe(num_tokens: int, num_policies: int) -> MicroBatch:
 
 
 def _saved_bytes(policy: Policy, micro_batch: MicroBatch) -> int:
-    weights = {tensor.untyped_storage().data_ptr() for tensor in policy.model.state_dict().values()}
+    held = [*policy.model.state_dict().values(), policy.logits_head_VH]
+    weights = {tensor.untyped_storage().data_ptr() for tensor in held}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> Any:

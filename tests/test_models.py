@@ -37,6 +37,12 @@ def test_memory_of_one_gpu_is_split_by_the_models_size(tmp_path, monkeypatch) ->
     card = SimpleNamespace(total_memory=24 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
     assert gpu_kv_cache_bytes(tmp_path, ModelConfig()) == int(0.9 * 24 * GIB) - 10 * GIB
+    with pytest.raises(
+        ConfigError, match="its optimizer, and its batches"
+    ):  # 18 bytes more a weight of 2 bytes: 27 GiB
+        gpu_kv_cache_bytes(tmp_path, ModelConfig(), is_full=True)
+    card.total_memory = 48 * GIB
+    assert gpu_kv_cache_bytes(tmp_path, ModelConfig(), is_full=True) == int(0.9 * 48 * GIB) - 37 * GIB
     card.total_memory = 12 * GIB
     with pytest.raises(ConfigError, match=r"12.0 GiB of GPU memory cannot hold two copies of a 3.0 GiB model"):
         gpu_kv_cache_bytes(tmp_path, ModelConfig())

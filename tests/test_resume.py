@@ -350,7 +350,7 @@ def test_a_signal_ends_with_its_code_and_the_same_command_goes_on(tmp_path, numb
         rest = process.stderr.read()
         assert process.wait(timeout=60) == code
     newest = CheckpointFolder(run_dir / "checkpoints").steps()[-1]
-    assert f"Interrupted ({number.name}). Nothing is lost in {run_dir}: the last checkpoint is of step {newest}" in rest
+    assert f"Interrupted ({number.name}). {run_dir} is whole: the last checkpoint is of step {newest}" in rest
     assert rest.rstrip().endswith(f"{' '.join(command)} --num-steps 100000")
     assert "Traceback" not in rest
     done = subprocess.run(

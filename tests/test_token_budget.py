@@ -79,10 +79,29 @@ def test_out_of_memory_halves_the_tokens_and_gives_the_update_of_that_size(monke
 
 
 @pytest.mark.unit
+def test_memory_that_runs_out_between_two_projections_leaves_nothing_held() -> None:
+    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 64)
+    attention = trainer.policy.model.model.layers[1].self_attn
+    failures = iter([True])
+
+    def run_out(*_: object) -> None:
+        if next(failures, False):
+            assert attention.k_proj.shared._input is not None  # the query's pass has made key and value ready
+            torch.empty(TOO_MUCH, dtype=torch.uint8)
+
+    seen = []
+    budget.say = lambda line: seen.append((line, attention.k_proj.shared._input, attention.k_proj.shared._ready))
+    attention.k_proj.register_forward_pre_hook(run_out)
+    budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    assert [(held, dict(ready)) for _, held, ready in seen] == [(None, {})]
+    assert budget.tokens == 32
+
+
+@pytest.mark.unit
 def test_when_single_completions_do_not_fit_the_policy_is_as_it_was(monkeypatch) -> None:
     trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 128)
     before = trainer.policy.flat.theta_KD.clone()
-    with memory_for(4, monkeypatch), pytest.raises(OutOfMemoryError, match=r"16 tokens.*Lower --sampling.max-tokens"):
+    with memory_for(4, monkeypatch), pytest.raises(OutOfMemoryError, match=r"16 tokens.*Add --batch.recompute"):
         budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
     assert torch.equal(trainer.policy.flat.theta_KD, before)
     assert trainer.policy.version == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.advice import model_lines, plan_lines
+from rlora.advice import check_layers, model_lines, plan_lines
 from rlora.benchmark.config import EvalConfig
 from rlora.benchmark.engine import Benchmark, open_sampler
 from rlora.benchmark.run import load_benchmarks
@@ -55,7 +55,9 @@ def check_recipe(path: Path, arguments: Sequence[str]) -> Iterator[str]:
         raise ConfigError(f"{path} is not a recipe of a training run: it has no PRESETS of RunConfig.")
     config = cli(presets, description=module.__doc__ or "", arguments=arguments)
     config.check()
-    yield from plan_lines(config, empty_model(model_dir(config.model), config.model))
+    folder = model_dir(config.model)
+    check_layers(config, folder)
+    yield from plan_lines(config, empty_model(folder, config.model))
 
 
 def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:

@@ -104,8 +104,10 @@ class FullParameters:
         def add_to(grad: torch.Tensor) -> Any:
             def add(parameter: torch.Tensor) -> None:
                 assert parameter.grad is not None
-                grad.add_(parameter.grad)
-                parameter.grad = None
+                try:
+                    grad.add_(parameter.grad)
+                finally:  # out of memory here, the next try must not find it and add it twice
+                    parameter.grad = None
 
             return add
 

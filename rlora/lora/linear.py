@@ -92,12 +92,17 @@ class SharedInput:
     def output(self, layer: "LoraLinear", x: torch.Tensor) -> torch.Tensor:
         """Return what `layer` makes of x (..., I)."""
         if self._input is not x or self._version != x._version or layer not in self._ready:
-            self._input, self._version = x, x._version
             self._ready = dict(zip(self._layers, _updated(self._layers, x), strict=True))
+            self._input, self._version = x, x._version
         found = self._ready.pop(layer)
         if not self._ready:
             self._input = None
         return found
+
+    def forget(self) -> None:
+        """Drop what is ready: after a pass that failed half-way it would hold the graph of all layers before it."""
+        self._input = None
+        self._ready.clear()
 
 
 class LoraLinear(nn.Module):
@@ -134,3 +139,10 @@ class LoraLinear(nn.Module):
             return _updated([self], x)[0] if self.shared is None else self.shared.output(self, x)
         x_NI = x.reshape(-1, x.shape[-1])
         return nn.functional.linear(x_NI, self.base.weight, self.base.bias).view(*x.shape[:-1], -1)
+
+
+def forget_shared_inputs(model: nn.Module) -> None:
+    """Free what layers with a shared input hold of a forward pass that failed."""
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and module.shared is not None:
+            module.shared.forget()

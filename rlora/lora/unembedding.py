@@ -8,9 +8,8 @@ which is not known in the forward pass: the backward pass computes a chunk's log
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from rlora.logprobs import CHUNK_TOKENS
 from rlora.lora.linear import LoraLinear
-
-CHUNK_TOKENS = 256  # 256 x 128,256 fp32 logits are 131 MB
 
 
 def adapted_logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, update: LoraLinear) -> torch.Tensor:

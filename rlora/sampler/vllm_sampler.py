@@ -59,7 +59,8 @@ class VllmSampler:
             enable_chunked_prefill=False,
             enable_prefix_caching=True,
             block_size=block_size,
-            kv_cache_memory_bytes=kv_cache_bytes or gpu_kv_cache_bytes(spec.folder, spec.model),
+            kv_cache_memory_bytes=kv_cache_bytes
+            or gpu_kv_cache_bytes(spec.folder, spec.model, is_full=spec.lora is None),
             **_lora_options(spec),
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": spec.model.head_dtype},
