@@ -57,6 +57,24 @@ def test_a_number_in_any_dress_is_right(verifier, text) -> None:
     assert verifier.judge(text, "139", question="What is 98 + 41?", is_number=True).is_correct
 
 
+@pytest.mark.parametrize(
+    ("text", "gold", "is_right"),
+    [
+        ("98 + 41 equals 139", "139", True),  # what a policy wrote after thirty updates
+        ("98 + 41 is 139.", "139", True),
+        ("98+41 is equal to 139", "139", True),
+        ("12 * 12 makes 144", "144", True),
+        ("98 + 41 equals 138", "139", False),
+        ("139 + 1 equals 140", "139", False),
+        ("5 equals 139", "139", False),
+        ("98 + 41 equals 139 or 140", "139", False),
+    ],
+)
+def test_a_sum_spelled_in_words_needs_no_last_number(verifier, text, gold, is_right) -> None:
+    verdict = verifier.judge(text, gold, question="What is 98 + 41?", is_number=True, last_number=False)
+    assert verdict.is_correct is is_right
+
+
 @pytest.mark.parametrize("text", ["98 + 41", "98+41", "\\boxed{98 + 41}"])
 def test_a_copy_of_the_question_is_no_answer_in_any_task(verifier, text) -> None:
     assert verifier.judge(text, "139", question="What is 98 + 41?").kind is VerdictKind.NO_ANSWER

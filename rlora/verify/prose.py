@@ -36,6 +36,10 @@ _STATED = re.compile(
     r"(?:answer|option|choice|solution)?\.?",
     re.IGNORECASE,
 )
+_SPELLED = re.compile(  # 16 + 59 equals 75; the left side is worked out, so "5 is 139" is none
+    r"([-+]?[\d.,]*\d(?:\s*[-+*/×÷−]\s*[\d.,]*\d)+)\s+(?:equals|is\s+equal\s+to|is|makes|gives)\s+([-−]?[\d.,]*\d)\.?",
+    re.IGNORECASE,
+)
 _GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (since 3 * 4 = 12), 12 (not 13)
     r"(?<=\S)\s*\((?!or\b)(?:[A-Za-z][A-Za-z ,]{2,}"
     r"|(?:since|because|as|not|i\.e\.|which|where|rounded)\b[^()\n]*)\)\.?$"
@@ -153,6 +157,8 @@ def plain_final(line: str) -> str | None:
     bare = without_gloss(unwrapped(line))
     if stated := _STATED.fullmatch(bare):
         bare = stated[1]
+    elif spelled := _SPELLED.fullmatch(bare):
+        bare = f"{spelled[1]} = {spelled[2]}"
     if word := YES_OR_NO.match(bare):
         return word[1]
     said = _DENIED.split(bare, maxsplit=1)[0]
