@@ -61,9 +61,9 @@ def test_a_number_in_any_dress_is_right(verifier, text) -> None:
     ("text", "gold", "is_right"),
     [
         ("98 + 41 equals 139", "139", True),  # what a policy wrote after thirty updates
-        ("98 + 41 is 139.", "139", True),
+        ("98 + 41 is 139.", "139", False),  # prose
         ("98+41 is equal to 139", "139", True),
-        ("12 * 12 makes 144", "144", True),
+        ("12 * 12 equals 144.", "144", True),
         ("98 + 41 equals 138", "139", False),
         ("139 + 1 equals 140", "139", False),
         ("5 equals 139", "139", False),

@@ -36,8 +36,8 @@ _STATED = re.compile(
     r"(?:answer|option|choice|solution)?\.?",
     re.IGNORECASE,
 )
-_SPELLED = re.compile(  # 16 + 59 equals 75; the left side is worked out, so "5 is 139" is none
-    r"([-+]?[\d.,]*\d(?:\s*[-+*/×÷−]\s*[\d.,]*\d)+)\s+(?:equals|is\s+equal\s+to|is|makes|gives)\s+([-−]?[\d.,]*\d)\.?",
+_SPELLED = re.compile(  # 16 + 59 equals 75; "3 + 4 is 7" stays prose, and so does "5 equals 139"
+    r"([-+]?[\d.,]*\d(?:\s*[-+*/×÷−]\s*[\d.,]*\d)+)\s+(?:equals|is\s+equal\s+to)\s+([-−]?[\d.,]*\d)\.?",
     re.IGNORECASE,
 )
 _GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (since 3 * 4 = 12), 12 (not 13)
