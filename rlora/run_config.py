@@ -65,8 +65,8 @@ class RunConfig:
     init_adapter: str | None = None
     """Folder of a PEFT adapter to start from; it must have the run's rank, scale and layers."""
     memory_budget: float | None = None
-    """GiB that training a micro-batch may take beside the model: sizes --batch.tokens-per-micro-batch by measuring. Out
-    of memory, the tokens are halved in any case.
+    """GiB that training a micro-batch may take beside the model: sizes --batch.tokens-per-micro-batch by measuring, at
+    a run's start; going on, it keeps what it had. Out of memory, the tokens are halved in any case.
     """
     num_threads: int | None = None
     """Threads of PyTorch on the CPU; all cores when left out. vLLM, where it runs, sets its own."""

@@ -49,7 +49,7 @@ class TokenBudget:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                reason = str(error).splitlines()[0]
+                reason = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own say nothing
             else:
                 return metrics | {"batch/tokens_allowed": self.tokens, "batch/num_out_of_memory": num_failures}
             num_failures += 1

@@ -98,6 +98,22 @@ def test_memory_that_runs_out_between_two_projections_leaves_nothing_held() -> N
 
 
 @pytest.mark.unit
+def test_an_error_of_python_without_a_message_is_survived_too() -> None:
+    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 64)
+    failures, said = iter([True]), []
+    budget.say = said.append
+
+    def run_out(*_: object) -> None:
+        if next(failures, False):
+            raise MemoryError
+
+    trainer.policy.model.model.layers[0].register_forward_pre_hook(run_out)
+    budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    assert budget.tokens == 32
+    assert "(MemoryError)" in said[0]
+
+
+@pytest.mark.unit
 def test_when_single_completions_do_not_fit_the_policy_is_as_it_was(monkeypatch) -> None:
     trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 128)
     before = trainer.policy.flat.theta_KD.clone()
@@ -122,11 +138,14 @@ def test_memory_lost_in_a_later_update_of_a_batch_takes_the_first_back(monkeypat
 
 
 @pytest.mark.unit
-def test_computing_layers_again_gives_the_same_gradient_and_saves_less() -> None:
-    plain, _, _ = trained(128)
+def test_layers_are_computed_again_and_give_the_same_gradient() -> None:
+    plain, _, metrics = trained(128)
     again = Trainer(policy_(), SGD_LIKE, LossConfig())
     recompute_layers(again.policy.model)
+    calls = []
+    again.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     TokenBudget(BatchConfig(), 128).step(again, groups(), ADVANTAGES, keep_all=False)
+    assert len(calls) == 2 * metrics["batch/num_micro_batches"]  # forward, and again in the backward pass
     assert torch.equal(again.policy.flat.grad_KD, plain.policy.flat.grad_KD)
     saved = [measured_tokens(policy_(), 0.01, row_tokens=32, recompute=recompute) for recompute in (False, True)]
     assert saved[1] > 1.5 * saved[0]
