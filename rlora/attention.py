@@ -39,7 +39,8 @@ def attend(
     """Return softmax(q k^T scaling) v, (B, T, heads, head size), for query (B, heads, T, .) and fewer key and value
     heads.
 
-    The signature is Transformers'. Softmax is in fp32; `attention_mask` (B, 1, T, keys) says what is seen.
+    The signature is Transformers'. Softmax is in fp32; `attention_mask` (B, 1, T, keys) says what is seen, as booleans
+    or as a bias. With `kernels` on the module (see rlora.fused) the softmax is theirs.
     """
     assert dropout == 0.0
     num_rows, num_heads, length, head_size = query.shape
@@ -48,10 +49,19 @@ def attend(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=key.shape[1] != num_heads
         )
         return out.transpose(1, 2).contiguous(), None
+    if (kernels := getattr(module, "kernels", None)) is not None:
+        mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
+        out = _FusedAttend.apply(query, key, value, mask, scaling, kernels)
+        return out.transpose(1, 2).contiguous(), None
     shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product
     grouped = (query * scaling).reshape(num_rows, key.shape[1], shared * length, head_size)
     out = _Attend.apply(grouped, key, value, attention_mask)
     return out.view(num_rows, num_heads, length, head_size).transpose(1, 2).contiguous(), None
+
+
+def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
+    """Return what is added to scores, fp32: 0 where something is seen and -inf elsewhere."""
+    return torch.zeros(is_seen.shape, device=is_seen.device).masked_fill_(~is_seen, float("-inf"))
 
 
 class _Attend(torch.autograd.Function):
@@ -79,6 +89,39 @@ def _weights(query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor) -> t
     by_position = scores.unflatten(2, (-1, is_seen.shape[2]))
     by_position.masked_fill_(~is_seen.unsqueeze(2), float("-inf"))
     return scores.softmax(-1, dtype=torch.float32)
+
+
+class _FusedAttend(torch.autograd.Function):
+    """softmax(q k^T scaling + mask) v, for q (B, heads, T, D); mask is a bias (B, 1, T, keys)."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, mask, scaling, kernels):
+        num_rows, num_heads, length, _ = query.shape
+        scores = _grouped(query, key) @ key.transpose(2, 3)
+        weights = kernels.softmax(scores.view(num_rows, num_heads, length, -1), mask, scaling)
+        ctx.save_for_backward(query, key, value, mask)
+        ctx.scaling, ctx.kernels = scaling, kernels
+        return (weights.view(scores.shape) @ value).view(query.shape)
+
+    @staticmethod
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
+        query, key, value, mask = ctx.saved_tensors
+        per_head = (*query.shape[:3], key.shape[2])
+        query, grad = _grouped(query, key), _grouped(grad, key)
+        scores, grad_weights = query @ key.transpose(2, 3), grad @ value.transpose(2, 3)
+        weights, grad_scores = ctx.kernels.softmax_backward(
+            scores.view(per_head), mask, ctx.scaling, grad_weights.view(per_head)
+        )
+        weights, grad_scores = weights.view(scores.shape), grad_scores.view(scores.shape)
+        grad_query = (grad_scores @ key).view(*per_head[:3], -1)
+        grad_value = weights.transpose(2, 3) @ grad
+        return grad_query, grad_scores.transpose(2, 3) @ query, grad_value, None, None, None
+
+
+def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Return the query's heads that share a key head as rows of one product, (B, key heads, shared x T, D)."""
+    num_rows, num_heads, length, head_size = query.shape
+    return query.reshape(num_rows, key.shape[1], num_heads // key.shape[1] * length, head_size)
 
 
 def register() -> None:

@@ -9,6 +9,10 @@ class ConfigError(RloraError, ValueError):
     """A field of a configuration has a value that breaks a rule; nothing was loaded yet."""
 
 
+class CompilerError(RloraError, RuntimeError):
+    """Kernels cannot be compiled here, or a compiled one computes something else than it should."""
+
+
 class DataError(RloraError, ValueError):
     """A data set cannot be found or read, or a row lacks what is needed."""
 

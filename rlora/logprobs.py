@@ -5,7 +5,11 @@ log-probability with respect to its hidden state is one vector, (W[target] - p W
 forward pass while the chunk's probabilities p exist, so no logits are kept and none are computed twice.
 """
 
+from dataclasses import dataclass
+
 import torch
+
+from rlora.fused.kernels import Kernels
 
 CHUNK_TOKENS = 128  # 128 x 49,152 fp32 logits are 25 MB
 
@@ -17,31 +21,79 @@ def logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Te
     computed once more with the rounded result subtracted from the sum, it gives what the rounding lost. Together that
     is 2 x 8 bits of bf16, an error of 2e-4 at logits of 40, at two fifths of the time (docs/log.md).
     """
+    product_NV, lost_NV = _logits_and_rest(hidden_NH, head_VH, low_head_VH)
+    return product_NV.float() if lost_NV is None else product_NV.float().add_(lost_NV)
+
+
+def _logits_and_rest(
+    hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return two tensors whose sum in fp32 is the logits, or the logits and None."""
     if head_VH.dtype == torch.float32 and hidden_NH.dtype == low_head_VH.dtype != torch.float32:
         rounded_NV = hidden_NH @ low_head_VH.T
-        lost_NV = torch.addmm(rounded_NV, hidden_NH, low_head_VH.T, beta=-1)
-        return rounded_NV.float().add_(lost_NV)
-    return (hidden_NH.to(head_VH.dtype) @ head_VH.T).float()
+        return rounded_NV, torch.addmm(rounded_NV, hidden_NH, low_head_VH.T, beta=-1)
+    return hidden_NH.to(head_VH.dtype) @ head_VH.T, None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ChunkStatistics:
+    """What is known of C tokens: log-probabilities, entropies and log-normalizers, in nats and fp32.
+
+    `residual_CV` holds the probabilities less 1 at the target, by which log-probabilities fall as logits rise.
+    """
+
+    logprobs_C: torch.Tensor
+    entropy_C: torch.Tensor
+    normalizer_C: torch.Tensor
+    residual_CV: torch.Tensor
+
+
+def chunk_statistics(
+    hidden_CH: torch.Tensor,
+    head_VH: torch.Tensor,
+    low_head_VH: torch.Tensor,
+    targets_C: torch.Tensor,
+    temperature: float,
+    kernels: Kernels | None,
+) -> ChunkStatistics:
+    """Return what `targets_C` have under the logits (see `logits`) divided by the temperature.
+
+    The residual is in the dtype of `low_head_VH`.
+    """
+    if kernels is not None:
+        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, low_head_VH)
+        lost_CV = product_CV.new_zeros(1, 1) if lost_CV is None else lost_CV
+        logprobs_C, entropy_C, normalizer_C, p_CV = kernels.token_statistics(
+            product_CV, lost_CV, targets_C, temperature
+        )
+    else:
+        logits_CV = logits(hidden_CH, head_VH, low_head_VH)
+        if temperature != 1:
+            logits_CV.div_(temperature)
+        normalizer_C = logits_CV.logsumexp(-1)
+        log_p_CV = logits_CV.sub_(normalizer_C[:, None])
+        logprobs_C, p_CV = log_p_CV.gather(1, targets_C[:, None]).squeeze(1), log_p_CV.exp()
+        entropy_C = -torch.linalg.vecdot(p_CV, log_p_CV)
+    residual_CV = p_CV.to(low_head_VH.dtype)
+    residual_CV.scatter_(1, targets_C[:, None], logprobs_C.expm1().to(residual_CV)[:, None])  # 0.999 - 1, not 1 - 1
+    return ChunkStatistics(
+        logprobs_C=logprobs_C, entropy_C=entropy_C, normalizer_C=normalizer_C, residual_CV=residual_CV
+    )
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature):
+    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels):
         num_tokens = hidden_NH.shape[0]
         logprobs_N = hidden_NH.new_empty(num_tokens, dtype=torch.float32)
         entropy_N = torch.empty_like(logprobs_N)
         jacobian_NH = torch.empty_like(hidden_NH) if ctx.needs_input_grad[0] else None
         for start in range(0, num_tokens, CHUNK_TOKENS):
             part = slice(start, start + CHUNK_TOKENS)
-            logits_CV = logits(hidden_NH[part], head_VH, gradient_head_VH)
-            log_p_CV = logits_CV.div_(temperature).log_softmax(-1) if temperature != 1 else logits_CV.log_softmax(-1)
-            del logits_CV
-            p_CV = log_p_CV.exp()
-            logprobs_N[part] = log_p_CV.gather(1, targets_N[part, None]).squeeze(1)
-            entropy_N[part] = -torch.linalg.vecdot(p_CV, log_p_CV)
+            found = chunk_statistics(hidden_NH[part], head_VH, gradient_head_VH, targets_N[part], temperature, kernels)
+            logprobs_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             if jacobian_NH is not None:
-                expected_CH = p_CV.to(gradient_head_VH.dtype) @ gradient_head_VH
-                jacobian_NH[part] = (gradient_head_VH[targets_N[part]] - expected_CH) / temperature
+                jacobian_NH[part] = (found.residual_CV @ gradient_head_VH).div_(-temperature)
         ctx.save_for_backward(jacobian_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -49,7 +101,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logprobs_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         (jacobian_NH,) = ctx.saved_tensors
-        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, None, None, None, None
+        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, None, None, None, None, None
 
 
 def token_logprobs(
@@ -59,13 +111,14 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     gradient_head_VH: torch.Tensor | None = None,
+    kernels: Kernels | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats,
     constant).
 
     Logits are computed in the dtype of `head_VH` (fp32 for agreement with the sampler) and softened by `temperature`;
-    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper.
+    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper, and
+    `kernels` what follows them.
     """
-    return _TokenLogprobs.apply(
-        hidden_NH, head_VH, gradient_head_VH if gradient_head_VH is not None else head_VH, targets_N, temperature
-    )
+    gradient_head_VH = head_VH if gradient_head_VH is None else gradient_head_VH
+    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels)

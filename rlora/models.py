@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -24,6 +24,7 @@ BUNDLED_TITLE = "SmolLM2-135M-Instruct, 4-bit weights dequantised"
 _BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
+CompileName = Literal["auto", "on", "off"]
 DTYPES: dict[str, torch.dtype] = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -39,6 +40,10 @@ class ModelConfig:
     """Precision of the base in trainer and sampler: bfloat16, float16 or float32. Adapters are trained in float32."""
     head_dtype: DtypeName = "float32"
     """Precision of the logits in trainer and sampler; float32 brings the two closer together."""
+    compile: CompileName = "auto"
+    """Compile what surrounds the trainer's products (norms, softmax, gates): auto, which is on the CPU in 16-bit
+    precision; on; or off. The first use in a cache folder takes half a minute.
+    """
     trust_remote_code: bool = False
     """Run Python code that a model's repository ships; off unless you trust its authors."""
 
@@ -49,6 +54,10 @@ class ModelConfig:
         for field in ("dtype", "head_dtype"):
             if getattr(self, field) not in DTYPES:
                 raise ConfigError(f"model.{field} is {getattr(self, field)!r}; it must be one of {', '.join(DTYPES)}.")
+        if self.compile not in get_args(CompileName):
+            raise ConfigError(
+                f"model.compile is {self.compile!r}; it must be one of {', '.join(get_args(CompileName))}."
+            )
 
 
 def cache_dir() -> Path:

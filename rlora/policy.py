@@ -8,12 +8,14 @@ from typing import Any
 
 import torch
 
-from rlora.attention import visibility_mask
+from rlora.attention import as_bias, visibility_mask
 from rlora.batching import MicroBatch
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
-from rlora.loading import load_model, refuse_unsupported
+from rlora.fused.install import install
+from rlora.fused.kernels import Kernels
+from rlora.loading import kernels_for, load_model, refuse_unsupported
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.experts import LoraExperts
@@ -47,12 +49,17 @@ class Policy:
         base_name: str,
         base_dir: Path,
         head_dtype: torch.dtype,
+        kernels: Kernels | None = None,
     ):
         """Wrap a causal language model, loaded from `base_dir`, in place.
 
         `config` is the shape of the adapters, with one of `seeds` a policy; None trains every weight of one policy.
+        With `kernels`, what surrounds the products is computed by them.
         """
         refuse_unsupported(model.config)
+        self._kernels = kernels
+        if kernels is not None:
+            install(model, kernels)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
         self._base_dir, self.version = base_dir, 0
         self._full: FullParameters | None = None
@@ -95,6 +102,7 @@ class Policy:
             base_name=model_config.name,
             base_dir=folder,
             head_dtype=DTYPES[model_config.head_dtype],
+            kernels=kernels_for(model_config, device or default_device()),
         )
         if init_adapter is not None:
             assert lora is not None
@@ -134,10 +142,11 @@ class Policy:
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
+        mask_B1TT = visibility_mask(micro_batch.segments_BT)
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,
-            attention_mask=visibility_mask(micro_batch.segments_BT),
+            attention_mask=mask_B1TT if self._kernels is None else as_bias(mask_B1TT),
             use_cache=False,
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]
@@ -155,12 +164,18 @@ class Policy:
                 grad_head_VH=self._full.grad_head_VH,
                 temperature=temperature,
                 product_head_VH=self._head_VH,
+                kernels=self._kernels,
             )
         update = self._adapted_head
         if update is not None and update.is_enabled:
             return adapted_token_logprobs(hidden_NH, self.logits_head_VH, update, targets_N, temperature=temperature)
         return token_logprobs(
-            hidden_NH, self.logits_head_VH, targets_N, temperature=temperature, gradient_head_VH=self._head_VH
+            hidden_NH,
+            self.logits_head_VH,
+            targets_N,
+            temperature=temperature,
+            gradient_head_VH=self._head_VH,
+            kernels=self._kernels,
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:

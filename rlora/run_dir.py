@@ -20,6 +20,7 @@ from rlora.config import differences
 from rlora.errors import RunDirError
 from rlora.files import remove_temporaries, write_atomically
 from rlora.full.weights import Snapshot, save_weights
+from rlora.fused import compiled
 from rlora.lock import LOCK_FILE, FolderLock
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.types import Group
@@ -204,6 +205,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
+        "has_compiled_kernels": compiled.is_in_use(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "packages": versions,
     }

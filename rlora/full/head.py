@@ -9,6 +9,7 @@ way the weight's gradient is added straight to the flat fp32 gradient, and memor
 import torch
 
 from rlora import logprobs
+from rlora.fused.kernels import Kernels
 
 KEPT_BYTES = 2**27  # 1,365 tokens of 49,152 in bf16
 _BLOCK = 8192  # rows of the weight whose gradient is made at once
@@ -16,22 +17,21 @@ _BLOCK = 8192  # rows of the weight whose gradient is made at once
 
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature):
+    def forward(ctx, hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature, kernels):
         values_N = torch.empty(len(targets_N), device=hidden_NH.device)
         entropy_N, normalizer_N = torch.empty_like(values_N), torch.empty_like(values_N)
         num_kept = min(len(targets_N), KEPT_BYTES // (len(head_VH) * hidden_NH.element_size()))
         kept_MV = hidden_NH.new_empty(num_kept, len(head_VH))
         for start in range(0, len(targets_N), logprobs.CHUNK_TOKENS):
             part = slice(start, start + logprobs.CHUNK_TOKENS)
-            logits_CV = logprobs.logits(hidden_NH[part], head_VH, product_head_VH).div_(temperature)
-            normalizer_N[part] = logits_CV.logsumexp(-1)
-            log_p_CV = logits_CV.sub_(normalizer_N[part, None])
-            values_N[part] = log_p_CV.gather(1, targets_N[part, None]).squeeze(1)
-            p_CV = log_p_CV.exp()
-            entropy_N[part] = -torch.linalg.vecdot(p_CV, log_p_CV)
+            found = logprobs.chunk_statistics(
+                hidden_NH[part], head_VH, product_head_VH, targets_N[part], temperature, kernels
+            )
+            values_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
+            normalizer_N[part] = found.normalizer_C
             if start < num_kept:
                 end = min(num_kept, start + logprobs.CHUNK_TOKENS)
-                kept_MV[start:end] = _minus_one(p_CV, targets_N[part])[: end - start]
+                kept_MV[start:end] = found.residual_CV[: end - start]
         ctx.save_for_backward(hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV)
         ctx.grad_head_VH, ctx.temperature = grad_head_VH, temperature
         ctx.mark_non_differentiable(entropy_N)
@@ -59,7 +59,7 @@ class _TrainedHead(torch.autograd.Function):
             low_NV = _minus_one(p_NV, targets_N[rest] - start).to(hidden_NH.dtype)
             grad_NH[rest] += low_NV @ product_head_VH[block]
             ctx.grad_head_VH[block] += low_NV.T @ scaled_NH[rest]
-        return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None
+        return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None, None
 
 
 def _minus_one(p_NV: torch.Tensor, column_N: torch.Tensor) -> torch.Tensor:
@@ -77,6 +77,7 @@ def trained_token_logprobs(
     grad_head_VH: torch.Tensor,
     temperature: float = 1.0,
     product_head_VH: torch.Tensor | None = None,
+    kernels: Kernels | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `token_logprobs` returns; the backward pass also adds the weight's gradient to `grad_head_VH` (fp32).
 
@@ -84,4 +85,4 @@ def trained_token_logprobs(
     in the dtype of the hidden states.
     """
     product_head_VH = head_VH if product_head_VH is None else product_head_VH
-    return _TrainedHead.apply(hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature)
+    return _TrainedHead.apply(hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature, kernels)

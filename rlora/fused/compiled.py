@@ -1,0 +1,50 @@
+"""Have PyTorch compile the kernels, for any number of rows, and keep what was compiled between runs."""
+
+import functools
+import os
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlora.errors import CompilerError
+from rlora.fused.kernels import PLAIN, Kernels
+
+_RECOMPILATIONS = 64  # of a kernel, for one row, one head and so on; beyond them PyTorch would run it plainly, unasked
+_is_in_use = False
+
+
+def is_in_use() -> bool:
+    """Return whether this process has computed with compiled kernels."""
+    return _is_in_use
+
+
+@functools.cache
+def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
+    """Return the kernels compiled for `device`, with what is compiled kept in `folder`.
+
+    Most are compiled at their first use (about a second each, once in the folder's life). One is compiled and compared
+    here: raises CompilerError when that fails, as without a C++ compiler or Python's headers.
+    """
+    global _is_in_use
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes of their own, which would stay
+    try:
+        import torch._dynamo
+
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
+        kernels = Kernels(**{field.name: _compiled(getattr(PLAIN, field.name)) for field in fields(Kernels)})
+        values_NH = torch.linspace(-2, 3, 7 * 33, device=device).view(7, 33)
+        with torch.no_grad():
+            found, expected = (one.gate(values_NH, values_NH) for one in (kernels, PLAIN))
+    except Exception as error:  # whatever a compiler or a loader can do wrong
+        raise CompilerError(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+    if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
+        raise CompilerError("a compiled kernel computes something else than the plain one")
+    _is_in_use = True
+    return kernels
+
+
+def _compiled(kernel: Any) -> Any:
+    return torch.compile(kernel, dynamic=True, fullgraph=True)

@@ -1,0 +1,132 @@
+"""What a transformer layer and the logits need beside products: plain functions, and the same compiled.
+
+Sums and functions are computed in fp32 and rounded once, at the end, as inference engines do; Transformers' modules
+round after each operation. Every kernel comes with its derivative written out, so that nothing but its inputs is kept.
+Tokens are N rows or B rows of T positions; H is the hidden size, D a head's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def norm(x_NH: Tensor, weight_H: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """Return the RMS norm of each row times the weight, and 1 / the root mean square (N, 1) in fp32."""
+    x = x_NH.float()
+    inverse_N1 = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon)
+    return (x * inverse_N1 * weight_H.float()).to(x_NH.dtype), inverse_N1
+
+
+def norm_backward(grad_NH: Tensor, x_NH: Tensor, weight_H: Tensor, inverse_N1: Tensor) -> Tensor:
+    """Return the gradient of the norm's input."""
+    grad, direction = grad_NH.float() * weight_H.float(), x_NH.float() * inverse_N1
+    along = (grad * direction).mean(-1, keepdim=True)
+    return ((grad - direction * along) * inverse_N1).to(x_NH.dtype)
+
+
+def norm_weight_backward(grad_NH: Tensor, x_NH: Tensor, inverse_N1: Tensor) -> Tensor:
+    """Return the gradient of the norm's weight, fp32."""
+    return (grad_NH.float() * x_NH.float() * inverse_N1).sum(0)
+
+
+def gate(gate_NI: Tensor, up_NI: Tensor) -> Tensor:
+    """Return silu(gate) x up."""
+    gate = gate_NI.float()
+    return (gate * torch.sigmoid(gate) * up_NI.float()).to(gate_NI.dtype)
+
+
+def gate_backward(grad_NI: Tensor, gate_NI: Tensor, up_NI: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of gate and up."""
+    gate, grad = gate_NI.float(), grad_NI.float()
+    sigmoid = torch.sigmoid(gate)
+    silu = gate * sigmoid
+    grad_gate = grad * up_NI.float() * (sigmoid + silu * (1 - sigmoid))
+    return grad_gate.to(gate_NI.dtype), (grad * silu).to(up_NI.dtype)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
+    """Turn the halves of the last dimension as planes, forwards (sign 1) or back (-1)."""
+    x, half = x.float(), x.shape[-1] // 2
+    low, high = x[..., :half], x[..., half:]
+    if sign > 0:
+        return x * cos + torch.cat((-high, low), -1) * sin
+    turned = x * sin
+    return x * cos + torch.cat((turned[..., half:], -turned[..., :half]), -1)
+
+
+def rotate(query: Tensor, key: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return query and key (B, heads, T, D) with their positions turned in, contiguous however they come."""
+    cos, sin = cos_BTD.float().unsqueeze(1), sin_BTD.float().unsqueeze(1)
+    return (
+        _rotated(query, cos, sin, 1).to(query.dtype).contiguous(),
+        _rotated(key, cos, sin, 1).to(key.dtype).contiguous(),
+    )
+
+
+def rotate_backward(grad_query: Tensor, grad_key: Tensor, cos_BTD: Tensor, sin_BTD: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradients of query and key before rotation, (B, T, heads, D) contiguous: as projections make them."""
+    cos, sin = cos_BTD.float().unsqueeze(2), sin_BTD.float().unsqueeze(2)
+    query, key = grad_query.transpose(1, 2), grad_key.transpose(1, 2)
+    return (
+        _rotated(query, cos, sin, -1).to(query.dtype).contiguous(),
+        _rotated(key, cos, sin, -1).to(key.dtype).contiguous(),
+    )
+
+
+def _softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
+    scores = scores.float() * scale + mask.float()
+    weights = (scores - scores.amax(-1, keepdim=True)).exp()
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Return softmax(scale x scores + mask), for scores (B, heads, T, keys), mask (B, 1, T, keys) of 0 and -inf."""
+    return _softmax(scores, mask, scale).to(scores.dtype)
+
+
+def softmax_backward(scores: Tensor, mask: Tensor, scale: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the softmax again, and the gradient of the scores."""
+    weights, grad_weights = _softmax(scores, mask, scale), grad.float()
+    along = (weights * grad_weights).sum(-1, keepdim=True)
+    return weights.to(scores.dtype), (weights * (grad_weights - along) * scale).to(scores.dtype)
+
+
+def token_statistics(
+    rounded_NV: Tensor, lost_NV: Tensor, targets_N: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return log-probabilities (N) of the targets, entropies (N), log-normalizers (N) and probabilities (N, V).
+
+    Logits are the sum of two tensors divided by the temperature (see logprobs.logits); all but the probabilities, which
+    have their dtype, are fp32.
+    """
+    logits_NV = (rounded_NV.float() + lost_NV.float()) / temperature
+    largest_N1 = logits_NV.amax(-1, keepdim=True)
+    p_NV = (logits_NV - largest_N1).exp()
+    sum_N1 = p_NV.sum(-1, keepdim=True)
+    p_NV = p_NV / sum_N1
+    normalizer_N1 = largest_N1 + sum_N1.log()
+    entropy_N = (p_NV * (normalizer_N1 - logits_NV)).sum(-1)
+    at_target_N = logits_NV.gather(1, targets_N[:, None]) - normalizer_N1
+    return at_target_N.squeeze(1), entropy_N, normalizer_N1.squeeze(1), p_NV.to(rounded_NV.dtype)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kernels:
+    """One set of the functions of this module: plain, or compiled."""
+
+    norm: Callable[..., tuple[Tensor, Tensor]] = norm
+    norm_backward: Callable[..., Tensor] = norm_backward
+    norm_weight_backward: Callable[..., Tensor] = norm_weight_backward
+    gate: Callable[..., Tensor] = gate
+    gate_backward: Callable[..., tuple[Tensor, Tensor]] = gate_backward
+    rotate: Callable[..., tuple[Tensor, Tensor]] = rotate
+    rotate_backward: Callable[..., tuple[Tensor, Tensor]] = rotate_backward
+    softmax: Callable[..., Tensor] = softmax
+    softmax_backward: Callable[..., tuple[Tensor, Tensor]] = softmax_backward
+    token_statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = token_statistics
+
+
+PLAIN = Kernels()
