@@ -1,7 +1,8 @@
 """Seconds of a forward and backward pass of several trainers on the same completions; prints one JSON line.
 
-All arms but TRL's compute the same positions with the same attention and the same log-probabilities; TRL's computes its
-loss on the same completions in its own way. Arms take turns, so that a slow minute slows all of them; medians.
+All arms train the same completions. All but the last two compute the same positions (a prompt once for its completions);
+all but TRL's have the same log-probabilities. "plain" is Transformers' own code with our attention; PEFT has the attention
+that Transformers takes by default, unless said otherwise. Arms take turns, so that a slow minute slows all of them; medians.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
+from rlora.memory import keep_freed_memory
 from rlora.models import ModelConfig, model_dir
 from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
@@ -89,12 +91,12 @@ def frozen(folder: Path, batch: MicroBatch) -> Arm:
     return run
 
 
-def _plain(folder: Path) -> Any:
+def _plain(folder: Path, attention_name: str = attention.ATTENTION) -> Any:
     from transformers import AutoModelForCausalLM
 
     attention.register()
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION, use_safetensors=True
+        folder, dtype=torch.bfloat16, attn_implementation=attention_name, use_safetensors=True
     )
 
 
@@ -132,19 +134,30 @@ def plain_full(folder: Path, batch: MicroBatch) -> Arm:
     return run
 
 
-def peft(folder: Path, batch: MicroBatch) -> Arm:
-    """PEFT at rank 1, with our attention, positions and log-probabilities."""
+def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_padded: bool = False) -> Arm:
+    """PEFT at rank 1 with our log-probabilities, on our rows or (`is_padded`) on a padded row a completion."""
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model
 
-    model: Any = get_peft_model(_plain(folder), PeftConfig(r=1, lora_alpha=32, target_modules="all-linear"))
+    model: Any = get_peft_model(
+        _plain(folder, attention_name), PeftConfig(r=1, lora_alpha=32, target_modules="all-linear")
+    )
     causal = model.base_model.model
     head_VH = causal.lm_head.weight.detach()
     fp32_VH = head_VH.float()
+    rows = _separate(batch)
+    tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
+    mask_BT = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
+    is_source_BT = torch.zeros_like(mask_BT, dtype=torch.bool)
+    is_source_BT[:, rows["prompt_ids"].shape[1] - 1 : -1] = rows["completion_mask"].bool()
 
     def run() -> None:
         model.zero_grad()
-        hidden_NH = _hidden(causal.model, batch)
+        if is_padded:
+            hidden_BTH = causal.model(input_ids=tokens_BT, attention_mask=mask_BT, use_cache=False).last_hidden_state
+            hidden_NH = hidden_BTH[is_source_BT]
+        else:
+            hidden_NH = _hidden(causal.model, batch)
         logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH)
         loss_of(logprobs_N, batch).backward()
 
@@ -219,6 +232,8 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "full": full,
     "plain full": plain_full,
     "PEFT": peft,
+    "PEFT, our attention": lambda folder, batch: peft(folder, batch, attention_name=attention.ATTENTION),
+    "PEFT, its own rows": lambda folder, batch: peft(folder, batch, is_padded=True),
     "TRL": trl,
 }
 
@@ -318,6 +333,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="rounds of which medians are taken")
     parser.add_argument("--longest", type=int, default=MAX_TOKENS, help="memory: tokens of the longest completion")
     options = parser.parse_args()
+    keep_freed_memory()  # for all arms alike
     folder, batch = model_dir(ModelConfig()), completions(longest=options.longest)
     if options.what == "arms":
         arms = {name: ARMS[name](folder, batch) for name in options.arms.split(",")}

@@ -11,7 +11,7 @@ import torch
 
 from rlora.fused.kernels import Kernels
 
-CHUNK_TOKENS = 128  # 128 x 49,152 fp32 logits are 25 MB
+CHUNK_TOKENS = 192  # fewer read the unembedding more often; 192 x 49,152 logits are 19 MB in bf16, 38 in fp32
 
 
 def logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,7 @@ def _logits_and_rest(
     """Return two tensors whose sum in fp32 is the logits, or the logits and None."""
     if head_VH.dtype == torch.float32 and hidden_NH.dtype == low_head_VH.dtype != torch.float32:
         rounded_NV = hidden_NH @ low_head_VH.T
-        return rounded_NV, torch.addmm(rounded_NV, hidden_NH, low_head_VH.T, beta=-1)
+        return rounded_NV, rounded_NV.neg().addmm_(hidden_NH, low_head_VH.T)
     return hidden_NH.to(head_VH.dtype) @ head_VH.T, None
 
 
@@ -75,7 +75,8 @@ def chunk_statistics(
         logprobs_C, p_CV = log_p_CV.gather(1, targets_C[:, None]).squeeze(1), log_p_CV.exp()
         entropy_C = -torch.linalg.vecdot(p_CV, log_p_CV)
     residual_CV = p_CV.to(low_head_VH.dtype)
-    residual_CV.scatter_(1, targets_C[:, None], logprobs_C.expm1().to(residual_CV)[:, None])  # 0.999 - 1, not 1 - 1
+    row_C = torch.arange(len(targets_C), device=targets_C.device)  # indexing: scatter_ copies 16-bit numbers thrice
+    residual_CV[row_C, targets_C] = logprobs_C.expm1().to(residual_CV.dtype)  # 0.999 - 1, not 1 - 1
     return ChunkStatistics(
         logprobs_C=logprobs_C, entropy_C=entropy_C, normalizer_C=normalizer_C, residual_CV=residual_CV
     )

@@ -71,6 +71,8 @@ class Policy:
         else:
             head = model.get_output_embeddings()
             self.flat, self._layers = inject(model, config, seeds=seeds)
+            for layer in self._layers:
+                layer.kernels = kernels
             of_head = (layer for layer in self._layers if isinstance(layer, LoraLinear) and layer.base is head)
             self._adapted_head = next(of_head, None)
             self._frozen_head_VH = head.weight.detach()

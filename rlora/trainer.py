@@ -11,7 +11,7 @@ from rlora.batching import Batch, MicroBatch
 from rlora.checkpoint import Checkpoint, OptimizerState
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
-from rlora.memory import give_back_freed_memory
+from rlora.memory import give_back_freed_memory, keep_freed_memory
 from rlora.optimizer import FlatAdamW, OptimizerConfig, learning_rate_at
 from rlora.policy import Policy, TokenScores
 
@@ -32,6 +32,7 @@ class Trainer:
     def __init__(self, policy: Policy, optimizer: OptimizerConfig, loss: LossConfig, *, temperature: float = 1.0):
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
+        keep_freed_memory()
         self._optimizer = FlatAdamW(policy.flat, optimizer, is_fused=policy.config is None)
 
     def state(self) -> OptimizerState:

@@ -5,7 +5,7 @@ round after each operation. Every kernel comes with its derivative written out, 
 Tokens are N rows or B rows of T positions; H is the hidden size, D a head's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -104,13 +104,31 @@ def token_statistics(
     """
     logits_NV = (rounded_NV.float() + lost_NV.float()) / temperature
     largest_N1 = logits_NV.amax(-1, keepdim=True)
-    p_NV = (logits_NV - largest_N1).exp()
-    sum_N1 = p_NV.sum(-1, keepdim=True)
-    p_NV = p_NV / sum_N1
+    below_NV = logits_NV - largest_N1
+    e_NV = below_NV.exp()
+    sum_N1 = e_NV.sum(-1, keepdim=True)
+    entropy_N1 = sum_N1.log() - (e_NV * below_NV).sum(-1, keepdim=True) / sum_N1
     normalizer_N1 = largest_N1 + sum_N1.log()
-    entropy_N = (p_NV * (normalizer_N1 - logits_NV)).sum(-1)
-    at_target_N = logits_NV.gather(1, targets_N[:, None]) - normalizer_N1
-    return at_target_N.squeeze(1), entropy_N, normalizer_N1.squeeze(1), p_NV.to(rounded_NV.dtype)
+    logprobs_N1 = logits_NV.gather(1, targets_N[:, None]) - normalizer_N1
+    p_NV = (e_NV * (1 / sum_N1)).to(rounded_NV.dtype)
+    return logprobs_N1.squeeze(1), entropy_N1.squeeze(1), normalizer_N1.squeeze(1), p_NV
+
+
+def rank_one_backward(
+    grads: Sequence[Tensor], factors_b: Sequence[Tensor], h_NM: Tensor, x_NI: Tensor, scale: float
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return the gradients of h (N, M), of all A (M, I) and of each scaled B (O, 1) of M rank-1 updates of one input.
+
+    `grads` are those of the outputs (N, O) and `factors_b` are (O, 1); gradients of factors are fp32. These are
+    products of matrices with vectors, for which the general product takes half as long again.
+    """
+    grads = [grad_NO.float() for grad_NO in grads]
+    columns = [(grad * b_O1.float().T).sum(1, keepdim=True) for grad, b_O1 in zip(grads, factors_b, strict=True)]
+    grad_h_NM = torch.cat(columns, 1).to(x_NI.dtype)
+    x, h = x_NI.float(), h_NM.float()
+    grad_a = [(x * column.to(x_NI.dtype).float()).sum(0, keepdim=True) for column in columns]
+    grad_b = [(grad * h[:, i : i + 1]).sum(0)[:, None] * scale for i, grad in enumerate(grads)]
+    return grad_h_NM, torch.cat(grad_a), grad_b
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -127,6 +145,7 @@ class Kernels:
     softmax: Callable[..., Tensor] = softmax
     softmax_backward: Callable[..., tuple[Tensor, Tensor]] = softmax_backward
     token_statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = token_statistics
+    rank_one_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = rank_one_backward
 
 
 PLAIN = Kernels()

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from rlora.fused.kernels import Kernels
 from rlora.lora.pissa import difference_factors
 
 
@@ -21,7 +22,7 @@ class _LowRankUpdates(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_NI, scale, num_layers, *tensors):
+    def forward(ctx, x_NI, scale, kernels, num_layers, *tensors):
         weights, biases, all_a, all_b = (tensors[i * num_layers : (i + 1) * num_layers] for i in range(4))
         a_SI = torch.cat([a_KRI[0] for a_KRI in all_a]).to(x_NI.dtype)  # S: the ranks of all layers
         h_NS = x_NI @ a_SI.T
@@ -32,7 +33,7 @@ class _LowRankUpdates(torch.autograd.Function):
             y_NO = torch.addmm(bias_O, x_NI, weight_OI.T) if bias_O is not None else x_NI @ weight_OI.T
             outputs.append(y_NO.addmm_(h_NR, b_OR.T))
         ctx.save_for_backward(x_NI, a_SI, h_NS, *weights, *scaled)
-        ctx.scale, ctx.num_layers = scale, num_layers
+        ctx.scale, ctx.kernels, ctx.num_layers = scale, kernels, num_layers
         return tuple(outputs)
 
     @staticmethod
@@ -40,21 +41,30 @@ class _LowRankUpdates(torch.autograd.Function):
         x_NI, a_SI, h_NS, *rest = ctx.saved_tensors
         weights, scaled = rest[: ctx.num_layers], rest[ctx.num_layers :]
         ranks = [b_OR.shape[1] for b_OR in scaled]
-        grad_h = [grad_NO @ b_OR for grad_NO, b_OR in zip(grads, scaled, strict=True)]
-        grad_h_NS = grad_h[0] if len(grad_h) == 1 else torch.cat(grad_h, 1)
+        if ctx.kernels is not None and max(ranks) == 1:
+            grad_h_NS, grad_a_SI, grad_b = ctx.kernels.rank_one_backward(grads, scaled, h_NS, x_NI, ctx.scale)
+        else:
+            grad_h_NS, grad_a_SI, grad_b = _gradients(grads, scaled, h_NS, x_NI, ctx.scale)
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
             grad_x_NI = grads[0] @ weights[0]
             for grad_NO, weight_OI in zip(grads[1:], weights[1:], strict=True):
                 grad_x_NI.addmm_(grad_NO, weight_OI)
             grad_x_NI.addmm_(grad_h_NS, a_SI)
-        grad_a = (grad_h_NS.T @ x_NI).float().split(ranks)
-        grad_b = [
-            (grad_NO.T @ h_NR).float().mul_(ctx.scale)
-            for grad_NO, h_NR in zip(grads, h_NS.split(ranks, 1), strict=True)
-        ]
-        none = (None,) * ctx.num_layers
-        return grad_x_NI, None, None, *none, *none, *(a.unsqueeze(0) for a in grad_a), *(b.unsqueeze(0) for b in grad_b)
+        factors = (*grad_a_SI.split(ranks), *grad_b)
+        return grad_x_NI, None, None, None, *(None,) * (2 * ctx.num_layers), *(one.unsqueeze(0) for one in factors)
+
+
+def _gradients(
+    grads: Sequence[torch.Tensor], scaled: Sequence[torch.Tensor], h_NS: torch.Tensor, x_NI: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return the gradients of h (N, S), of all A (S, I) and of each B (O, R); those of factors are fp32."""
+    ranks = [b_OR.shape[1] for b_OR in scaled]
+    grad_h_NS = torch.cat([grad_NO @ b_OR for grad_NO, b_OR in zip(grads, scaled, strict=True)], 1)
+    grad_b = [
+        (grad_NO.T @ h_NR).float().mul_(scale) for grad_NO, h_NR in zip(grads, h_NS.split(ranks, 1), strict=True)
+    ]
+    return grad_h_NS, (grad_h_NS.T @ x_NI).float(), grad_b
 
 
 def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tensor]:
@@ -64,6 +74,7 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
     outputs = _LowRankUpdates.apply(
         x_NI,
         layers[0].scale,
+        layers[0].kernels,
         len(layers),
         *(layer.base.weight for layer in layers),
         *(layer.base.bias for layer in layers),
@@ -126,6 +137,7 @@ class LoraLinear(nn.Module):
         self.a_KRI, self.b_KOR, self.scale, self.start = a_KRI, b_KOR, scale, start
         self.is_enabled = True
         self.shared: SharedInput | None = None
+        self.kernels: Kernels | None = None
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the fp32 A and B that are computed with: the leaves, or with PiSSA those of the difference."""
