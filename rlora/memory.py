@@ -4,7 +4,6 @@ import ctypes
 import platform
 from typing import Any
 
-
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them in malloc.h
 
 

@@ -71,10 +71,10 @@ class Policy:
         else:
             head = model.get_output_embeddings()
             self.flat, self._layers = inject(model, config, seeds=seeds)
-            for layer in self._layers:
+            linear = [layer for layer in self._layers if isinstance(layer, LoraLinear)]
+            for layer in linear:
                 layer.kernels = kernels
-            of_head = (layer for layer in self._layers if isinstance(layer, LoraLinear) and layer.base is head)
-            self._adapted_head = next(of_head, None)
+            self._adapted_head = next((layer for layer in linear if layer.base is head), None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None

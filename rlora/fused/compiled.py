@@ -33,13 +33,16 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
     try:
         import torch._dynamo
 
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _RECOMPILATIONS)
+        config = torch._dynamo.config
+        config.recompile_limit = max(config.recompile_limit, _RECOMPILATIONS)
+        config.specialize_float = True  # scales are constants, not tensors to be made at each call
         kernels = Kernels(**{field.name: _compiled(getattr(PLAIN, field.name)) for field in fields(Kernels)})
         values_NH = torch.linspace(-2, 3, 7 * 33, device=device).view(7, 33)
         with torch.no_grad():
             found, expected = (one.gate(values_NH, values_NH) for one in (kernels, PLAIN))
     except Exception as error:  # whatever a compiler or a loader can do wrong
-        raise CompilerError(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}") from error
+        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Set TORCH")]
+        raise CompilerError(" ".join(lines[:2]) or type(error).__name__) from error
     if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
         raise CompilerError("a compiled kernel computes something else than the plain one")
     _is_in_use = True
@@ -47,4 +50,10 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
 
 
 def _compiled(kernel: Any) -> Any:
-    return torch.compile(kernel, dynamic=True, fullgraph=True)
+    compiled = torch.compile(kernel, dynamic=True, fullgraph=True)
+
+    def run(*arguments: Any) -> Any:
+        # without what autograd knows of them: tensors that need gradients would be compiled for a second time
+        return compiled(*(one.detach() if isinstance(one, torch.Tensor) else one for one in arguments))
+
+    return run

@@ -61,9 +61,7 @@ def _gradients(
     """Return the gradients of h (N, S), of all A (S, I) and of each B (O, R); those of factors are fp32."""
     ranks = [b_OR.shape[1] for b_OR in scaled]
     grad_h_NS = torch.cat([grad_NO @ b_OR for grad_NO, b_OR in zip(grads, scaled, strict=True)], 1)
-    grad_b = [
-        (grad_NO.T @ h_NR).float().mul_(scale) for grad_NO, h_NR in zip(grads, h_NS.split(ranks, 1), strict=True)
-    ]
+    grad_b = [(grad_NO.T @ h_NR).float().mul_(scale) for grad_NO, h_NR in zip(grads, h_NS.split(ranks, 1), strict=True)]
     return grad_h_NS, (grad_h_NS.T @ x_NI).float(), grad_b
 
 
