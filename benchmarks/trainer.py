@@ -1,17 +1,22 @@
 """Seconds of a forward and backward pass of several trainers on the same completions; prints one JSON line.
 
-All arms train the same completions. All but the last two compute the same positions (a prompt once for its completions);
-all but TRL's have the same log-probabilities. "plain" is Transformers' own code with our attention; PEFT has the attention
-that Transformers takes by default, unless said otherwise. Arms take turns, so that a slow minute slows all of them; medians.
+All arms train the same completions. All but the last two compute the same positions (a prompt once for its
+completions), and all but TRL's and plain full fine-tuning have the same log-probability code. "plain" is Transformers'
+code with our attention; PEFT has the attention that Transformers takes by default, unless said otherwise. Arms take
+turns, so that a slow minute slows all of them, and each is a process of its own, with the C library's allocator as its
+users have it (ours sets it, as training does). Medians.
 """
 
 import argparse
 import json
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ import torch
 from rlora import attention
 from rlora.attention import visibility_mask
 from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
+from rlora.loading import kernels_for
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
@@ -67,6 +73,7 @@ def loss_of(logprobs_N: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
 
 def ours(folder: Path, batch: MicroBatch, *, rank: int) -> Arm:
     """Our trainer's pass; its adapter is not zero, so that every product has something to do."""
+    keep_freed_memory()
     policy = Policy.load(folder, ModelConfig(), LoraConfig(rank=rank), seeds=[0])
     with torch.no_grad():
         policy.flat.theta_KD += 1e-3 * torch.randn_like(policy.flat.theta_KD)
@@ -78,9 +85,11 @@ def ours(folder: Path, batch: MicroBatch, *, rank: int) -> Arm:
     return run
 
 
-def frozen(folder: Path, batch: MicroBatch) -> Arm:
+def frozen(folder: Path, batch: MicroBatch, *, model: ModelConfig | None = None) -> Arm:
     """The floor: the same pass without any adapter, back to the embeddings' output."""
-    policy = Policy.load(folder, ModelConfig(), LoraConfig(), seeds=[0])
+    model = model or ModelConfig()
+    keep_freed_memory()
+    policy = Policy.load(folder, model, LoraConfig(), seeds=[0])
     policy.model.get_input_embeddings().register_forward_hook(lambda _module, _input, out: out.requires_grad_())
 
     def run() -> None:
@@ -112,6 +121,7 @@ def _hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 
 def full(folder: Path, batch: MicroBatch) -> Arm:
     """Our trainer's pass with every weight trained (--method full)."""
+    keep_freed_memory()
     policy = Policy.load(folder, ModelConfig(), None, seeds=[0])
 
     def run() -> None:
@@ -145,6 +155,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
     causal = model.base_model.model
     head_VH = causal.lm_head.weight.detach()
     fp32_VH = head_VH.float()
+    kernels = kernels_for(ModelConfig(), torch.device("cpu"))
     rows = _separate(batch)
     tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
     mask_BT = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
@@ -158,7 +169,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
             hidden_NH = hidden_BTH[is_source_BT]
         else:
             hidden_NH = _hidden(causal.model, batch)
-        logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH)
+        logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH, kernels=kernels)
         loss_of(logprobs_N, batch).backward()
 
     return run
@@ -227,6 +238,7 @@ def _separate(batch: MicroBatch) -> dict[str, torch.Tensor]:
 
 ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "frozen": frozen,
+    "frozen, not compiled": lambda folder, batch: frozen(folder, batch, model=ModelConfig(compile="off")),
     "rank 1": lambda folder, batch: ours(folder, batch, rank=1),
     "rank 32": lambda folder, batch: ours(folder, batch, rank=32),
     "full": full,
@@ -238,16 +250,52 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
 }
 
 
-def medians(arms: dict[str, Arm], repeats: int) -> dict[str, float]:
-    """Return each arm's median seconds; the arms take turns, and two rounds warm up."""
+def medians(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
+    """Return the median of the seconds that each arm returns; the arms take turns, and two rounds warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for repeat in range(repeats + 2):
         for name, run in arms.items():
-            start = time.perf_counter()
-            run()
+            passed = run()
             if repeat >= 2:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(passed)
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed(run: Arm) -> Callable[[], float]:
+    """Return what runs an arm once and returns its seconds."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    return seconds
+
+
+def serve(name: str, folder: Path, batch: MicroBatch) -> None:
+    """Run an arm once for each line on stdin, and print its seconds."""
+    run = timed(ARMS[name](folder, batch))
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        print(run(), flush=True)
+
+
+@contextmanager
+def process(name: str, longest: int) -> Iterator[Callable[[], float]]:
+    """Start an arm as a process, and yield what runs it once and returns its seconds."""
+    command = [sys.executable, "-m", "benchmarks.trainer", "serve", "--arms", name, "--longest", str(longest)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        while (line := child.stdout.readline()) != "ready\n":
+            assert line, f"{name} ended"
+
+        def run() -> float:
+            print(file=child.stdin)
+            return float(child.stdout.readline())
+
+        yield run
+        child.stdin.close()
 
 
 def useful_share(folder: Path, batch: MicroBatch, repeats: int) -> float:
@@ -272,7 +320,7 @@ def useful_share(folder: Path, batch: MicroBatch, repeats: int) -> float:
             inputs[weight_OI.shape[1]] @ weight_OI.T
             inputs[weight_OI.shape[0]] @ weight_OI
 
-    seconds = medians({"pass": policy_arm, "products": products}, repeats)
+    seconds = medians({"pass": timed(policy_arm), "products": timed(products)}, repeats)
     rate = 4 * positions * sum(a * b for a, b in shapes) / seconds["products"]
     return useful / seconds["pass"] / rate
 
@@ -328,16 +376,19 @@ def peak_bytes(longest: int) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["arms", "useful", "memory"])
-    parser.add_argument("--arms", default=",".join(ARMS), help="arms to time, joined by commas")
+    parser.add_argument("what", choices=["arms", "serve", "useful", "memory"])
+    parser.add_argument("--arms", default=";".join(ARMS), help="arms to time, joined by semicolons")
     parser.add_argument("--repeats", type=int, default=9, help="rounds of which medians are taken")
     parser.add_argument("--longest", type=int, default=MAX_TOKENS, help="memory: tokens of the longest completion")
     options = parser.parse_args()
-    keep_freed_memory()  # for all arms alike
     folder, batch = model_dir(ModelConfig()), completions(longest=options.longest)
     if options.what == "arms":
-        arms = {name: ARMS[name](folder, batch) for name in options.arms.split(",")}
-        result: dict[str, float] = medians(arms, options.repeats)
+        with ExitStack() as stack:
+            arms = {name: stack.enter_context(process(name, options.longest)) for name in options.arms.split(";")}
+            result: dict[str, float] = medians(arms, options.repeats)
+    elif options.what == "serve":
+        serve(options.arms, folder, batch)
+        return
     elif options.what == "memory":
         result = {"peak_bytes": peak_bytes(options.longest)}
     else:

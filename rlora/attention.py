@@ -6,12 +6,14 @@ computed again in the backward pass, so that no layer keeps them: memory would g
 the fused kernel is used.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 ATTENTION = "rlora"
+BLOCK = 192  # queries; shorter blocks are more calls, longer ones more products that nothing sees (docs/log.md)
 
 
 def visibility_mask(segments_BT: torch.Tensor) -> torch.Tensor:
@@ -51,8 +53,7 @@ def attend(
         return out.transpose(1, 2).contiguous(), None
     if (kernels := getattr(module, "kernels", None)) is not None:
         mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
-        out = _FusedAttend.apply(query, key, value, mask, scaling, kernels)
-        return out.transpose(1, 2).contiguous(), None
+        return _FusedAttend.apply(query, key, value, mask, scaling, kernels), None
     shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product
     grouped = (query * scaling).reshape(num_rows, key.shape[1], shared * length, head_size)
     out = _Attend.apply(grouped, key, value, attention_mask)
@@ -92,36 +93,68 @@ def _weights(query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor) -> t
 
 
 class _FusedAttend(torch.autograd.Function):
-    """softmax(q k^T scaling + mask) v, for q (B, heads, T, D); mask is a bias (B, 1, T, keys)."""
+    """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); mask is a bias (B, 1, T, keys).
+
+    Blocks of queries leave out the keys that come after them, since nothing sees what comes later.
+    """
 
     @staticmethod
     def forward(ctx, query, key, value, mask, scaling, kernels):
-        num_rows, num_heads, length, _ = query.shape
-        scores = _grouped(query, key) @ key.transpose(2, 3)
-        weights = kernels.softmax(scores.view(num_rows, num_heads, length, -1), mask, scaling)
-        ctx.save_for_backward(query, key, value, mask)
+        num_rows, num_heads, length, head_size = query.shape
+        out = query.new_empty(num_rows, length, num_heads, head_size)
+        normalizer = torch.empty(num_rows, num_heads, length, 1, device=query.device)
+        for queries, keys in _blocks(length, key.shape[2]):
+            scores = _grouped(query[:, :, queries], key) @ key[:, :, keys].transpose(2, 3)
+            weights, normalizer[:, :, queries] = kernels.softmax(
+                _by_head(scores, num_heads), mask[:, :, queries, keys], scaling
+            )
+            product = weights.view(scores.shape) @ value[:, :, keys]
+            out[:, queries] = _by_head(product, num_heads).transpose(1, 2)
+        ctx.save_for_backward(query, key, value, mask, normalizer)
         ctx.scaling, ctx.kernels = scaling, kernels
-        return (weights.view(scores.shape) @ value).view(query.shape)
+        return out
 
     @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        query, key, value, mask = ctx.saved_tensors
-        per_head = (*query.shape[:3], key.shape[2])
-        query, grad = _grouped(query, key), _grouped(grad, key)
-        scores, grad_weights = query @ key.transpose(2, 3), grad @ value.transpose(2, 3)
-        weights, grad_scores = ctx.kernels.softmax_backward(
-            scores.view(per_head), mask, ctx.scaling, grad_weights.view(per_head)
-        )
-        weights, grad_scores = weights.view(scores.shape), grad_scores.view(scores.shape)
-        grad_query = (grad_scores @ key).view(*per_head[:3], -1)
-        grad_value = weights.transpose(2, 3) @ grad
-        return grad_query, grad_scores.transpose(2, 3) @ query, grad_value, None, None, None
+    def backward(ctx, grad_out):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
+        query, key, value, mask, normalizer = ctx.saved_tensors
+        grad_out, num_heads = grad_out.transpose(1, 2), query.shape[1]
+        grad_query = torch.empty_like(query)
+        grad_key, grad_value = (torch.zeros_like(one, dtype=torch.float32) for one in (key, value))
+        for queries, keys in _blocks(query.shape[2], key.shape[2]):
+            q, grad = _grouped(query[:, :, queries], key), _grouped(grad_out[:, :, queries], key)
+            k, v = key[:, :, keys], value[:, :, keys]
+            scores, grad_weights = q @ k.transpose(2, 3), grad @ v.transpose(2, 3)
+            weights, grad_scores = ctx.kernels.softmax_backward(
+                _by_head(scores, num_heads),
+                mask[:, :, queries, keys],
+                ctx.scaling,
+                normalizer[:, :, queries],
+                _by_head(grad_weights, num_heads),
+            )
+            weights, grad_scores = weights.view(scores.shape), grad_scores.view(scores.shape)
+            grad_query[:, :, queries] = _by_head(grad_scores @ k, num_heads)
+            grad_key[:, :, keys] += grad_scores.transpose(2, 3) @ q
+            grad_value[:, :, keys] += weights.transpose(2, 3) @ grad
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _blocks(num_queries: int, num_keys: int) -> Iterator[tuple[slice, slice]]:
+    """Yield blocks of the queries, which are the last positions, and the keys up to each block's end."""
+    for start in range(0, num_queries, BLOCK):
+        end = min(start + BLOCK, num_queries)
+        yield slice(start, end), slice(0, num_keys - num_queries + end)
 
 
 def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """Return the query's heads that share a key head as rows of one product, (B, key heads, shared x T, D)."""
-    num_rows, num_heads, length, head_size = query.shape
-    return query.reshape(num_rows, key.shape[1], num_heads // key.shape[1] * length, head_size)
+    """Return the heads that share a key head as rows of one product, (B, key heads, shared x T, .)."""
+    num_rows, num_heads, length, size = query.shape
+    return query.reshape(num_rows, key.shape[1], num_heads // key.shape[1] * length, size)
+
+
+def _by_head(grouped: torch.Tensor, num_heads: int) -> torch.Tensor:
+    """Undo `_grouped`: (B, heads, T, .)."""
+    num_rows, key_heads, length, size = grouped.shape
+    return grouped.view(num_rows, num_heads, key_heads * length // num_heads, size)
 
 
 def register() -> None:

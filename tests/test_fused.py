@@ -17,6 +17,7 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from rlora import attention
 from rlora.attention import as_bias, attend, visibility_mask
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError
@@ -87,7 +88,9 @@ def test_rotation_equals_transformers(kernels, rows, length) -> None:
 
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_attention_equals_pytorchs(kernels, key_heads, rows) -> None:
+@pytest.mark.parametrize("block", [2, 192])
+def test_attention_equals_pytorchs(kernels, key_heads, rows, block, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
     ours = leaves((rows, 6, 5, 4), (rows, key_heads, 5, 4), (rows, key_heads, 5, 4), seed=1)
     theirs = [tensor.detach().clone().requires_grad_() for tensor in ours]
     mask = visibility_mask(torch.tensor([[0, 0, 1, 2, 2], [0, 1, 1, -1, -1]][:rows]))
@@ -103,6 +106,20 @@ def test_attention_equals_pytorchs(kernels, key_heads, rows) -> None:
     expected.transpose(1, 2).backward(upstream.detach())
     for tensor, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(tensor.grad, other.grad)
+
+
+@pytest.mark.parametrize(("block", "past"), [(192, 3), (2, 3), (2, 0)])
+def test_attention_with_a_past_equals_pytorchs(kernels, block, past, monkeypatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
+    query, key, value = (one.detach() for one in leaves((2, 6, 5, 4), (2, 2, 5 + past, 4), (2, 2, 5 + past, 4)))
+    is_seen = torch.ones(5, 5 + past, dtype=torch.bool).tril(past).expand(2, 1, -1, -1)
+    module = nn.Identity()
+    module.kernels = kernels
+    out, _ = attend(module, query, key, value, is_seen, 0.5)
+    expected = nn.functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=is_seen, scale=0.5, enable_gqa=True
+    )
+    torch.testing.assert_close(out, expected.transpose(1, 2))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

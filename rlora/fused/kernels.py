@@ -76,20 +76,23 @@ def rotate_backward(grad_query: Tensor, grad_key: Tensor, cos_BTD: Tensor, sin_B
     )
 
 
-def _softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
-    scores = scores.float() * scale + mask.float()
-    weights = (scores - scores.amax(-1, keepdim=True)).exp()
-    return weights / weights.sum(-1, keepdim=True)
+def softmax(scores: Tensor, mask: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Return softmax(scale x scores + mask) and the log-normalizers (B, heads, T, 1) in fp32.
+
+    Scores are (B, heads, T, keys), the mask (B, 1, T, keys) of 0 and -inf.
+    """
+    logits = scores.float() * scale + mask.float()
+    largest = logits.amax(-1, keepdim=True)
+    weights = (logits - largest).exp()
+    normalizer = weights.sum(-1, keepdim=True)
+    return (weights / normalizer).to(scores.dtype), largest + normalizer.log()
 
 
-def softmax(scores: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale x scores + mask), for scores (B, heads, T, keys), mask (B, 1, T, keys) of 0 and -inf."""
-    return _softmax(scores, mask, scale).to(scores.dtype)
-
-
-def softmax_backward(scores: Tensor, mask: Tensor, scale: float, grad: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_backward(
+    scores: Tensor, mask: Tensor, scale: float, normalizer: Tensor, grad: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the softmax again, and the gradient of the scores."""
-    weights, grad_weights = _softmax(scores, mask, scale), grad.float()
+    weights, grad_weights = (scores.float() * scale + mask.float() - normalizer).exp(), grad.float()
     along = (weights * grad_weights).sum(-1, keepdim=True)
     return weights.to(scores.dtype), (weights * (grad_weights - along) * scale).to(scores.dtype)
 
@@ -142,7 +145,7 @@ class Kernels:
     gate_backward: Callable[..., tuple[Tensor, Tensor]] = gate_backward
     rotate: Callable[..., tuple[Tensor, Tensor]] = rotate
     rotate_backward: Callable[..., tuple[Tensor, Tensor]] = rotate_backward
-    softmax: Callable[..., Tensor] = softmax
+    softmax: Callable[..., tuple[Tensor, Tensor]] = softmax
     softmax_backward: Callable[..., tuple[Tensor, Tensor]] = softmax_backward
     token_statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = token_statistics
     rank_one_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = rank_one_backward
