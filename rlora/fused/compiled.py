@@ -28,14 +28,18 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
     here: raises CompilerError when that fails, as without a C++ compiler or Python's headers.
     """
     global _is_in_use
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes of their own, which would stay
     try:
         import torch._dynamo
+        import torch._inductor.config
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+        if os.environ.get("TORCHINDUCTOR_CACHE_DIR") in (None, default_cache_dir()):  # which is cleared at a restart
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
         config = torch._dynamo.config
         config.recompile_limit = max(config.recompile_limit, _RECOMPILATIONS)
         config.specialize_float = True  # scales are constants, not tensors to be made at each call
+        torch._inductor.config.cpp.dynamic_threads = False  # vLLM asks for it by a variable that a restart inherits
         kernels = Kernels(**{field.name: _compiled(getattr(PLAIN, field.name)) for field in fields(Kernels)})
         values_NH = torch.linspace(-2, 3, 7 * 33, device=device).view(7, 33)
         with torch.no_grad():
