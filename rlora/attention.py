@@ -47,6 +47,8 @@ def attend(
     assert dropout == 0.0
     num_rows, num_heads, length, head_size = query.shape
     if query.device.type != "cpu":
+        if attention_mask.is_floating_point():
+            attention_mask = attention_mask.to(query.dtype)
         out = nn.functional.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=key.shape[1] != num_heads
         )

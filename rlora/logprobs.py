@@ -70,9 +70,9 @@ def chunk_statistics(
         logits_CV = logits(hidden_CH, head_VH, low_head_VH)
         if temperature != 1:
             logits_CV.div_(temperature)
-        normalizer_C = logits_CV.logsumexp(-1)
-        log_p_CV = logits_CV.sub_(normalizer_C[:, None])
+        log_p_CV = logits_CV.log_softmax(-1)  # not less the log of the sum: that is rounded at the size of the logits
         logprobs_C, p_CV = log_p_CV.gather(1, targets_C[:, None]).squeeze(1), log_p_CV.exp()
+        normalizer_C = logits_CV.gather(1, targets_C[:, None]).squeeze(1) - logprobs_C
         entropy_C = -torch.linalg.vecdot(p_CV, log_p_CV)
     residual_CV = p_CV.to(low_head_VH.dtype)
     row_C = torch.arange(len(targets_C), device=targets_C.device)  # indexing: scatter_ copies 16-bit numbers thrice

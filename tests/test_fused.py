@@ -27,6 +27,7 @@ from rlora.fused.kernels import PLAIN, Kernels
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
+from rlora.memory import recompute_layers
 from rlora.models import ModelConfig, cache_dir
 from rlora.policy import Policy
 from rlora.trainer import Trainer
@@ -201,6 +202,18 @@ def test_a_models_gradient_is_the_plain_ones(kind, options, batch, temperature, 
     found, plain = (gradient_of(folder, config, rank, batch, temperature) for config in (ON, OFF))
     assert float(plain.norm()) > 1e-3
     assert float((found - plain).norm()) < 1e-5 * float(plain.norm())
+
+
+def test_layers_that_are_computed_again_give_the_same_bits(toy_dir) -> None:
+    found = []
+    for recompute in (False, True):
+        policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), LoraConfig(), seeds=[0])
+        random_b(policy, scale=0.01)
+        if recompute:
+            recompute_layers(policy.model)
+        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+        found.append(policy.flat.grad_KD)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("kind", CLASSES)

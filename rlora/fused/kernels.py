@@ -111,10 +111,9 @@ def token_statistics(
     e_NV = below_NV.exp()
     sum_N1 = e_NV.sum(-1, keepdim=True)
     entropy_N1 = sum_N1.log() - (e_NV * below_NV).sum(-1, keepdim=True) / sum_N1
-    normalizer_N1 = largest_N1 + sum_N1.log()
-    logprobs_N1 = logits_NV.gather(1, targets_N[:, None]) - normalizer_N1
+    logprobs_N1 = below_NV.gather(1, targets_N[:, None]) - sum_N1.log()
     p_NV = (e_NV * (1 / sum_N1)).to(rounded_NV.dtype)
-    return logprobs_N1.squeeze(1), entropy_N1.squeeze(1), normalizer_N1.squeeze(1), p_NV
+    return logprobs_N1.squeeze(1), entropy_N1.squeeze(1), (largest_N1 + sum_N1.log()).squeeze(1), p_NV
 
 
 def rank_one_backward(
