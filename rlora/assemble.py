@@ -23,6 +23,7 @@ from rlora.token_budget import TokenBudget, measured_tokens
 from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
+from rlora.warm_up import warm_up
 
 _CANARY_CANDIDATES = 16  # training problems from whose prompts the canary is made
 
@@ -84,6 +85,7 @@ def assemble(
         seeds=[derive_seed(config.seed, "policy", 0)],
         init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
     )
+    warm_up(policy)
     sampler = make_sampler(
         EngineSpec(
             folder=folder,

@@ -37,8 +37,11 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
     is_worth_it = device.type == "cpu" and config.dtype != "float32"
     if config.compile == "off" or (config.compile == "auto" and not is_worth_it):
         return None
+    folder = cache_dir() / "compiled"
+    if not folder.exists():
+        print(f"Compiling kernels, which are kept in {folder}, once (about 20 s).", file=sys.stderr)
     try:
-        return compiled_kernels(cache_dir() / "compiled", device)
+        return compiled_kernels(folder, device)
     except CompilerError as error:
         if config.compile == "on":
             raise ConfigError(

@@ -57,7 +57,7 @@ class Policy:
         With `kernels`, what surrounds the products is computed by them.
         """
         refuse_unsupported(model.config)
-        self._kernels = kernels
+        self.kernels = kernels
         if kernels is not None:
             install(model, kernels)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
@@ -148,7 +148,7 @@ class Policy:
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,
-            attention_mask=mask_B1TT if self._kernels is None else as_bias(mask_B1TT),
+            attention_mask=mask_B1TT if self.kernels is None else as_bias(mask_B1TT),
             use_cache=False,
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]
@@ -166,7 +166,7 @@ class Policy:
                 grad_head_VH=self._full.grad_head_VH,
                 temperature=temperature,
                 product_head_VH=self._head_VH,
-                kernels=self._kernels,
+                kernels=self.kernels,
             )
         update = self._adapted_head
         if update is not None and update.is_enabled:
@@ -177,7 +177,7 @@ class Policy:
             targets_N,
             temperature=temperature,
             gradient_head_VH=self._head_VH,
-            kernels=self._kernels,
+            kernels=self.kernels,
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:

@@ -31,6 +31,7 @@ from rlora.memory import recompute_layers
 from rlora.models import ModelConfig, cache_dir
 from rlora.policy import Policy
 from rlora.trainer import Trainer
+from rlora.warm_up import warm_up
 
 pytestmark = pytest.mark.unit
 ON = ModelConfig(dtype="float32", compile="on")
@@ -214,6 +215,16 @@ def test_layers_that_are_computed_again_give_the_same_bits(toy_dir) -> None:
         Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
         found.append(policy.flat.grad_KD)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), None])
+def test_warming_up_leaves_the_policy_as_it_was(toy_dir, lora) -> None:
+    policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), lora, seeds=[0])
+    before = policy.flat.theta_KD.clone()
+    warm_up(policy)
+    assert torch.equal(policy.flat.theta_KD, before)
+    assert policy.version == 0
+    assert not policy.flat.grad_KD.any()
 
 
 @pytest.mark.parametrize("kind", CLASSES)

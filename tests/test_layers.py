@@ -13,7 +13,7 @@ LAYERS = {
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators"],
     2: ["lora", "full", "fused", "losses", "logprobs", "attention", "batching"],
     3: ["models", "loading", "policy", "sampler"],
-    4: ["checkpoint", "optimizer", "rollout", "trainer", "token_budget", "run_dir"],
+    4: ["checkpoint", "optimizer", "rollout", "trainer", "token_budget", "warm_up", "run_dir"],
     5: ["evaluate", "benchmark", "run_config", "advice", "assemble", "resume", "summary", "loop", "merge", "card"],
     6: ["recipe", "commands", "cli"],
 }

@@ -15,6 +15,7 @@ from torch import nn
 from rlora.fused.kernels import Kernels
 
 _ROTARY = "apply_rotary_pos_emb"  # the name in all of Transformers' models
+_ROWS = 160  # as in rlora.warm_up: enough to be divided among threads
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # four roundings
 
 
@@ -83,7 +84,7 @@ def _norm_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
         rows_NH = hidden.reshape(-1, hidden.shape[-1])
         return _Norm.apply(rows_NH, module.weight, epsilon, kernels).view(hidden.shape)
 
-    rows_NH = _random(weight_H, 5, len(weight_H))
+    rows_NH = _random(weight_H, _ROWS, len(weight_H))
     return forward if _agree(lambda: type(module).forward(module, rows_NH), lambda: forward(rows_NH)) else None
 
 
@@ -97,7 +98,7 @@ def _gated_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
         gated_NI = _Gate.apply(gate.view(-1, gate.shape[-1]), up.view(-1, up.shape[-1]), kernels)
         return module.down_proj(gated_NI.view(gate.shape))
 
-    x = _random(module.gate_proj.weight, 1, 5, module.gate_proj.in_features)
+    x = _random(module.gate_proj.weight, 1, _ROWS, module.gate_proj.in_features)
     return forward if _agree(lambda: type(module).forward(module, x), lambda: forward(x)) else None
 
 
@@ -113,7 +114,7 @@ def _attention_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | No
         return _Rotate.apply(query, key, cos, sin, kernels) if fits else plain(query, key, cos, sin, *args, **kwargs)
 
     like, size = module.q_proj.weight, module.head_dim
-    numbers = [_random(like, 1, heads, 5, size) for heads in (4, 2)] + [_random(like, 1, 5, size) for _ in range(2)]
+    numbers = [_random(like, 1, *shape, size) for shape in ((4, _ROWS), (2, _ROWS), (_ROWS,), (_ROWS,))]
     if not _agree(lambda: torch.cat(plain(*numbers), 1), lambda: torch.cat(rotary(*numbers), 1)):
         return None
     ours = FunctionType(
