@@ -303,12 +303,27 @@ except ConfigError as error:
 """
 
 
+NO_HEADERS = """#!/bin/sh
+case "$*" in
+*--version*) echo "g++ (GCC) 12.0" ;;
+*) echo "main.cpp:1:10: fatal error: Python.h: No such file or directory" >&2; exit 1 ;;
+esac
+"""
+
+
 @pytest.mark.parametrize("choice", ["auto", "on"])
-def test_without_a_compiler_it_says_so_or_refuses(tmp_path, choice, monkeypatch) -> None:
-    monkeypatch.setenv("CXX", "/nonexistent/g++")
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+@pytest.mark.parametrize("lacks", ["the compiler", "Python's headers"])
+def test_without_a_compiler_it_says_so_or_refuses(tmp_path, choice, lacks, monkeypatch) -> None:
+    compiler = tmp_path / "g++"
+    if lacks != "the compiler":
+        compiler.write_text(NO_HEADERS)
+        compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     done = subprocess.run([sys.executable, "-c", SCRIPT, choice], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert ("No working C++ compiler" in done.stdout + done.stderr) == (lacks == "the compiler")
+    assert ("Python.h: No such file" in done.stdout + done.stderr) == (lacks != "the compiler")
     if choice == "on":
         assert done.stdout.startswith("ConfigError: model.compile is on, but kernels cannot be compiled: ")
         assert "or take --model.compile off" in done.stdout

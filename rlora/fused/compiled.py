@@ -45,12 +45,18 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
         with torch.no_grad():
             found, expected = (one.gate(values_NH, values_NH) for one in (kernels, PLAIN))
     except Exception as error:  # whatever a compiler or a loader can do wrong
-        lines = [line for line in str(error).splitlines() if line.strip() and not line.startswith("Set TORCH")]
-        raise CompilerError(" ".join(lines[:2]) or type(error).__name__) from error
+        raise CompilerError(_reason(error)) from error
     if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
         raise CompilerError("a compiled kernel computes something else than the plain one")
     _is_in_use = True
     return kernels
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's message and the compiler's complaint, if it quotes one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("Set TORCH")]
+    complaint = [line for line in lines[1:] if "error:" in line]
+    return " ".join([*lines[:1], *complaint[:1]]) or type(error).__name__
 
 
 def _compiled(kernel: Any) -> Any:
