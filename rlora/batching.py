@@ -211,3 +211,20 @@ def stack(rows: Sequence[Row]) -> MicroBatch:
         advantages_N=torch.tensor(advantages),
         completion_N=torch.tensor(completion_index),
     )
+
+
+def made_up_row(num_prompt_tokens: int, num_completion_tokens: int, *, num_completions: int = 1) -> Row:
+    """Return a row of these sizes with nothing in it, to measure or to warm up with."""
+    completion = Completion(
+        token_ids=(0,) * num_completion_tokens,
+        logprobs=(0.0,) * num_completion_tokens,
+        text="",
+        stop=StopReason.END,
+        policy=0,
+        version=0,
+    )
+    return Row(
+        prompt=(0,) * num_prompt_tokens,
+        completions=(completion,) * num_completions,
+        advantages=(1.0,) * num_completions,
+    )

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
+from rlora.batching import BatchConfig, MicroBatch, build_batch, made_up_row, stack
 from rlora.errors import OutOfMemoryError
 from rlora.logprobs import CHUNK_TOKENS
 from rlora.lora.linear import forget_shared_inputs
 from rlora.memory import give_back_freed_memory
 from rlora.policy import Policy
 from rlora.trainer import Trainer
-from rlora.types import Completion, Group, StopReason
+from rlora.types import Group
 
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
 _GRADIENTS = 1.5  # the backward pass holds gradients and temporaries beside what the forward pass saved
@@ -90,7 +90,7 @@ def measured_tokens(policy: Policy, memory_gb: float, *, row_tokens: int, recomp
     What the forward pass saves for the backward pass is counted on one row of `row_tokens` positions, weights left out.
     Raises OutOfMemoryError when not even one such row fits.
     """
-    probe = _probe(row_tokens, policy.num_policies).to(policy.device)
+    probe = _probe(row_tokens).to(policy.device)
     per_position = _saved_bytes(policy, probe) / row_tokens
     if recompute:
         layers, hidden = policy.model.config.num_hidden_layers, policy.model.config.hidden_size
@@ -106,12 +106,9 @@ def measured_tokens(policy: Policy, memory_gb: float, *, row_tokens: int, recomp
     return tokens
 
 
-def _probe(num_tokens: int, num_policies: int) -> MicroBatch:
+def _probe(num_tokens: int) -> MicroBatch:
     length = max(1, num_tokens // 2)
-    completion = Completion(
-        token_ids=(0,) * (length + 1), logprobs=(0.0,) * (length + 1), text="", stop=StopReason.END, policy=0, version=0
-    )
-    return stack([Row(prompt=(0,) * (num_tokens - length), completions=(completion,), advantages=(1.0,))])
+    return stack([made_up_row(num_tokens - length, length + 1)])
 
 
 def _saved_bytes(policy: Policy, micro_batch: MicroBatch) -> int:

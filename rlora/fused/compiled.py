@@ -12,12 +12,6 @@ from rlora.errors import CompilerError
 from rlora.fused.kernels import PLAIN, Kernels
 
 _RECOMPILATIONS = 64  # of a kernel, for one row, one head and so on; beyond them PyTorch would run it plainly, unasked
-_is_in_use = False
-
-
-def is_in_use() -> bool:
-    """Return whether this process has computed with compiled kernels."""
-    return _is_in_use
 
 
 @functools.cache
@@ -27,7 +21,6 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
     Most are compiled at their first use (about a second each, once in the folder's life). One is compiled and compared
     here: raises CompilerError when that fails, as without a C++ compiler or Python's headers.
     """
-    global _is_in_use
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # more are processes of their own, which would stay
     try:
         import torch._dynamo
@@ -48,8 +41,12 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
         raise CompilerError(_reason(error)) from error
     if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):
         raise CompilerError("a compiled kernel computes something else than the plain one")
-    _is_in_use = True
     return kernels
+
+
+def is_in_use() -> bool:
+    """Return whether this process has compiled kernels to compute with."""
+    return compiled_kernels.cache_info().currsize > 0
 
 
 def _reason(error: Exception) -> str:
