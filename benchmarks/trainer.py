@@ -3,8 +3,8 @@
 All arms train the same completions. All but the last two compute the same positions (a prompt once for its
 completions), and all but TRL's and plain full fine-tuning have the same log-probability code. "plain" is Transformers'
 code with our attention; PEFT has the attention that Transformers takes by default, unless said otherwise. Arms take
-turns, so that a slow minute slows all of them, and each is a process of its own, with the C library's allocator as its
-users have it (ours sets it, as training does). Medians.
+turns on the CPU, so that a slow minute slows all of them. Each is a process of its own, with the C library's allocator
+as its users have it (ours sets it, as training does). Medians.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.memory import keep_freed_memory
-from rlora.models import ModelConfig, model_dir
+from rlora.models import ModelConfig, default_device, model_dir
 from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
 from rlora.tracking.metrics import peak_resident_bytes
@@ -64,7 +64,7 @@ def completions(rows: int = NUM_PROMPTS, *, prompt: int = PROMPT_TOKENS, longest
             )
             for _ in range(rows)
         ]
-    )
+    ).to(default_device())
 
 
 def loss_of(logprobs_N: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
@@ -104,9 +104,10 @@ def _plain(folder: Path, attention_name: str = attention.ATTENTION) -> Any:
     from transformers import AutoModelForCausalLM
 
     attention.register()
-    return AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.bfloat16, attn_implementation=attention_name, use_safetensors=True
     )
+    return model.to(default_device())
 
 
 def _hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
@@ -155,7 +156,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
     causal = model.base_model.model
     head_VH = causal.lm_head.weight.detach()
     fp32_VH = head_VH.float()
-    kernels = kernels_for(ModelConfig(), torch.device("cpu"))
+    kernels = kernels_for(ModelConfig(), default_device())
     rows = _separate(batch)
     tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
     mask_BT = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
@@ -224,7 +225,8 @@ def _separate(batch: MicroBatch) -> dict[str, torch.Tensor]:
         completions_.append(batch.target_N[chosen_N])
         advantages.append(batch.advantages_N[chosen_N][0])
     padded = torch.nn.utils.rnn.pad_sequence(completions_, batch_first=True)
-    mask = torch.arange(padded.shape[1]) < torch.tensor([len(one) for one in completions_])[:, None]
+    lengths = torch.tensor([len(one) for one in completions_], device=padded.device)
+    mask = torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
     prompt_ids = torch.stack(prompts)
     return {
         "prompt_ids": prompt_ids,
@@ -267,6 +269,8 @@ def timed(run: Arm) -> Callable[[], float]:
     def seconds() -> float:
         start = time.perf_counter()
         run()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     return seconds
@@ -281,9 +285,9 @@ def serve(name: str, folder: Path, batch: MicroBatch) -> None:
 
 
 @contextmanager
-def process(name: str, longest: int) -> Iterator[Callable[[], float]]:
+def process(name: str, shape: list[str]) -> Iterator[Callable[[], float]]:
     """Start an arm as a process, and yield what runs it once and returns its seconds."""
-    command = [sys.executable, "-m", "benchmarks.trainer", "serve", "--arms", name, "--longest", str(longest)]
+    command = [sys.executable, "-m", "benchmarks.trainer", "serve", "--arms", name, *shape]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -312,8 +316,9 @@ def useful_share(folder: Path, batch: MicroBatch, repeats: int) -> float:
     shapes.append((inner, hidden))
     positions, trained = int((batch.segments_BT >= 0).sum()), len(batch.target_N)
     useful = 4 * (layers * sum(a * b for a, b in shapes) * positions + hidden * config["vocab_size"] * trained)
-    inputs = {size: torch.randn(positions, size).bfloat16() for size in (hidden, keys, inner)}
-    weights = [torch.randn(rows, columns).bfloat16() for columns, rows in shapes]
+    sixteen: Any = {"dtype": torch.bfloat16, "device": batch.tokens_BT.device}
+    inputs = {size: torch.randn(positions, size, **sixteen) for size in (hidden, keys, inner)}
+    weights = [torch.randn(rows, columns, **sixteen) for columns, rows in shapes]
 
     def products() -> None:
         for weight_OI in weights:
@@ -379,13 +384,25 @@ def main() -> None:
     parser.add_argument("what", choices=["arms", "serve", "useful", "memory"])
     parser.add_argument("--arms", default=";".join(ARMS), help="arms to time, joined by semicolons")
     parser.add_argument("--repeats", type=int, default=9, help="rounds of which medians are taken")
-    parser.add_argument("--longest", type=int, default=MAX_TOKENS, help="memory: tokens of the longest completion")
+    parser.add_argument("--model", type=Path, help="arms: folder of a model; the bundled one when left out")
+    parser.add_argument("--rows", type=int, default=NUM_PROMPTS, help="arms: prompts, each with 8 completions")
+    parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="arms: tokens of a prompt")
+    parser.add_argument("--longest", type=int, default=MAX_TOKENS, help="tokens of the longest completion")
     options = parser.parse_args()
-    folder, batch = model_dir(ModelConfig()), completions(longest=options.longest)
+    folder = options.model or model_dir(ModelConfig())
+    batch = completions(options.rows, prompt=options.prompt, longest=options.longest)
     if options.what == "arms":
-        with ExitStack() as stack:
-            arms = {name: stack.enter_context(process(name, options.longest)) for name in options.arms.split(";")}
-            result: dict[str, float] = medians(arms, options.repeats)
+        shape = [
+            f"--{name}={value}" for name in ("model", "rows", "prompt", "longest") if (value := getattr(options, name))
+        ]
+        names = options.arms.split(";")
+        # a GPU's memory may not hold all of them at once, and no slow minute is shared there
+        together = [[name] for name in names] if torch.cuda.is_available() else [names]
+        result: dict[str, float] = {}
+        for group in together:
+            with ExitStack() as stack:
+                arms = {name: stack.enter_context(process(name, shape)) for name in group}
+                result |= medians(arms, options.repeats)
     elif options.what == "serve":
         serve(options.arms, folder, batch)
         return

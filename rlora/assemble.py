@@ -9,7 +9,7 @@ import torch
 from rlora.errors import DataError
 from rlora.lora.peft_format import served_modules
 from rlora.memory import recompute_layers
-from rlora.models import end_token_ids, load_tokenizer
+from rlora.models import end_token_ids, gpu_room, load_tokenizer
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
@@ -19,7 +19,7 @@ from rlora.seeding import derive_seed
 from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
-from rlora.token_budget import TokenBudget, measured_tokens
+from rlora.token_budget import TokenBudget, batch_memory
 from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
@@ -86,6 +86,9 @@ def assemble(
         init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
     )
     warm_up(policy)
+    temperature = config.sampling.temperature
+    trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature)
+    budget, batch_bytes = _token_budget(config, folder, policy)
     sampler = make_sampler(
         EngineSpec(
             folder=folder,
@@ -96,6 +99,7 @@ def assemble(
             target_modules=() if config.adapters is None else tuple(served_modules(policy.adapter())),
             max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
             run_name=Path(config.run_dir).name,
+            batch_bytes=batch_bytes,
         )
     )
     engine = RolloutEngine(renderer, sampler, verifier, task=chosen, max_prompt_tokens=config.sampler.max_prompt_tokens)
@@ -104,12 +108,11 @@ def assemble(
         raise DataError(
             f"the first {_CANARY_CANDIDATES} prompts are all longer than {config.sampler.max_prompt_tokens} tokens."
         )
-    temperature = config.sampling.temperature
     return Parts(
         policy=policy,
-        trainer=Trainer(policy, config.optimizer, config.loss, temperature=temperature),
+        trainer=trainer,
         engine=engine,
-        budget=_token_budget(config, policy),
+        budget=budget,
         hot_swap=HotSwap(
             policy,
             sampler,
@@ -122,11 +125,21 @@ def assemble(
     )
 
 
-def _token_budget(config: RunConfig, policy: Policy) -> TokenBudget:
-    tokens = config.batch.tokens_per_micro_batch
-    if config.memory_budget is not None:
+def _token_budget(config: RunConfig, folder: Path, policy: Policy) -> tuple[TokenBudget, int]:
+    """Return the budget of micro-batches, and the bytes that they take where the sampler's cache gets what they leave.
+
+    Where the GPU's memory sizes that cache, micro-batches take at most half of what both share.
+    """
+    tokens, num_bytes = config.batch.tokens_per_micro_batch, 0
+    has_shared_memory = config.sampler.resolved_kind == "vllm" and config.sampler.kv_cache_gb == 0
+    if config.memory_budget is not None or has_shared_memory:
         longest = config.sampler.max_prompt_tokens + config.sampling.max_tokens
-        tokens = measured_tokens(policy, config.memory_budget, row_tokens=longest, recompute=config.batch.recompute)
+        memory = batch_memory(policy, row_tokens=longest, recompute=config.batch.recompute)
+        if config.memory_budget is not None:
+            tokens = memory.tokens(config.memory_budget)
+        if has_shared_memory:
+            tokens = min(tokens, memory.tokens(gpu_room(folder, config.model) / 2 / 2**30))
+            num_bytes = memory.of(tokens)
     if config.batch.recompute:  # after measuring, which has to see what every layer saves
         recompute_layers(policy.model)
-    return TokenBudget(config.batch, tokens)
+    return TokenBudget(config.batch, tokens), num_bytes

@@ -49,9 +49,9 @@ def attend(
     if query.device.type != "cpu":
         if attention_mask.is_floating_point():
             attention_mask = attention_mask.to(query.dtype)
-        out = nn.functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=attention_mask, scale=scaling, enable_gqa=key.shape[1] != num_heads
-        )
+        # with heads that share keys, only some GPUs have a fused kernel for a mask; the others would keep all scores
+        key, value = (one.repeat_interleave(num_heads // one.shape[1], 1) for one in (key, value))
+        out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
     if (kernels := getattr(module, "kernels", None)) is not None:
         mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)

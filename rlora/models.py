@@ -230,24 +230,21 @@ def weight_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-def gpu_kv_cache_bytes(folder: Path, config: ModelConfig, *, is_full: bool = False) -> int:
-    """Return the sampler's KV cache in bytes on one GPU: what two copies of the base and the trainer's work leave.
+def gpu_room(folder: Path, config: ModelConfig) -> int:
+    """Return the bytes of the GPU that are left for the sampler's KV cache and the trainer's batches.
 
-    Of the card, 10 % stays free for the driver and fragments; the trainer's copy is counted as large as the sampler's,
-    its batches as one copy more and at least 4 GiB. Full fine-tuning (`is_full`) holds 16 to 18 bytes a weight more:
-    vector, gradient and moments in fp32, and the base. Raises ConfigError when less than 1 GiB is left. Not run on a
-    GPU yet.
+    That is what is free now, with the trainer's copy of the model in place, less the sampler's copy and a tenth of the
+    card for the engine's buffers, the driver and fragments. Raises ConfigError when less than 2 GiB is left.
     """
     if not torch.cuda.is_available():
         raise ConfigError("sampler.kv_cache_gb is 0, so the GPU's memory sizes the cache, and there is no GPU; try 1.")
-    total = torch.cuda.get_device_properties(0).total_memory
+    free, total = torch.cuda.mem_get_info()
     weights = weight_bytes(folder) * (2 if config.dtype == "float32" else 1)
-    more = (4 if config.dtype == "float32" else 9) if is_full else 0
-    left = int(0.9 * total) - (2 + more) * weights - max(weights, 4 * 2**30)
-    if left < 2**30:
+    left = free - total // 10 - weights
+    if left < 2 * 2**30:
         raise ConfigError(
-            f"{total / 2**30:.1f} GiB of GPU memory cannot hold two copies of a {weights / 2**30:.1f} GiB model, "
-            f"{'its optimizer, ' if is_full else ''}and its batches; take a smaller model, or set "
+            f"{free / 2**30:.1f} GiB of GPU memory are free, which cannot hold the sampler's copy of a "
+            f"{weights / 2**30:.1f} GiB model, its cache and the trainer's batches; take a smaller model, or set "
             "--sampler.kv-cache-gb yourself."
         )
     return left

@@ -105,7 +105,7 @@ class RunConfig:
             part.check()
         if self.init_adapter is not None and self.lora.variant == "pissa":
             raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
-        check_servable(self.adapters, self.sampler)
+        check_servable(self.adapters, self.sampler, self.model)
         task(self.data.task_name)
         self._check_method()
         if self.num_steps < 1 or self.problems_per_step < 1:

@@ -4,14 +4,14 @@ out.
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rlora.batching import BatchConfig, MicroBatch, build_batch, made_up_row, stack
 from rlora.errors import OutOfMemoryError
-from rlora.logprobs import CHUNK_TOKENS
+from rlora.logprobs import chunk_tokens
 from rlora.lora.linear import forget_shared_inputs
 from rlora.memory import give_back_freed_memory
 from rlora.policy import Policy
@@ -84,26 +84,40 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(sign in str(error) for sign in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
 
 
-def measured_tokens(policy: Policy, memory_gb: float, *, row_tokens: int, recompute: bool) -> int:
-    """Return how many positions a micro-batch may hold so that training it takes `memory_gb` GiB beside the model.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchMemory:
+    """What training a micro-batch takes beside the model, in bytes: something for each position, and for logits."""
 
-    What the forward pass saves for the backward pass is counted on one row of `row_tokens` positions, weights left out.
-    Raises OutOfMemoryError when not even one such row fits.
+    per_position: float
+    logits: int
+    row_tokens: int
+
+    def of(self, tokens: int) -> int:
+        """Return the bytes that a micro-batch of `tokens` positions takes."""
+        return int(tokens * self.per_position) + self.logits
+
+    def tokens(self, memory_gb: float) -> int:
+        """Return how many positions fit into `memory_gb` GiB; OutOfMemoryError when not even one row does."""
+        tokens = int((memory_gb * 2**30 - self.logits) / self.per_position)
+        if tokens < self.row_tokens:
+            raise OutOfMemoryError(
+                f"there are {memory_gb:.3g} GiB for batches (memory_budget); a row of {self.row_tokens} tokens of this "
+                f"model takes {self.of(self.row_tokens) / 2**30:.2f}. Give more, or add --batch.recompute."
+            )
+        return tokens
+
+
+def batch_memory(policy: Policy, *, row_tokens: int, recompute: bool) -> BatchMemory:
+    """Measure what a micro-batch takes: what the forward pass of one row of `row_tokens` positions saves for the
+    backward pass, weights left out.
     """
     probe = _probe(row_tokens).to(policy.device)
     per_position = _saved_bytes(policy, probe) / row_tokens
     if recompute:
         layers, hidden = policy.model.config.num_hidden_layers, policy.model.config.hidden_size
         per_position = per_position / layers + layers * hidden * policy.dtype.itemsize
-    logits = _LOGITS * CHUNK_TOKENS * policy.model.config.vocab_size * 4
-    tokens = int((memory_gb * 2**30 - logits) / (_GRADIENTS * per_position))
-    if tokens < row_tokens:
-        least = (_GRADIENTS * per_position * row_tokens + logits) / 2**30
-        raise OutOfMemoryError(
-            f"memory_budget is {memory_gb:g} GiB; a row of {row_tokens} tokens of this model takes {least:.2f}. Raise "
-            "it, or add --batch.recompute."
-        )
-    return tokens
+    logits = _LOGITS * chunk_tokens(policy.device) * policy.model.config.vocab_size * 4
+    return BatchMemory(per_position=_GRADIENTS * per_position, logits=logits, row_tokens=row_tokens)
 
 
 def _probe(num_tokens: int) -> MicroBatch:

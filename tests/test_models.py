@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from rlora.errors import ConfigError
-from rlora.models import ModelConfig, end_token_ids, gpu_kv_cache_bytes, make_toy
+from rlora.lora.config import LoraConfig
+from rlora.models import ModelConfig, end_token_ids, gpu_room, make_toy
+from rlora.sampler.base import SamplerConfig, check_servable
 
 pytestmark = pytest.mark.unit
 GIB = 2**30
@@ -29,27 +31,34 @@ def test_the_toy_model_is_the_same_each_time(tmp_path) -> None:
     assert first == second
 
 
-def test_memory_of_one_gpu_is_split_by_the_models_size(tmp_path, monkeypatch) -> None:
-    """24 GiB, a model of 3 GiB: 10 % stays free, two copies and 4 GiB for batches leave 11.6 GiB; 16 GiB do not fit."""
+def test_what_a_gpu_leaves_for_cache_and_batches(tmp_path, monkeypatch) -> None:
+    """Of 24 GiB 20 are free; 2.4 stay free, and a model of 3 GiB leaves 14.6; with 7 free too little is left."""
     with (tmp_path / "model.safetensors").open("wb") as file:
         file.truncate(3 * GIB)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    card = SimpleNamespace(total_memory=24 * GIB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: card)
-    assert gpu_kv_cache_bytes(tmp_path, ModelConfig()) == int(0.9 * 24 * GIB) - 10 * GIB
-    with pytest.raises(
-        ConfigError, match="its optimizer, and its batches"
-    ):  # 18 bytes more a weight of 2 bytes: 27 GiB
-        gpu_kv_cache_bytes(tmp_path, ModelConfig(), is_full=True)
-    card.total_memory = 48 * GIB
-    assert gpu_kv_cache_bytes(tmp_path, ModelConfig(), is_full=True) == int(0.9 * 48 * GIB) - 37 * GIB
-    card.total_memory = 12 * GIB
-    with pytest.raises(ConfigError, match=r"12.0 GiB of GPU memory cannot hold two copies of a 3.0 GiB model"):
-        gpu_kv_cache_bytes(tmp_path, ModelConfig())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
+    assert gpu_room(tmp_path, ModelConfig()) == 17 * GIB - 24 * GIB // 10
+    assert gpu_room(tmp_path, ModelConfig(dtype="float32")) == 14 * GIB - 24 * GIB // 10
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (7 * GIB, 24 * GIB))
+    with pytest.raises(ConfigError, match=r"7.0 GiB of GPU memory are free, which cannot hold .* a 3.0 GiB model"):
+        gpu_room(tmp_path, ModelConfig())
+
+
+def test_fp32_adapters_are_refused_where_vllm_serves_on_a_gpu(monkeypatch) -> None:
+    """On an H100 vLLM 0.26 ended on `assert inputs.dtype in [torch.float16, torch.bfloat16]`."""
+    vllm, fp32 = SamplerConfig(kind="vllm"), ModelConfig(dtype="float32")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ConfigError, match="vLLM's adapter kernels for GPUs take 16-bit numbers only"):
+        check_servable(LoraConfig(), vllm, fp32)
+    check_servable(LoraConfig(), vllm, ModelConfig())
+    check_servable(None, vllm, fp32)
+    check_servable(LoraConfig(), SamplerConfig(kind="torch"), fp32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    check_servable(LoraConfig(), vllm, fp32)
 
 
 def test_a_cache_sized_by_the_gpu_needs_one(tmp_path) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(ConfigError, match=r"sampler\.kv_cache_gb is 0, .* there is no GPU; try 1"):
-        gpu_kv_cache_bytes(tmp_path, ModelConfig())
+        gpu_room(tmp_path, ModelConfig())

@@ -19,7 +19,7 @@ from rlora.memory import recompute_layers
 from rlora.models import model_dir
 from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
-from rlora.token_budget import TokenBudget, is_out_of_memory, measured_tokens
+from rlora.token_budget import TokenBudget, batch_memory, is_out_of_memory
 from rlora.trainer import Trainer
 
 TOO_MUCH = 1 << 52  # bytes
@@ -147,17 +147,17 @@ def test_layers_are_computed_again_and_give_the_same_gradient() -> None:
     TokenBudget(BatchConfig(), 128).step(again, groups(), ADVANTAGES, keep_all=False)
     assert len(calls) == 2 * metrics["batch/num_micro_batches"]  # forward, and again in the backward pass
     assert torch.equal(again.policy.flat.grad_KD, plain.policy.flat.grad_KD)
-    saved = [measured_tokens(policy_(), 0.01, row_tokens=32, recompute=recompute) for recompute in (False, True)]
+    saved = [batch_memory(policy_(), row_tokens=32, recompute=recompute).tokens(0.01) for recompute in (False, True)]
     assert saved[1] > 1.5 * saved[0]
 
 
 @pytest.mark.unit
 def test_a_budget_buys_positions_in_proportion_and_one_too_small_is_refused() -> None:
-    policy = policy_()
-    one, two = (measured_tokens(policy, gigabytes, row_tokens=32, recompute=False) for gigabytes in (0.1, 0.2))
+    memory = batch_memory(policy_(), row_tokens=32, recompute=False)
+    one, two = (memory.tokens(gigabytes) for gigabytes in (0.1, 0.2))
     assert two - one == pytest.approx(one, rel=0.05)
-    with pytest.raises(OutOfMemoryError, match=r"memory_budget is 0\.0001 GiB; a row of 32 tokens of this model takes"):
-        measured_tokens(policy, 1e-4, row_tokens=32, recompute=False)
+    with pytest.raises(OutOfMemoryError, match=r"0\.0001 GiB for batches .*; a row of 32 tokens of this model takes"):
+        memory.tokens(1e-4)
 
 
 @pytest.mark.loop

@@ -67,6 +67,7 @@ class Bench:
         total, count = 0.0, 0
         for prompt, group in zip(self.prompts, completions, strict=True):
             part = stack([Row(prompt=prompt, completions=tuple(group), advantages=(0.0,) * len(group))])
+            part = part.to(self.policy.device)
             if is_base:
                 with self.policy.adapter_off():
                     logprobs = self.policy.score(part).logprobs_N

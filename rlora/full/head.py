@@ -22,15 +22,16 @@ class _TrainedHead(torch.autograd.Function):
         entropy_N, normalizer_N = torch.empty_like(values_N), torch.empty_like(values_N)
         num_kept = min(len(targets_N), KEPT_BYTES // (len(head_VH) * hidden_NH.element_size()))
         kept_MV = hidden_NH.new_empty(num_kept, len(head_VH))
-        for start in range(0, len(targets_N), logprobs.CHUNK_TOKENS):
-            part = slice(start, start + logprobs.CHUNK_TOKENS)
+        size = logprobs.chunk_tokens(hidden_NH.device)
+        for start in range(0, len(targets_N), size):
+            part = slice(start, start + size)
             found = logprobs.chunk_statistics(
                 hidden_NH[part], head_VH, product_head_VH, targets_N[part], temperature, kernels
             )
             values_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             normalizer_N[part] = found.normalizer_C
             if start < num_kept:
-                end = min(num_kept, start + logprobs.CHUNK_TOKENS)
+                end = min(num_kept, start + size)
                 kept_MV[start:end] = found.residual_CV[: end - start]
         ctx.save_for_backward(hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV)
         ctx.grad_head_VH, ctx.temperature = grad_head_VH, temperature
@@ -51,7 +52,7 @@ class _TrainedHead(torch.autograd.Function):
         rest = slice(len(kept_MV), None)
         grad_NH[rest] = 0
         num_rest = len(targets_N) - len(kept_MV)
-        size = max(1, logprobs.CHUNK_TOKENS * len(head_VH) // max(1, num_rest))
+        size = max(1, logprobs.chunk_tokens(hidden_NH.device) * len(head_VH) // max(1, num_rest))
         for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
             logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], product_head_VH[block])

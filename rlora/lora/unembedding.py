@@ -8,7 +8,7 @@ which is not known in the forward pass: the backward pass computes a chunk's log
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from rlora.logprobs import CHUNK_TOKENS
+from rlora import logprobs
 from rlora.lora.linear import LoraLinear
 
 
@@ -31,18 +31,19 @@ def adapted_token_logprobs(
     Logits are computed in the dtype of `head_VH` and softened by `temperature`; memory holds those of one chunk.
     """
     a_RH, b_VR = _served_factors(update, head_VH.dtype)
-    logprobs, entropies = [hidden_NH.new_empty(0, dtype=torch.float32)], [hidden_NH.new_empty(0, dtype=torch.float32)]
-    for start in range(0, len(targets_N), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
+    values, entropies = [hidden_NH.new_empty(0, dtype=torch.float32)], [hidden_NH.new_empty(0, dtype=torch.float32)]
+    size = logprobs.chunk_tokens(hidden_NH.device)
+    for start in range(0, len(targets_N), size):
+        part = slice(start, start + size)
         logprobs_C, entropy_C = checkpoint(
             _score_chunk,
             *(hidden_NH[part], head_VH, a_RH, b_VR, targets_N[part], temperature),
             use_reentrant=False,
             preserve_rng_state=False,
         )
-        logprobs.append(logprobs_C)
+        values.append(logprobs_C)
         entropies.append(entropy_C)
-    return torch.cat(logprobs), torch.cat(entropies)
+    return torch.cat(values), torch.cat(entropies)
 
 
 def _score_chunk(

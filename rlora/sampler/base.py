@@ -25,7 +25,7 @@ class SamplerConfig:
     kind: SamplerKind = "auto"
     """vllm, torch (slow reference, any machine), or auto: vllm where it is installed, else torch, and it says so."""
     kv_cache_gb: float = 1.0
-    """Memory for vLLM's KV cache in GiB; on a GPU 0 takes what the model, the trainer's copy and its batches leave."""
+    """Memory for vLLM's KV cache in GiB; on a GPU 0 takes what the models and the trainer's batches leave."""
     max_num_seqs: int = 256
     """Completions that vLLM generates at once."""
     max_prompt_tokens: int = 1024
@@ -63,7 +63,8 @@ def is_vllm_installed() -> bool:
 class EngineSpec:
     """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion.
 
-    `lora` None: one policy, handed over as all weights of the model.
+    `lora` None: one policy, handed over as all weights of the model. `batch_bytes` of the GPU are to be left to the
+    trainer's batches.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class EngineSpec:
     max_length: int
     run_name: str = "rlora"
     num_policies: int = 1
+    batch_bytes: int = 0
 
 
 class Sampler(Protocol):
@@ -95,10 +97,15 @@ class Sampler(Protocol):
         ...
 
 
-def check_servable(lora: LoraConfig | None, config: SamplerConfig) -> None:
-    """Raise ConfigError for adapters that the engine would serve wrongly."""
+def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelConfig) -> None:
+    """Raise ConfigError for adapters that the engine would serve wrongly, or not at all."""
     if lora is None:
         return
+    if config.resolved_kind == "vllm" and model.dtype == "float32" and torch.cuda.is_available():
+        raise ConfigError(
+            "model.dtype is 'float32', and vLLM's adapter kernels for GPUs take 16-bit numbers only (its engine ends on "
+            "an assertion). Take --model.dtype bfloat16, or --sampler.kind torch."
+        )
     if config.resolved_kind == "vllm" and lora.served.rank > 512:
         raise ConfigError(
             f"lora.rank is {lora.rank}, which PiSSA serves as rank {lora.served.rank}, and vLLM holds at most 512; try "
@@ -125,7 +132,7 @@ def check_experts(names: Iterable[str], config: SamplerConfig) -> None:
 
 def build_sampler(spec: EngineSpec) -> Sampler:
     """Build the engine that `spec.config` names; ConfigError for adapters that it cannot serve."""
-    check_servable(spec.lora, spec.config)
+    check_servable(spec.lora, spec.config, spec.model)
     if spec.config.resolved_kind == "vllm":
         from rlora.sampler.vllm_sampler import VllmSampler
 

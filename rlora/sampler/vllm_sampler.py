@@ -23,7 +23,7 @@ import torch
 from rlora.errors import EngineError, SamplerError
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
-from rlora.models import gpu_kv_cache_bytes, load_tokenizer
+from rlora.models import gpu_room, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm_weights import put_weights, weights_of
@@ -59,8 +59,7 @@ class VllmSampler:
             enable_chunked_prefill=False,
             enable_prefix_caching=True,
             block_size=block_size,
-            kv_cache_memory_bytes=kv_cache_bytes
-            or gpu_kv_cache_bytes(spec.folder, spec.model, is_full=spec.lora is None),
+            kv_cache_memory_bytes=kv_cache_bytes or gpu_room(spec.folder, spec.model) - spec.batch_bytes,
             **_lora_options(spec),
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": spec.model.head_dtype},
