@@ -8,9 +8,9 @@ Data: the hub's openai/gsm8k, or a folder with gsm8k/train.jsonl and gsm8k/test.
 $RLORA_DATA.
 
 The GPU defaults (rank 1, alpha 32, rate 6e-5, 64 problems x 16 samples of at most 1024 tokens) lie in the window that
-public runs on 1.7B models found good; of this code they have seen one step on a GPU, with the bundled model. The cpu preset (32 problems
-x 16 direct answers of at most 32 tokens an iteration) takes 14 to 26 s an iteration and 4 GB; what it
-reaches on the whole test set is in docs/results.md.
+public runs on 1.7B models found good; one step of them, with the bundled model, is all that ran on a GPU yet. The cpu
+preset (32 problems x 16 direct answers of at most 32 tokens an iteration) takes 14 to 26 s an iteration and 4 GB; what
+it reaches on the whole test set is in docs/results.md.
 """
 
 from dataclasses import replace

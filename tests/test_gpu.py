@@ -21,7 +21,7 @@ from rlora.errors import StaleAdapterError
 from rlora.logprobs import logits
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
-from rlora.models import ModelConfig, make_toy, model_dir
+from rlora.models import make_toy, model_dir
 from rlora.policy import Policy
 from rlora.sampler.base import is_vllm_installed
 from rlora.sampler.proof import HotSwap

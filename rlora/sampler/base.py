@@ -103,8 +103,8 @@ def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelC
         return
     if config.resolved_kind == "vllm" and model.dtype == "float32" and torch.cuda.is_available():
         raise ConfigError(
-            "model.dtype is 'float32', and vLLM's adapter kernels for GPUs take 16-bit numbers only (its engine ends on "
-            "an assertion). Take --model.dtype bfloat16, or --sampler.kind torch."
+            "model.dtype is 'float32', and vLLM's adapter kernels for GPUs take 16-bit numbers only (its engine ends "
+            "on an assertion). Take --model.dtype bfloat16, or --sampler.kind torch."
         )
     if config.resolved_kind == "vllm" and lora.served.rank > 512:
         raise ConfigError(
