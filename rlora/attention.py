@@ -102,27 +102,24 @@ class _FusedAttend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, query, key, value, mask, scaling, kernels):
-        num_rows, num_heads, length, head_size = query.shape
-        out = query.new_empty(num_rows, length, num_heads, head_size)
-        normalizer = torch.empty(num_rows, num_heads, length, 1, device=query.device)
-        for queries, keys in _blocks(length, key.shape[2]):
+        num_heads, outs, normalizers = query.shape[1], [], []
+        for queries, keys in _blocks(query.shape[2], key.shape[2]):
             scores = _grouped(query[:, :, queries], key) @ key[:, :, keys].transpose(2, 3)
-            weights, normalizer[:, :, queries] = kernels.softmax(
-                _by_head(scores, num_heads), mask[:, :, queries, keys], scaling
-            )
+            weights, normalizer = kernels.softmax(_by_head(scores, num_heads), mask[:, :, queries, keys], scaling)
             product = weights.view(scores.shape) @ value[:, :, keys]
-            out[:, queries] = _by_head(product, num_heads).transpose(1, 2)
-        ctx.save_for_backward(query, key, value, mask, normalizer)
+            outs.append(_by_head(product, num_heads).transpose(1, 2))
+            normalizers.append(normalizer)
+        ctx.save_for_backward(query, key, value, mask, *normalizers)
         ctx.scaling, ctx.kernels = scaling, kernels
-        return out
+        return _joined(outs, 1).contiguous()
 
     @staticmethod
     def backward(ctx, grad_out):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        query, key, value, mask, normalizer = ctx.saved_tensors
+        query, key, value, mask, *normalizers = ctx.saved_tensors
         grad_out, num_heads = grad_out.transpose(1, 2), query.shape[1]
-        grad_query = torch.empty_like(query)
-        grad_key, grad_value = (torch.zeros_like(one, dtype=torch.float32) for one in (key, value))
-        for queries, keys in _blocks(query.shape[2], key.shape[2]):
+        blocks = list(zip(_blocks(query.shape[2], key.shape[2]), normalizers, strict=True))
+        grad_queries, grad_key, grad_value = [], None, None
+        for (queries, keys), normalizer in reversed(blocks):  # the last one has all keys
             q, grad = _grouped(query[:, :, queries], key), _grouped(grad_out[:, :, queries], key)
             k, v = key[:, :, keys], value[:, :, keys]
             scores, grad_weights = q @ k.transpose(2, 3), grad @ v.transpose(2, 3)
@@ -130,14 +127,26 @@ class _FusedAttend(torch.autograd.Function):
                 _by_head(scores, num_heads),
                 mask[:, :, queries, keys],
                 ctx.scaling,
-                normalizer[:, :, queries],
+                normalizer,
                 _by_head(grad_weights, num_heads),
             )
             weights, grad_scores = weights.view(scores.shape), grad_scores.view(scores.shape)
-            grad_query[:, :, queries] = _by_head(grad_scores @ k, num_heads)
-            grad_key[:, :, keys] += grad_scores.transpose(2, 3) @ q
-            grad_value[:, :, keys] += weights.transpose(2, 3) @ grad
+            grad_queries.append(_by_head(grad_scores @ k, num_heads))
+            of_key, of_value = grad_scores.transpose(2, 3) @ q, weights.transpose(2, 3) @ grad
+            if grad_key is None or grad_value is None:
+                sums = torch.float32 if len(blocks) > 1 else key.dtype
+                grad_key, grad_value = of_key.to(sums), of_value.to(sums)
+            else:
+                grad_key[:, :, keys] += of_key
+                grad_value[:, :, keys] += of_value
+        assert grad_key is not None
+        assert grad_value is not None
+        grad_query = _joined(grad_queries[::-1], 2)
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None, None, None
+
+
+def _joined(parts: list[torch.Tensor], dim: int) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _blocks(num_queries: int, num_keys: int) -> Iterator[tuple[slice, slice]]:

@@ -10,6 +10,7 @@ import torch
 
 from rlora.errors import CompilerError
 from rlora.fused.kernels import PLAIN, Kernels
+from rlora.fused.low_rank import low_rank
 
 _RECOMPILATIONS = 64  # of a kernel, for one row, one head and so on; beyond them PyTorch would run it plainly, unasked
 
@@ -33,10 +34,16 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
         config.recompile_limit = max(config.recompile_limit, _RECOMPILATIONS)
         config.specialize_float = True  # scales are constants, not tensors to be made at each call
         torch._inductor.config.cpp.dynamic_threads = False  # vLLM asks for it by a variable that a restart inherits
-        kernels = Kernels(**{field.name: _compiled(getattr(PLAIN, field.name)) for field in fields(Kernels)})
+        names = [field.name for field in fields(Kernels) if field.name != "low_rank"]
+        kernels = Kernels(
+            **{name: _compiled(getattr(PLAIN, name)) for name in names},
+            low_rank=low_rank(folder) if device.type == "cpu" else None,
+        )
         values_NH = torch.linspace(-2, 3, 7 * 33, device=device).view(7, 33)
         with torch.no_grad():
             found, expected = (one.gate(values_NH, values_NH) for one in (kernels, PLAIN))
+    except CompilerError:
+        raise
     except Exception as error:  # whatever a compiler or a loader can do wrong
         raise CompilerError(_reason(error)) from error
     if not torch.allclose(found, expected, rtol=1e-5, atol=1e-6):

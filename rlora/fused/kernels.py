@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rlora.fused.low_rank import LowRank
+
 Tensor = torch.Tensor
 
 
@@ -135,7 +137,7 @@ def rank_one_backward(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kernels:
-    """One set of the functions of this module: plain, or compiled."""
+    """One set of the functions of this module, plain or compiled; compiled, perhaps the low-rank products too."""
 
     norm: Callable[..., tuple[Tensor, Tensor]] = norm
     norm_backward: Callable[..., Tensor] = norm_backward
@@ -148,6 +150,7 @@ class Kernels:
     softmax_backward: Callable[..., tuple[Tensor, Tensor]] = softmax_backward
     token_statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = token_statistics
     rank_one_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = rank_one_backward
+    low_rank: LowRank | None = None
 
 
 PLAIN = Kernels()

@@ -1,0 +1,188 @@
+"""The products of low-rank updates, as compiled from low_rank.cpp for the processor at hand.
+
+A general product takes a matrix of a few columns at a third to a half of the rate it is meant for, once for each of
+some thirty small products a layer. Here a layer's are three calls, which read each activation once or twice, take the
+factors as they are trained, in fp32, and add to their gradients in fp32.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlora.errors import CompilerError
+
+_SOURCE = Path(__file__).with_name("low_rank.cpp")
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+Tensor = torch.Tensor
+
+
+class _Factor(ctypes.Structure):
+    _fields_ = [
+        ("a", ctypes.c_void_p),
+        ("rank", ctypes.c_int64),
+        ("b", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64),
+        ("y", ctypes.c_void_p),
+        ("pitch", ctypes.c_int64),
+        ("grad_a", ctypes.c_void_p),
+        ("grad_b", ctypes.c_void_p),
+    ]
+
+
+class _Arguments(ctypes.Structure):
+    _fields_ = [
+        ("threads", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("ranks", ctypes.c_int64),
+        ("x", ctypes.c_void_p),
+        ("pitch", ctypes.c_int64),
+        ("h", ctypes.c_void_p),
+        ("grad_h", ctypes.c_void_p),
+        ("count", ctypes.c_int64),
+        ("factors", ctypes.POINTER(_Factor)),
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LowRank:
+    """The products of M updates that share an input x (N, I): A (R, I) and B (O, R) in fp32, all else in bfloat16.
+
+    h (N, S) holds x A^T of all of them side by side. Each matrix has its numbers in rows without gaps between columns.
+    """
+
+    library: Any
+
+    @staticmethod
+    def takes(x_NI: Tensor, outputs: Sequence[int]) -> bool:
+        """Return whether an input and layers of so many outputs are of the kind that is compiled."""
+        is_even = x_NI.shape[1] % 2 == 0 and all(size % 2 == 0 for size in outputs)
+        return is_even and x_NI.dtype == torch.bfloat16 and x_NI.device.type == "cpu" and len(x_NI) > 0
+
+    def add_updates(
+        self, x_NI: Tensor, all_a: Sequence[Tensor], all_b: Sequence[Tensor], scale: float, outputs: Sequence[Tensor]
+    ) -> Tensor:
+        """Add h (scale B)^T to each of `outputs` (N, O) in place, and return h."""
+        h_NS = x_NI.new_empty(len(x_NI), sum(len(a_RI) for a_RI in all_a))
+        factors = [
+            _Factor(a=_at(a), rank=len(a), b=_at(b), outputs=len(b), y=_at(y, y.stride(0)), pitch=y.stride(0))
+            for a, b, y in zip(all_a, all_b, outputs, strict=True)
+        ]
+        self._call(self.library.rlora_forward, x_NI, h_NS, None, factors, scale)
+        return h_NS
+
+    def gradients(
+        self,
+        x_NI: Tensor,
+        h_NS: Tensor,
+        all_a: Sequence[Tensor],
+        all_b: Sequence[Tensor],
+        scale: float,
+        grads: Sequence[Tensor],
+        grad_a: Sequence[Tensor],
+        grad_b: Sequence[Tensor],
+    ) -> Tensor:
+        """Add the gradients of each A to `grad_a` and of each B to `grad_b`, and return that of h; `grads` are those of
+        the outputs (N, O).
+        """
+        grad_h_NS = torch.empty_like(h_NS)
+        factors = [
+            _Factor(
+                a=_at(a),
+                rank=len(a),
+                b=_at(b),
+                outputs=len(b),
+                y=_at(y, y.stride(0)),
+                pitch=y.stride(0),
+                grad_a=_at(to_a),
+                grad_b=_at(to_b),
+            )
+            for a, b, y, to_a, to_b in zip(all_a, all_b, grads, grad_a, grad_b, strict=True)
+        ]
+        self._call(self.library.rlora_backward, x_NI, h_NS, grad_h_NS, factors, scale)
+        return grad_h_NS
+
+    def add_to_input(self, grad_x_NI: Tensor, grad_h_NS: Tensor, all_a: Sequence[Tensor]) -> None:
+        """Add grad_h A of all updates to the gradient of their input in place."""
+        factors = [_Factor(a=_at(a), rank=len(a)) for a in all_a]
+        self._call(self.library.rlora_add_to_input, grad_x_NI, None, grad_h_NS, factors, 1.0)
+
+    @staticmethod
+    def _call(
+        function: Any, x_NI: Tensor, h_NS: Tensor | None, grad_h_NS: Tensor | None, factors: list[_Factor], scale: float
+    ) -> None:
+        h = grad_h_NS if h_NS is None else h_NS
+        assert h is not None
+        arguments = _Arguments(
+            threads=torch.get_num_threads(),
+            rows=len(x_NI),
+            inputs=x_NI.shape[1],
+            ranks=h.shape[1],
+            x=_at(x_NI, x_NI.stride(0)),
+            pitch=x_NI.stride(0),
+            h=None if h_NS is None else _at(h_NS),
+            grad_h=None if grad_h_NS is None else _at(grad_h_NS),
+            count=len(factors),
+            factors=(_Factor * len(factors))(*factors),
+        )
+        function(ctypes.byref(arguments), scale)
+
+
+def _at(matrix: Tensor, pitch: int | None = None) -> int:
+    """Return the address of a matrix whose rows lie `pitch` numbers apart, or one after the other."""
+    assert matrix.stride(1) == 1 and (pitch is not None or matrix.is_contiguous())  # noqa: PT018
+    return matrix.data_ptr()
+
+
+@functools.cache
+def low_rank(folder: Path) -> LowRank | None:
+    """Return the products compiled for this processor, kept in `folder`; None where it has no AVX-512 BF16.
+
+    Raises CompilerError when the compiler fails.
+    """
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return None
+    path = folder / f"low_rank-{_version()}.so"
+    if not path.exists():
+        _compile(path)
+    library = ctypes.CDLL(str(path))
+    if not library.rlora_is_supported():
+        return None
+    for function in (library.rlora_forward, library.rlora_backward, library.rlora_add_to_input):
+        function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_double), None
+    return LowRank(library)
+
+
+def _compile(path: Path) -> None:
+    compiler = os.environ.get("CXX", "g++")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
+        made = Path(temporary) / path.name
+        try:
+            subprocess.run([compiler, *_FLAGS, "-o", made, _SOURCE], check=True, capture_output=True, text=True)
+        except OSError as error:
+            raise CompilerError(f"cannot run the compiler {compiler} ({error.strerror})") from error
+        except subprocess.CalledProcessError as error:
+            complaint = [line for line in error.stderr.splitlines() if "error" in line]
+            raise CompilerError(" ".join([f"{compiler} failed on {_SOURCE.name}:", *complaint[:1]])) from error
+        made.replace(path)
+
+
+def _version() -> str:
+    """Return what the compiled file depends on, as a hash: source, flags, compiler and processor."""
+    flags = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model name"))
+    ]
+    parts = [_SOURCE.read_text(), *_FLAGS, os.environ.get("CXX", "g++"), *sorted(set(flags))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
