@@ -93,10 +93,12 @@ void scatter_pairs(pair* to, i64 pitch, const float* row, i64 count, const __m51
 inline i64 padded(i64 columns) { return columns <= FEW ? columns : divided(columns, 16) * 16; }
 
 template <int Z>
-inline void row_tile(const bf16* const* g, i64 pairs, const pair* p, i64 pitch, __m512 (&sum)[ROWS][WIDE]) {
+inline void row_tile(const bf16* const* g, i64 next, i64 pairs, const pair* p, i64 pitch, __m512 (&sum)[ROWS][WIDE]) {
     for (int r = 0; r < ROWS; r++)
         for (int z = 0; z < Z; z++) sum[r][z] = _mm512_setzero_ps();
     for (i64 k = 0; k < pairs; k++) {
+        if (k % 16 == 0)
+            for (int r = 0; r < ROWS; r++) _mm_prefetch((const char*)(g[r] + next + 2 * k), _MM_HINT_T0);
         __m512i b[Z];
         for (int z = 0; z < Z; z++) b[z] = _mm512_loadu_si512(p + k * pitch + 16 * z);
         for (int r = 0; r < ROWS; r++) {
@@ -119,7 +121,10 @@ void times_rows(const bf16* g, i64 pitch, i64 rows, i64 pairs, const pair* p, i6
             for (i64 k = 0; k < pairs; k += 16) {
                 const __mmask16 some = first(pairs - k);
                 const __m512i b = _mm512_maskz_loadu_epi32(some, p + column * pairs + k);
-                for (int r = 0; r < ROWS; r++) sum[r] = dot(sum[r], _mm512_maskz_loadu_epi32(some, row[r] + 2 * k), b);
+                for (int r = 0; r < ROWS; r++) {
+                    sum[r] = dot(sum[r], _mm512_maskz_loadu_epi32(some, row[r] + 2 * k), b);
+                    if (column == 0) _mm_prefetch((const char*)(row[r] + ROWS * pitch + 2 * k), _MM_HINT_T0);
+                }
             }
             for (i64 r = 0; r < rows; r++) {
                 const __m512 all = _mm512_set1_ps(_mm512_reduce_add_ps(sum[r]));
@@ -128,14 +133,14 @@ void times_rows(const bf16* g, i64 pitch, i64 rows, i64 pairs, const pair* p, i6
         }
         return;
     }
-    const i64 p_pitch = padded(columns);
+    const i64 p_pitch = padded(columns), next = ROWS * pitch;  // the next rows, fetched ahead
     for (i64 start = 0, wide; start < p_pitch; start += 16 * wide) {
         __m512 sum[ROWS][WIDE];
         const i64 left = (p_pitch - start) / 16;
         wide = left == 4 ? 2 : left < WIDE ? left : WIDE;
-        if (wide == 3) row_tile<3>(row, pairs, p + start, p_pitch, sum);
-        if (wide == 2) row_tile<2>(row, pairs, p + start, p_pitch, sum);
-        if (wide == 1) row_tile<1>(row, pairs, p + start, p_pitch, sum);
+        if (wide == 3) row_tile<3>(row, next, pairs, p + start, p_pitch, sum);
+        if (wide == 2) row_tile<2>(row, next, pairs, p + start, p_pitch, sum);
+        if (wide == 1) row_tile<1>(row, next, pairs, p + start, p_pitch, sum);
         for (i64 r = 0; r < rows; r++)
             for (i64 z = 0; z < wide; z++) {
                 const i64 at = start + 16 * z;
@@ -157,9 +162,12 @@ inline void add_tile(bf16* y, i64 pitch, i64 rows, const pair* h, i64 pairs, con
     __m512 sum[ROWS][WIDE];
     __mmask16 some[WIDE];
     for (int z = 0; z < WIDE; z++) some[z] = IS_WHOLE ? 0xffff : first(left - 16 * z);
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < ROWS; r++) {
+        _mm_prefetch((const char*)(y + (ROWS + r) * pitch), _MM_HINT_T0);
+        _mm_prefetch((const char*)(y + (ROWS + r) * pitch + 32), _MM_HINT_T0);
         for (int z = 0; z < WIDE; z++)
             sum[r][z] = widened(load16<IS_WHOLE>(some[z], y + (r < rows ? r : rows - 1) * pitch + 16 * z));
+    }
     for (i64 k = 0; k < pairs; k++) {
         __m512i b[WIDE];
         for (int z = 0; z < WIDE; z++) b[z] = load32<IS_WHOLE>(some[z], p + k * columns + 16 * z);
@@ -232,6 +240,10 @@ void times_columns(const bf16* g, i64 pitch, i64 rows, i64 width, const pair* h,
         for (i64 k = 0; k < count; k++) {
             const bf16* one = g + 2 * (start + k) * pitch;
             const bool has_two = 2 * (start + k) + 1 < rows;
+            for (i64 line = 0; line < 2; line++) {  // of the next block
+                _mm_prefetch((const char*)(one + 2 * BLOCK * pitch + 32 * line), _MM_HINT_T1);
+                _mm_prefetch((const char*)(one + (2 * BLOCK + 1) * pitch + 32 * line), _MM_HINT_T1);
+            }
             const __m512i a = _mm512_maskz_loadu_epi16(left, one), b = _mm512_maskz_loadu_epi16(right, one + 32);
             const __m512i c = has_two ? _mm512_maskz_loadu_epi16(left, one + pitch) : none;
             const __m512i d = has_two ? _mm512_maskz_loadu_epi16(right, one + pitch + 32) : none;
