@@ -18,6 +18,7 @@ from rlora.fused.low_rank import LowRank, low_rank
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
 from rlora.losses import LossConfig
+from rlora.memory import recompute_layers
 from rlora.models import ModelConfig, cache_dir
 from rlora.policy import Policy
 from rlora.trainer import Trainer
@@ -176,3 +177,17 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         low_rank.cache_clear()
+
+
+def test_layers_that_are_computed_again_give_the_same_bits(products, toy_dir) -> None:
+    found = []
+    for recompute in (False, True):
+        config = ModelConfig(name=TOY_MODEL.name, dtype="bfloat16", compile="on")
+        policy = Policy.load(toy_dir, config, LoraConfig(rank=4), seeds=[0])
+        random_b(policy, scale=0.01)
+        if recompute:
+            recompute_layers(policy.model)
+        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+        found.append(policy.flat.grad_KD)
+    assert float(found[0].norm()) > 0
+    assert torch.equal(*found)
