@@ -75,10 +75,7 @@ class LowRank:
     ) -> Tensor:
         """Add h (scale B)^T to each of `outputs` (N, O) in place, and return h."""
         h_NS = x_NI.new_empty(len(x_NI), sum(len(a_RI) for a_RI in all_a))
-        factors = [
-            _Factor(a=_at(a), rank=len(a), b=_at(b), outputs=len(b), y=_at(y, y.stride(0)), pitch=y.stride(0))
-            for a, b, y in zip(all_a, all_b, outputs, strict=True)
-        ]
+        factors = [_factor(a, b, y) for a, b, y in zip(all_a, all_b, outputs, strict=True)]
         self._call(self.library.rlora_forward, x_NI, h_NS, None, factors, scale)
         return h_NS
 
@@ -98,16 +95,7 @@ class LowRank:
         """
         grad_h_NS = torch.empty_like(h_NS)
         factors = [
-            _Factor(
-                a=_at(a),
-                rank=len(a),
-                b=_at(b),
-                outputs=len(b),
-                y=_at(y, y.stride(0)),
-                pitch=y.stride(0),
-                grad_a=_at(to_a),
-                grad_b=_at(to_b),
-            )
+            _factor(a, b, y, grad_a=_at(to_a), grad_b=_at(to_b))
             for a, b, y, to_a, to_b in zip(all_a, all_b, grads, grad_a, grad_b, strict=True)
         ]
         self._call(self.library.rlora_backward, x_NI, h_NS, grad_h_NS, factors, scale)
@@ -129,7 +117,7 @@ class LowRank:
             rows=len(x_NI),
             inputs=x_NI.shape[1],
             ranks=h.shape[1],
-            x=_at(x_NI, x_NI.stride(0)),
+            x=_at(x_NI, has_gaps=True),
             pitch=x_NI.stride(0),
             h=None if h_NS is None else _at(h_NS),
             grad_h=None if grad_h_NS is None else _at(grad_h_NS),
@@ -139,9 +127,14 @@ class LowRank:
         function(ctypes.byref(arguments), scale)
 
 
-def _at(matrix: Tensor, pitch: int | None = None) -> int:
-    """Return the address of a matrix whose rows lie `pitch` numbers apart, or one after the other."""
-    assert matrix.stride(1) == 1 and (pitch is not None or matrix.is_contiguous())  # noqa: PT018
+def _factor(a_RI: Tensor, b_OR: Tensor, y_NO: Tensor, **grads: int) -> _Factor:
+    y = _at(y_NO, has_gaps=True)
+    return _Factor(a=_at(a_RI), rank=len(a_RI), b=_at(b_OR), outputs=len(b_OR), y=y, pitch=y_NO.stride(0), **grads)
+
+
+def _at(matrix: Tensor, *, has_gaps: bool = False) -> int:
+    """Return the address of a matrix whose rows lie one after the other, or have gaps between them."""
+    assert matrix.stride(1) == 1 if has_gaps else matrix.is_contiguous()
     return matrix.data_ptr()
 
 
