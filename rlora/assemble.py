@@ -1,5 +1,6 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,10 @@ def _token_budget(config: RunConfig, folder: Path, policy: Policy) -> tuple[Toke
         if config.memory_budget is not None:
             tokens = memory.tokens(config.memory_budget)
         if has_shared_memory:
-            tokens = min(tokens, memory.tokens(gpu_room(folder, config.model) / 2 / 2**30))
+            room = memory.tokens(gpu_room(folder, config.model) / 2 / 2**30)
+            if room < tokens:
+                print(f"The GPU's memory takes micro-batches of {room} tokens, not {tokens}.", file=sys.stderr)
+            tokens = min(tokens, room)
             num_bytes = memory.of(tokens)
     if config.batch.recompute:  # after measuring, which has to see what every layer saves
         recompute_layers(policy.model)

@@ -101,8 +101,9 @@ class BatchMemory:
         tokens = int((memory_gb * 2**30 - self.logits) / self.per_position)
         if tokens < self.row_tokens:
             raise OutOfMemoryError(
-                f"there are {memory_gb:.3g} GiB for batches (memory_budget); a row of {self.row_tokens} tokens of this "
-                f"model takes {self.of(self.row_tokens) / 2**30:.2f}. Give more, or add --batch.recompute."
+                f"there are {memory_gb:.3g} GiB for batches (memory_budget, or half of what a GPU leaves); a row of "
+                f"{self.row_tokens} tokens of this model takes {self.of(self.row_tokens) / 2**30:.2f}. Give more, or "
+                "add --batch.recompute."
             )
         return tokens
 

@@ -11,6 +11,7 @@ from test_loop import rows, toy
 from test_resume import SIZE, stopped
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
 
+from rlora import assemble
 from rlora.batching import BatchConfig
 from rlora.errors import OutOfMemoryError
 from rlora.loop import run
@@ -19,6 +20,7 @@ from rlora.memory import recompute_layers
 from rlora.models import model_dir
 from rlora.optimizer import OptimizerConfig
 from rlora.policy import Policy
+from rlora.sampler.base import SamplerConfig
 from rlora.token_budget import TokenBudget, batch_memory, is_out_of_memory
 from rlora.trainer import Trainer
 
@@ -158,6 +160,26 @@ def test_a_budget_buys_positions_in_proportion_and_one_too_small_is_refused() ->
     assert two - one == pytest.approx(one, rel=0.05)
     with pytest.raises(OutOfMemoryError, match=r"0\.0001 GiB for batches .*; a row of 32 tokens of this model takes"):
         memory.tokens(1e-4)
+
+
+@pytest.mark.unit
+def test_where_sampler_and_trainer_share_a_gpu_batches_take_half_of_what_it_leaves(
+    monkeypatch, tmp_path, capsys
+) -> None:
+    shared, batch = SamplerConfig(kind="vllm", kv_cache_gb=0), BatchConfig(tokens_per_micro_batch=4096)
+    config = toy(tmp_path / "run", sampler=shared, batch=batch)
+    longest = config.sampler.max_prompt_tokens + config.sampling.max_tokens
+    memory = batch_memory(policy_(), row_tokens=longest, recompute=False)
+    for fitting, tokens in ((8192, 4096), (2000, 2000)):
+        room = 2 * memory.of(fitting)
+        monkeypatch.setattr(assemble, "gpu_room", lambda *_, room=room: room)
+        budget, num_bytes = assemble._token_budget(config, tmp_path, policy_())
+        assert budget.tokens == pytest.approx(tokens, abs=1)
+        assert num_bytes == memory.of(budget.tokens)
+        assert ("takes micro-batches of" in capsys.readouterr().err) == (tokens < 4096)
+    config = toy(tmp_path / "run", batch=batch)
+    budget, num_bytes = assemble._token_budget(config, tmp_path, policy_())
+    assert (budget.tokens, num_bytes) == (4096, 0)
 
 
 @pytest.mark.loop
