@@ -21,7 +21,7 @@ namespace {
 const i64 ROWS = 8, WIDE = 3, PANEL = 64, BLOCK = 64;  // of a tile; in registers; columns and pairs of rows held packed
 const i64 FEW = 4;  // up to so many columns are dot products along rows
 
-struct Factor {  // as low_rank.py lays it out
+struct Factor {  // 8 numbers of 64 bits, as low_rank.py lays them out
     const float* a;  // (rank, inputs)
     i64 rank;
     const float* b;  // (outputs, rank)
@@ -39,7 +39,7 @@ struct Arguments {
     bf16* h;  // (rows, ranks)
     bf16* grad_h;
     i64 count;
-    const Factor* factors;
+    Factor factors[];
 };
 
 struct Buffer {  // grows, and is kept by its thread
@@ -77,16 +77,57 @@ inline pair pair_at(const bf16* low, bool has_high, const bf16* high) {
     return (pair)*low | (has_high ? (pair)*high << 16 : 0);
 }
 
-// to[k * pitch] = pair k of a row of `count` floats; of B's with their scale
-void scatter_pairs(pair* to, i64 pitch, const float* row, i64 count, const __m512* scale) {
-    const __m512i lanes = multiples(pitch);
-    for (i64 at = 0; at < count; at += 32) {
-        __m512 low = _mm512_maskz_loadu_ps(first(count - at), row + at);
-        __m512 high = _mm512_maskz_loadu_ps(first(count - at - 16), row + at + 16);
-        if (scale != nullptr) low = scaled(low, *scale), high = scaled(high, *scale);
-        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-        _mm512_mask_i32scatter_epi32(to + at / 2 * pitch, first(divided(count - at, 2)), lanes, both, 4);
+// 16 rows of 16 become 16 columns: a scatter or gather of 16 numbers takes as long as half of this
+inline void transpose(__m512i (&v)[16]) {
+    __m512i w[16];
+    for (int i = 0; i < 16; i += 2) {
+        w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        w[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
     }
+    for (int i = 0; i < 16; i += 4)
+        for (int j = 0; j < 2; j++) {
+            v[i + 2 * j] = _mm512_unpacklo_epi64(w[i + j], w[i + j + 2]);
+            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(w[i + j], w[i + j + 2]);
+        }
+    for (int i = 0; i < 4; i++) {  // v[4 a + i]: columns i, 4 + i, 8 + i and 12 + i of rows 4 a to 4 a + 3
+        w[i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88);
+        w[4 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
+        w[8 + i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
+        w[12 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        v[i] = _mm512_shuffle_i32x4(w[i], w[4 + i], 0x88);
+        v[4 + i] = _mm512_shuffle_i32x4(w[8 + i], w[12 + i], 0x88);
+        v[8 + i] = _mm512_shuffle_i32x4(w[i], w[4 + i], 0xdd);
+        v[12 + i] = _mm512_shuffle_i32x4(w[8 + i], w[12 + i], 0xdd);
+    }
+}
+
+// the pairs of 32 floats or what is left of them; of B's with their scale
+inline __m512i pairs_in(const float* row, i64 count, const __m512* scale) {
+    __m512 low = _mm512_maskz_loadu_ps(first(count), row), high = _mm512_maskz_loadu_ps(first(count - 16), row + 16);
+    if (scale != nullptr) low = scaled(low, *scale), high = scaled(high, *scale);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+// to[k] = pair k of a row
+void pack_row(pair* to, const float* row, i64 count, const __m512* scale) {
+    for (i64 at = 0; at < count; at += 32)
+        _mm512_mask_storeu_epi32(to + at / 2, first(divided(count - at, 2)), pairs_in(row + at, count - at, scale));
+}
+
+// to[k * pitch + r] = pair k of row r, of 16 rows of 32 floats or what is left of them
+void pack_across(pair* to, i64 pitch, const float* from, i64 from_pitch, i64 rows, i64 count, const __m512* scale) {
+    __m512i v[16];
+    for (i64 r = 0; r < 16; r++) {
+        const float* row = from + (r < rows ? r : rows - 1) * from_pitch;
+        _mm_prefetch((const char*)(row + 64), _MM_HINT_T0);
+        _mm_prefetch((const char*)(row + 80), _MM_HINT_T0);
+        v[r] = pairs_in(row, count, scale);
+    }
+    transpose(v);
+    for (i64 k = 0; k < 16; k++)
+        if (2 * k < count) _mm512_mask_storeu_epi32(to + k * pitch, first(rows), v[k]);
 }
 
 // A or B for times_rows: pairs [length / 2][columns padded to 16], or few columns one after the other
@@ -192,12 +233,17 @@ void add_rows(bf16* y, i64 pitch, i64 rows, const pair* h, i64 pairs, const pair
 
 void pack_rows(const bf16* h, i64 pitch, i64 rows, i64 columns, pair* to) {
     if (columns % 2 == 0) {
-        for (i64 k = 0; k < columns / 2; k += 16)
-            for (i64 r = 0; r < ROWS; r++) {
-                const __mmask16 some = first(columns / 2 - k), here = r < rows ? some : 0;
-                const __m512i row = _mm512_maskz_loadu_epi32(here, h + r * pitch + 2 * k);
-                _mm512_mask_i32scatter_epi32(to + ROWS * k + r, some, multiples(ROWS), row, 4);
+        const i64 pairs = columns / 2;
+        for (i64 at = 0; at < pairs; at += 16) {
+            __m512i v[16];
+            for (i64 r = 0; r < 16; r++) {
+                const bool is_row = r < rows;
+                v[r] = _mm512_maskz_loadu_epi32(is_row ? first(pairs - at) : 0, h + (is_row ? r : 0) * pitch + 2 * at);
             }
+            transpose(v);
+            for (i64 k = 0; k < 16; k++)
+                if (at + k < pairs) _mm512_mask_storeu_epi32(to + ROWS * (at + k), 0xff, v[k]);
+        }
         return;
     }
     for (i64 k = 0; k < divided(columns, 2); k++)
@@ -210,7 +256,8 @@ void pack_rows(const bf16* h, i64 pitch, i64 rows, i64 columns, pair* to) {
 // h for times_columns: pairs of rows [rows / 2][ranks, if more than 2 a multiple of 4]
 inline i64 in_fours(i64 ranks) { return ranks <= 2 ? ranks : divided(ranks, 4) * 4; }
 
-template <int HIGH> inline void column_tile(const pair* h, i64 ranks, const pair* g, i64 count, float* c, bool is_first) {
+template <int HIGH>
+inline void column_tile(const pair* h, i64 ranks, const pair* g, i64 count, float* c, bool is_first) {
     __m512 sum[HIGH][4];
     for (int i = 0; i < HIGH; i++)
         for (int z = 0; z < 4; z++) sum[i][z] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(c + i * PANEL + 16 * z);
@@ -260,13 +307,14 @@ void times_columns(const bf16* g, i64 pitch, i64 rows, i64 width, const pair* h,
     }
 }
 
-// to += scale x from
+inline void add(float* to, __m512 from, __mmask16 some, __m512 scale) {  // to += scale x from
+    _mm512_mask_storeu_ps(to, some, _mm512_fmadd_ps(from, scale, _mm512_maskz_loadu_ps(some, to)));
+}
 inline void add(float* to, const float* from, i64 count, __m512 scale) {
-    for (i64 at = 0; at < count; at += 16) {
-        const __mmask16 some = first(count - at);
-        const __m512 sum = _mm512_fmadd_ps(_mm512_load_ps(from + at), scale, _mm512_maskz_loadu_ps(some, to + at));
-        _mm512_mask_storeu_ps(to + at, some, sum);
-    }
+    for (i64 at = 0; at < count; at += 16) add(to + at, _mm512_load_ps(from + at), first(count - at), scale);
+}
+inline void fetch(const float* from, i64 count) {
+    for (i64 at = 0; at < count; at += 16) _mm_prefetch((const char*)(from + at), _MM_HINT_T1);
 }
 
 void pack_columns(const bf16* h, i64 pitch, i64 rows, i64 ranks, i64 k, pair* to) {
@@ -301,11 +349,16 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
         i64 column = 0;
         for (i64 m = 0; m < to.count; m++) {
             const Factor& one = to.factors[m];
-            const bool are_few = to.ranks <= FEW;
-            #pragma omp for schedule(static) nowait
-            for (i64 r = 0; r < one.rank; r++) {
-                pair* at = are_few ? packs + (column + r) * half : packs + column + r;
-                scatter_pairs(at, are_few ? 1 : pitch, one.a + r * to.inputs, to.inputs, nullptr);
+            if (to.ranks <= FEW) {
+                #pragma omp for schedule(static) nowait
+                for (i64 r = 0; r < one.rank; r++)
+                    pack_row(packs + (column + r) * half, one.a + r * to.inputs, to.inputs, nullptr);
+            } else {
+                #pragma omp for schedule(static) collapse(2) nowait
+                for (i64 r = 0; r < one.rank; r += 16)
+                    for (i64 i = 0; i < to.inputs; i += 32)
+                        pack_across(packs + i / 2 * pitch + column + r, pitch, one.a + r * to.inputs + i, to.inputs,
+                                    one.rank - r, to.inputs - i, nullptr);
             }
             column += one.rank;
             pair* b = packs + b_at[m];
@@ -317,9 +370,11 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
                     _mm512_mask_storeu_epi32(b + o, some, pairs_of(value, _mm512_setzero_ps()));
                 }
             } else {
-                #pragma omp for schedule(static) nowait
-                for (i64 o = 0; o < one.outputs; o++)
-                    scatter_pairs(b + o, one.outputs, one.b + o * one.rank, one.rank, &scale);
+                #pragma omp for schedule(static) collapse(2) nowait
+                for (i64 o = 0; o < one.outputs; o += 16)
+                    for (i64 r = 0; r < one.rank; r += 32)
+                        pack_across(b + r / 2 * one.outputs + o, one.outputs, one.b + o * one.rank + r, one.rank,
+                                    one.outputs - o, one.rank - r, &scale);
             }
         }
         #pragma omp for schedule(static)
@@ -334,7 +389,8 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
             for (i64 m = 0; m < to.count; h += to.factors[m].rank, m++) {
                 const Factor& one = to.factors[m];
                 pack_rows(h, to.ranks, rows, one.rank, pairs);
-                add_rows(one.y + at * one.pitch, one.pitch, rows, pairs, divided(one.rank, 2), packs + b_at[m], one.outputs);
+                bf16* y = one.y + at * one.pitch;
+                add_rows(y, one.pitch, rows, pairs, divided(one.rank, 2), packs + b_at[m], one.outputs);
             }
         }
     }
@@ -344,7 +400,7 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
 extern "C" void rlora_backward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
-    const __m512 unit = _mm512_set1_ps(1), none = _mm512_setzero_ps();
+    const __m512 unit = _mm512_set1_ps(1);
     const i64 half = divided(to.rows, 2);
     struct Part { i64 factor, at; };  // a panel of columns; factor -1: of x
     std::vector<Part> parts;
@@ -371,7 +427,7 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
             if (one.rank == 1) {
                 #pragma omp for schedule(static) nowait
                 for (i64 k = 0; k < pairs; k += 16)
-                    scatter_pairs(b + k, 1, one.b + 2 * k, one.outputs - 2 * k < 32 ? one.outputs - 2 * k : 32, &scale);
+                    pack_row(b + k, one.b + 2 * k, one.outputs - 2 * k < 32 ? one.outputs - 2 * k : 32, &scale);
             } else if (one.rank <= FEW) {
                 #pragma omp for schedule(static) nowait
                 for (i64 k = 0; k < pairs; k++) {
@@ -401,8 +457,10 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
         for (i64 at = 0; at < to.rows; at += ROWS)
             for (i64 m = 0; m < to.count; m++) {
                 const Factor& one = to.factors[m];
-                times_rows(one.y + at * one.pitch, one.pitch, to.rows - at < ROWS ? to.rows - at : ROWS, one.outputs / 2,
-                           packs + b_at[m], one.rank, to.grad_h + at * to.ranks + column[m], to.ranks);
+                const i64 rows = to.rows - at < ROWS ? to.rows - at : ROWS;
+                bf16* grad_h = to.grad_h + at * to.ranks + column[m];
+                times_rows(one.y + at * one.pitch, one.pitch, rows, one.outputs / 2, packs + b_at[m], one.rank, grad_h,
+                           to.ranks);
             }
         #pragma omp for schedule(static)
         for (i64 k = 0; k < half; k++) pack_columns(to.grad_h, to.ranks, to.rows, to.ranks, k, packed_grad_h);
@@ -413,6 +471,9 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
             if (parts[t].factor < 0) {
                 const i64 width = to.inputs - at < PANEL ? to.inputs - at : PANEL;
                 float* sums = sums_.of<float>(PANEL * in_fours(to.ranks));
+                for (i64 m = 0; m < to.count; m++)
+                    for (i64 r = 0; r < to.factors[m].rank; r++)
+                        fetch(to.factors[m].grad_a + r * to.inputs + at, width);
                 times_columns(to.x + at, to.pitch, to.rows, width, packed_grad_h, in_fours(to.ranks), sums, panel);
                 for (i64 m = 0; m < to.count; m++)
                     for (i64 r = 0; r < to.factors[m].rank; r++)
@@ -420,21 +481,24 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                 continue;
             }
             const Factor& one = to.factors[parts[t].factor];
+            const pair* h = packs + h_at[parts[t].factor];
             const i64 width = one.outputs - at < PANEL ? one.outputs - at : PANEL;
             float* sums = sums_.of<float>(PANEL * in_fours(one.rank));
-            times_columns(one.y + at, one.pitch, to.rows, width, packs + h_at[parts[t].factor], in_fours(one.rank), sums, panel);
+            fetch(one.grad_b + at * one.rank, width * one.rank);
+            times_columns(one.y + at, one.pitch, to.rows, width, h, in_fours(one.rank), sums, panel);
             float* grad_b = one.grad_b + at * one.rank;
             if (one.rank == 1) {
                 add(grad_b, sums, width, scale);
                 continue;
             }
-            const __m512i lanes = multiples(PANEL);
-            for (i64 o = 0; o < width; o++)
+            for (i64 o = 0; o < width; o += 16)
                 for (i64 r = 0; r < one.rank; r += 16) {
-                    const __mmask16 some = first(one.rank - r);
-                    const __m512 sum = _mm512_mask_i32gather_ps(none, some, lanes, sums + r * PANEL + o, 4);
-                    float* to_row = grad_b + o * one.rank + r;
-                    _mm512_mask_storeu_ps(to_row, some, _mm512_fmadd_ps(sum, scale, _mm512_maskz_loadu_ps(some, to_row)));
+                    __m512i v[16];
+                    for (i64 i = 0; i < 16; i++)
+                        v[i] = _mm512_load_si512(sums + (r + i < one.rank ? r + i : r) * PANEL + o);
+                    transpose(v);
+                    for (i64 i = 0; i < 16 && o + i < width; i++)
+                        add(grad_b + (o + i) * one.rank + r, (__m512)v[i], first(one.rank - r), scale);
                 }
         }
     }

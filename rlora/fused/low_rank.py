@@ -10,10 +10,11 @@ import functools
 import hashlib
 import os
 import platform
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,42 +25,16 @@ from rlora.errors import CompilerError
 
 _SOURCE = Path(__file__).with_name("low_rank.cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_FACTOR_NUMBERS = 8
 Tensor = torch.Tensor
-
-
-class _Factor(ctypes.Structure):
-    _fields_ = [
-        ("a", ctypes.c_void_p),
-        ("rank", ctypes.c_int64),
-        ("b", ctypes.c_void_p),
-        ("outputs", ctypes.c_int64),
-        ("y", ctypes.c_void_p),
-        ("pitch", ctypes.c_int64),
-        ("grad_a", ctypes.c_void_p),
-        ("grad_b", ctypes.c_void_p),
-    ]
-
-
-class _Arguments(ctypes.Structure):
-    _fields_ = [
-        ("threads", ctypes.c_int64),
-        ("rows", ctypes.c_int64),
-        ("inputs", ctypes.c_int64),
-        ("ranks", ctypes.c_int64),
-        ("x", ctypes.c_void_p),
-        ("pitch", ctypes.c_int64),
-        ("h", ctypes.c_void_p),
-        ("grad_h", ctypes.c_void_p),
-        ("count", ctypes.c_int64),
-        ("factors", ctypes.POINTER(_Factor)),
-    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
     """The products of M updates that share an input x (N, I): A (R, I) and B (O, R) in fp32, all else in bfloat16.
 
-    h (N, S) holds x A^T of all of them side by side. Each matrix has its numbers in rows without gaps between columns.
+    h (N, S) holds x A^T of all of them side by side. Factors and their gradients may have a first dimension of one.
+    Each matrix has its numbers in rows without gaps between columns.
     """
 
     library: Any
@@ -75,9 +50,9 @@ class LowRank:
         self, x_NI: Tensor, all_a: Sequence[Tensor], all_b: Sequence[Tensor], scale: float, outputs: Sequence[Tensor]
     ) -> Tensor:
         """Add h (scale B)^T to each of `outputs` (N, O) in place, and return h."""
-        h_NS = x_NI.new_empty(len(x_NI), sum(len(a_RI) for a_RI in all_a))
-        factors = [_factor(a, b, y) for a, b, y in zip(all_a, all_b, outputs, strict=True)]
-        self._call(self.library.rlora_forward, x_NI, h_NS, None, factors, scale)
+        h_NS = x_NI.new_empty(x_NI.shape[0], sum(a_RI.shape[-2] for a_RI in all_a))
+        factors = map(_factor, all_a, all_b, outputs)
+        _call(self.library.rlora_forward, x_NI, h_NS, None, factors, scale)
         return h_NS
 
     def gradients(
@@ -95,46 +70,53 @@ class LowRank:
         the outputs (N, O).
         """
         grad_h_NS = torch.empty_like(h_NS)
-        factors = [
-            _factor(a, b, y, grad_a=_at(to_a), grad_b=_at(to_b))
-            for a, b, y, to_a, to_b in zip(all_a, all_b, grads, grad_a, grad_b, strict=True)
-        ]
-        self._call(self.library.rlora_backward, x_NI, h_NS, grad_h_NS, factors, scale)
+        factors = map(_factor, all_a, all_b, grads, grad_a, grad_b)
+        _call(self.library.rlora_backward, x_NI, h_NS, grad_h_NS, factors, scale)
         return grad_h_NS
 
     def add_to_input(self, grad_x_NI: Tensor, grad_h_NS: Tensor, all_a: Sequence[Tensor]) -> None:
         """Add grad_h A of all updates to the gradient of their input in place."""
-        factors = [_Factor(a=_at(a), rank=len(a)) for a in all_a]
-        self._call(self.library.rlora_add_to_input, grad_x_NI, None, grad_h_NS, factors, 1.0)
-
-    @staticmethod
-    def _call(
-        function: Any, x_NI: Tensor, h_NS: Tensor | None, grad_h_NS: Tensor | None, factors: list[_Factor], scale: float
-    ) -> None:
-        h = grad_h_NS if h_NS is None else h_NS
-        assert h is not None
-        arguments = _Arguments(
-            threads=torch.get_num_threads(),
-            rows=len(x_NI),
-            inputs=x_NI.shape[1],
-            ranks=h.shape[1],
-            x=_at(x_NI, has_gaps=True),
-            pitch=x_NI.stride(0),
-            h=None if h_NS is None else _at(h_NS),
-            grad_h=None if grad_h_NS is None else _at(grad_h_NS),
-            count=len(factors),
-            factors=(_Factor * len(factors))(*factors),
-        )
-        function(ctypes.byref(arguments), scale)
+        _call(self.library.rlora_add_to_input, grad_x_NI, None, grad_h_NS, map(_factor, all_a), 1.0)
 
 
-def _factor(a_RI: Tensor, b_OR: Tensor, y_NO: Tensor, **grads: int) -> _Factor:
+def _call(
+    function: Any,
+    x_NI: Tensor,
+    h_NS: Tensor | None,
+    grad_h_NS: Tensor | None,
+    factors: Iterable[tuple[int, ...]],
+    scale: float,
+) -> None:
+    """Call a function with the numbers of the source's struct Arguments (a ctypes.Structure takes twice as long)."""
+    rows, inputs = x_NI.shape
+    h = grad_h_NS if h_NS is None else h_NS
+    assert h is not None
+    flat = [number for factor in factors for number in factor]
+    count = len(flat) // _FACTOR_NUMBERS
+    assert h.shape[1] == sum(flat[1::_FACTOR_NUMBERS])
+    x, pitch = _at(x_NI, has_gaps=True), x_NI.stride(0)
+    numbers = (torch.get_num_threads(), rows, inputs, h.shape[1], x, pitch, _at(h_NS), _at(grad_h_NS), count, *flat)
+    function(struct.pack(f"{len(numbers)}q", *numbers), scale)
+
+
+def _factor(
+    a_RI: Tensor,
+    b_OR: Tensor | None = None,
+    y_NO: Tensor | None = None,
+    grad_a_RI: Tensor | None = None,
+    grad_b_OR: Tensor | None = None,
+) -> tuple[int, ...]:
+    """Return the numbers of the source's struct Factor."""
+    outputs = 0 if b_OR is None else b_OR.shape[-2]
+    pitch = 0 if y_NO is None else y_NO.stride(0)
     y = _at(y_NO, has_gaps=True)
-    return _Factor(a=_at(a_RI), rank=len(a_RI), b=_at(b_OR), outputs=len(b_OR), y=y, pitch=y_NO.stride(0), **grads)
+    return _at(a_RI), a_RI.shape[-2], _at(b_OR), outputs, y, pitch, _at(grad_a_RI), _at(grad_b_OR)
 
 
-def _at(matrix: Tensor, *, has_gaps: bool = False) -> int:
-    """Return the address of a matrix whose rows lie one after the other, or have gaps between them."""
+def _at(matrix: Tensor | None, *, has_gaps: bool = False) -> int:
+    """Return the address of a matrix whose rows lie one after the other, or have gaps between them; 0 for none."""
+    if matrix is None:
+        return 0
     assert matrix.stride(1) == 1 if has_gaps else matrix.is_contiguous()
     return matrix.data_ptr()
 
@@ -154,7 +136,7 @@ def low_rank(folder: Path) -> LowRank | None:
     if not library.rlora_is_supported():
         return None
     for function in (library.rlora_forward, library.rlora_backward, library.rlora_add_to_input):
-        function.argtypes, function.restype = (ctypes.c_void_p, ctypes.c_double), None
+        function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_double), None
     return LowRank(library)
 
 

@@ -63,7 +63,7 @@ class _CompiledUpdates(torch.autograd.Function):
     def forward(ctx, x_NI, scale, low_rank, num_layers, *tensors):
         weights, biases, all_a, all_b = (tensors[i * num_layers : (i + 1) * num_layers] for i in range(4))
         outputs = _of_base(x_NI, weights, biases)
-        h_NS = low_rank.add_updates(x_NI, [a[0] for a in all_a], [b[0] for b in all_b], scale, outputs)
+        h_NS = low_rank.add_updates(x_NI, all_a, all_b, scale, outputs)
         ctx.save_for_backward(x_NI, h_NS, *weights, *all_a, *all_b)
         ctx.scale, ctx.low_rank, ctx.num_layers = scale, low_rank, num_layers
         ctx.grads = [factor.grad if factor.is_leaf else None for factor in (*all_a, *all_b)]
@@ -73,11 +73,10 @@ class _CompiledUpdates(torch.autograd.Function):
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         x_NI, h_NS, *rest = ctx.saved_tensors
         weights, all_a, all_b = (rest[i * ctx.num_layers : (i + 1) * ctx.num_layers] for i in range(3))
-        all_a, all_b = [a_KRI[0] for a_KRI in all_a], [b_KOR[0] for b_KOR in all_b]
         grads = [grad_NO if grad_NO.stride(1) == 1 else grad_NO.contiguous() for grad_NO in grads]
-        factors = [*all_a, *all_b]
         sums = [
-            torch.zeros_like(one) if grad is None else grad[0] for one, grad in zip(factors, ctx.grads, strict=True)
+            torch.zeros_like(one) if grad is None else grad
+            for one, grad in zip((*all_a, *all_b), ctx.grads, strict=True)
         ]
         grad_h_NS = ctx.low_rank.gradients(
             x_NI, h_NS, all_a, all_b, ctx.scale, grads, sums[: ctx.num_layers], sums[ctx.num_layers :]
@@ -86,7 +85,7 @@ class _CompiledUpdates(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_NI = _through_base(grads, weights)
             ctx.low_rank.add_to_input(grad_x_NI, grad_h_NS, all_a)
-        own = (one.unsqueeze(0) if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
+        own = (one if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
         return grad_x_NI, None, None, None, *(None,) * (2 * ctx.num_layers), *own
 
 
