@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -41,3 +42,12 @@ def child(*arguments: str) -> dict[str, Any]:
     if done.returncode or line is None:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return json.loads(line.removeprefix("RESULT"))
+
+
+def ratio(ones: list[float], others: list[float]) -> float:
+    """Return the median of the ratios within each round.
+
+    A machine that is shared may have two speeds, a fifth apart, for minutes each: the ratio of two medians would then
+    compare one arm's fast rounds with the other's slow ones whenever the speed changes half-way.
+    """
+    return statistics.median(one / other for one, other in zip(ones, others, strict=True))

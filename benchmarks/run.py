@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import checkpoints, verify
-from benchmarks.figures import ROOT, Figure, child
+from benchmarks.figures import ROOT, Figure, child, ratio
 
 NUM_UPDATES = 2
 
@@ -117,28 +117,29 @@ def measure_trainer() -> list[Figure]:
     lengths = (64, 128, 256)
     peaks = [child("-m", "benchmarks.trainer", "memory", "--longest", str(n))["peak_bytes"] for n in lengths]
 
-    def ratio(name: str, target: float, arm: str, against: str, title: str, *, beside: tuple[str, ...] = ()) -> Figure:
+    def figure(name: str, target: float, arm: str, against: str, title: str, *, beside: tuple[str, ...] = ()) -> Figure:
+        medians = statistics.median(arms[arm]), statistics.median(arms[against])
         return Figure(
             name=name,
-            value=arms[arm] / arms[against],
+            value=ratio(arms[arm], arms[against]),
             unit="ratio",
             target=target,
             against=title,
-            note=f"{arms[arm]:.3f} against {arms[against]:.3f} s"
-            + "".join(f"; {arms[arm] / arms[other]:.2f} of {other}" for other in beside),
+            note=f"medians {medians[0]:.3f} and {medians[1]:.3f} s, ratio {medians[0] / medians[1]:.3f}"
+            + "".join(f"; {ratio(arms[arm], arms[other]):.2f} of {other}" for other in beside),
         )
 
     return [
-        ratio("rank 1 / frozen", 1.10, "rank 1", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
-        ratio("rank 32 / frozen", 1.15, "rank 32", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
-        ratio("frozen, compiled", 1.0, "frozen", NOT_COMPILED, "--model.compile off"),
-        ratio("rank 1 / full", 0.70, "rank 1", "full", "our full fine-tuning"),
-        ratio("full / plain full", 1.0, "full", "plain full", "plain Transformers, bf16 logits, our attention"),
-        ratio(
+        figure("rank 1 / frozen", 1.10, "rank 1", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
+        figure("rank 32 / frozen", 1.15, "rank 32", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
+        figure("frozen, compiled", 1.0, "frozen", NOT_COMPILED, "--model.compile off"),
+        figure("rank 1 / full", 0.70, "rank 1", "full", "our full fine-tuning"),
+        figure("full / plain full", 1.0, "full", "plain full", "plain Transformers, bf16 logits, our attention"),
+        figure(
             *("rank 1 / PEFT", 0.60, "rank 1", "PEFT", "PEFT rank 1, same positions and log-probability code"),
             beside=("PEFT, our attention", "PEFT, its own rows"),
         ),
-        ratio("rank 1 / TRL", 0.30, "rank 1", "TRL", "GRPOTrainer's loss on the same completions"),
+        figure("rank 1 / TRL", 0.30, "rank 1", "TRL", "GRPOTrainer's loss on the same completions"),
         Figure(
             name="useful work, hidden 1024",
             value=useful["hidden 1024"],

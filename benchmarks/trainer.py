@@ -4,13 +4,12 @@ All arms train the same completions. All but the last two compute the same posit
 completions), and all but TRL's and plain full fine-tuning have the same log-probability code. "plain" is Transformers'
 code with our attention; PEFT has the attention that Transformers takes by default, unless said otherwise. Arms take
 turns on the CPU, so that a slow minute slows all of them. Each is a process of its own, with the C library's allocator
-as its users have it (ours sets it, as training does). Medians.
+as its users have it (ours sets it, as training does).
 """
 
 import argparse
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.figures import ratio
 from rlora import attention
 from rlora.attention import visibility_mask
 from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
@@ -252,15 +252,15 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
 }
 
 
-def medians(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Return the median of the seconds that each arm returns; the arms take turns, and two rounds warm up."""
+def rounds(arms: dict[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Return the seconds that each arm returns; the arms take turns, and two rounds warm up."""
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     for repeat in range(repeats + 2):
         for name, run in arms.items():
             passed = run()
             if repeat >= 2:
                 seconds[name].append(passed)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def timed(run: Arm) -> Callable[[], float]:
@@ -325,9 +325,8 @@ def useful_share(folder: Path, batch: MicroBatch, repeats: int) -> float:
             inputs[weight_OI.shape[1]] @ weight_OI.T
             inputs[weight_OI.shape[0]] @ weight_OI
 
-    seconds = medians({"pass": timed(policy_arm), "products": timed(products)}, repeats)
-    rate = 4 * positions * sum(a * b for a, b in shapes) / seconds["products"]
-    return useful / seconds["pass"] / rate
+    seconds = rounds({"pass": timed(policy_arm), "products": timed(products)}, repeats)
+    return ratio(seconds["products"], seconds["pass"]) * useful / (4 * positions * sum(a * b for a, b in shapes))
 
 
 def wide_model(folder: Path, *, hidden: int = 1024) -> Path:
@@ -383,7 +382,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["arms", "serve", "useful", "memory"])
     parser.add_argument("--arms", default=";".join(ARMS), help="arms to time, joined by semicolons")
-    parser.add_argument("--repeats", type=int, default=9, help="rounds of which medians are taken")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds")
     parser.add_argument("--model", type=Path, help="arms: folder of a model; the bundled one when left out")
     parser.add_argument("--rows", type=int, default=NUM_PROMPTS, help="arms: prompts, each with 8 completions")
     parser.add_argument("--prompt", type=int, default=PROMPT_TOKENS, help="arms: tokens of a prompt")
@@ -398,11 +397,11 @@ def main() -> None:
         names = options.arms.split(";")
         # a GPU's memory may not hold all of them at once, and no slow minute is shared there
         together = [[name] for name in names] if torch.cuda.is_available() else [names]
-        result: dict[str, float] = {}
+        result: dict[str, Any] = {}
         for group in together:
             with ExitStack() as stack:
                 arms = {name: stack.enter_context(process(name, shape)) for name in group}
-                result |= medians(arms, options.repeats)
+                result |= rounds(arms, options.repeats)
     elif options.what == "serve":
         serve(options.arms, folder, batch)
         return
