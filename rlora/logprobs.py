@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from rlora.fused.kernels import Kernels
+from rlora.fused.packed import PackedWeight
 
 CHUNK_TOKENS = 192  # fewer read the unembedding more often; 192 x 49,152 logits are 19 MB in bf16, 38 in fp32
 _CUDA_CHUNK_TOKENS = 1024  # 192 take 4 % more of a pass there
@@ -34,12 +35,15 @@ def logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Te
 
 
 def _logits_and_rest(
-    hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor
+    hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor, packed: PackedWeight | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return two tensors whose sum in fp32 is the logits, or the logits and None."""
     if head_VH.dtype == torch.float32 and hidden_NH.dtype == low_head_VH.dtype != torch.float32:
         if hidden_NH.is_cuda:
             return torch.mm(hidden_NH, low_head_VH.T, out_dtype=torch.float32), None
+        if packed is not None:
+            rounded_NV = packed.times(hidden_NH)
+            return rounded_NV, packed.times_less(hidden_NH, rounded_NV)
         rounded_NV = hidden_NH @ low_head_VH.T
         return rounded_NV, rounded_NV.neg().addmm_(hidden_NH, low_head_VH.T)
     return hidden_NH.to(head_VH.dtype) @ head_VH.T, None
@@ -65,13 +69,14 @@ def chunk_statistics(
     targets_C: torch.Tensor,
     temperature: float,
     kernels: Kernels | None,
+    packed: PackedWeight | None = None,
 ) -> ChunkStatistics:
     """Return what `targets_C` have under the logits (see `logits`) divided by the temperature.
 
-    The residual is in the dtype of `low_head_VH`.
+    The residual is in the dtype of `low_head_VH`, of which `packed` is a copy.
     """
     if kernels is not None:
-        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, low_head_VH)
+        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, low_head_VH, packed)
         lost_CV = product_CV.new_zeros(1, 1) if lost_CV is None else lost_CV
         logprobs_C, entropy_C, normalizer_C, p_CV = kernels.token_statistics(
             product_CV, lost_CV, targets_C, temperature
@@ -94,7 +99,7 @@ def chunk_statistics(
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels):
+    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels, packed):
         num_tokens = hidden_NH.shape[0]
         logprobs_N = hidden_NH.new_empty(num_tokens, dtype=torch.float32)
         entropy_N = torch.empty_like(logprobs_N)
@@ -102,10 +107,14 @@ class _TokenLogprobs(torch.autograd.Function):
         size = chunk_tokens(hidden_NH.device)
         for start in range(0, num_tokens, size):
             part = slice(start, start + size)
-            found = chunk_statistics(hidden_NH[part], head_VH, gradient_head_VH, targets_N[part], temperature, kernels)
+            found = chunk_statistics(
+                hidden_NH[part], head_VH, gradient_head_VH, targets_N[part], temperature, kernels, packed
+            )
             logprobs_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             if jacobian_NH is not None:
-                jacobian_NH[part] = (found.residual_CV @ gradient_head_VH).div_(-temperature)
+                residual_CV = found.residual_CV
+                product_CH = residual_CV @ gradient_head_VH if packed is None else packed.through(residual_CV)
+                jacobian_NH[part] = product_CH.div_(-temperature)
         ctx.save_for_backward(jacobian_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -113,7 +122,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logprobs_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         (jacobian_NH,) = ctx.saved_tensors
-        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, None, None, None, None, None
+        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, *(None,) * 6
 
 
 def token_logprobs(
@@ -124,13 +133,14 @@ def token_logprobs(
     temperature: float = 1.0,
     gradient_head_VH: torch.Tensor | None = None,
     kernels: Kernels | None = None,
+    packed: PackedWeight | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats,
     constant).
 
     Logits are computed in the dtype of `head_VH` (fp32 for agreement with the sampler) and softened by `temperature`;
-    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper, and
-    `kernels` what follows them.
+    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper, `packed`, a copy of
+    those, cheaper still, and `kernels` what follows them.
     """
     gradient_head_VH = head_VH if gradient_head_VH is None else gradient_head_VH
-    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels)
+    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels, packed)

@@ -15,6 +15,7 @@ from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.fused.install import install
 from rlora.fused.kernels import Kernels
+from rlora.fused.packed import PackedWeight, can_be_packed, pack_linear_layers
 from rlora.loading import kernels_for, load_model, refuse_unsupported
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
@@ -54,7 +55,7 @@ class Policy:
         """Wrap a causal language model, loaded from `base_dir`, in place.
 
         `config` is the shape of the adapters, with one of `seeds` a policy; None trains every weight of one policy.
-        With `kernels`, what surrounds the products is computed by them.
+        With `kernels`, what surrounds the products is computed by them, and frozen weights are packed.
         """
         refuse_unsupported(model.config)
         self.kernels = kernels
@@ -64,6 +65,7 @@ class Policy:
         self._base_dir, self.version = base_dir, 0
         self._full: FullParameters | None = None
         self._adapted_head: LoraLinear | None = None
+        self._packed_head: PackedWeight | None = None
         if config is None:
             assert len(seeds) == 1
             self._full = FullParameters(model, head_dtype=head_dtype)
@@ -77,6 +79,10 @@ class Policy:
             self._adapted_head = next((layer for layer in linear if layer.base is head), None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
+            if kernels is not None:
+                pack_linear_layers(model, left_out=head)
+                if self._adapted_head is None and can_be_packed(self._frozen_head_VH):
+                    self._packed_head = PackedWeight(self._frozen_head_VH)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None
 
     @classmethod
@@ -178,6 +184,7 @@ class Policy:
             temperature=temperature,
             gradient_head_VH=self._head_VH,
             kernels=self.kernels,
+            packed=self._packed_head,
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:

@@ -11,34 +11,34 @@ import torch
 from torch import nn
 
 from rlora.fused.kernels import Kernels
+from rlora.fused.packed import PackedLinear
 from rlora.lora.pissa import difference_factors
 
 
 class _LowRankUpdates(torch.autograd.Function):
     """The products of M layers with one input, and their gradients for one policy.
 
-    x is (N, I); each layer has W (O, I), bias (O) or None, A (1, R, I) and B (1, O, R). All A are one product with x,
-    all gradients of x are summed by the products themselves, and all gradients of A are one product.
+    x is (N, I); each layer has a base with W (O, I), A (1, R, I) and B (1, O, R). All A are one product with x, all
+    gradients of x are summed by the products themselves, and all gradients of A are one product.
     """
 
     @staticmethod
-    def forward(ctx, x_NI, scale, kernels, num_layers, *tensors):
-        weights, biases, all_a, all_b = (tensors[i * num_layers : (i + 1) * num_layers] for i in range(4))
+    def forward(ctx, x_NI, scale, kernels, bases, *factors):
+        all_a, all_b = factors[: len(bases)], factors[len(bases) :]
         a_SI = torch.cat([a_KRI[0] for a_KRI in all_a]).to(x_NI.dtype)  # S: the ranks of all layers
         h_NS = x_NI @ a_SI.T
         parts = h_NS.split([a_KRI.shape[1] for a_KRI in all_a], 1)
         scaled = [b_KOR[0].to(x_NI.dtype) * scale for b_KOR in all_b]
-        outputs = _of_base(x_NI, weights, biases)
+        outputs = [_product(x_NI, base) for base in bases]
         for y_NO, b_OR, h_NR in zip(outputs, scaled, parts, strict=True):
             y_NO.addmm_(h_NR, b_OR.T)
-        ctx.save_for_backward(x_NI, a_SI, h_NS, *weights, *scaled)
-        ctx.scale, ctx.kernels, ctx.num_layers = scale, kernels, num_layers
+        ctx.save_for_backward(x_NI, a_SI, h_NS, *scaled)
+        ctx.scale, ctx.kernels, ctx.bases = scale, kernels, bases
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        x_NI, a_SI, h_NS, *rest = ctx.saved_tensors
-        weights, scaled = rest[: ctx.num_layers], rest[ctx.num_layers :]
+        x_NI, a_SI, h_NS, *scaled = ctx.saved_tensors
         ranks = [b_OR.shape[1] for b_OR in scaled]
         if ctx.kernels is not None and max(ranks) == 1:
             grad_h_NS, grad_a_SI, grad_b = ctx.kernels.rank_one_backward(grads, scaled, h_NS, x_NI, ctx.scale)
@@ -46,10 +46,10 @@ class _LowRankUpdates(torch.autograd.Function):
             grad_h_NS, grad_a_SI, grad_b = _gradients(grads, scaled, h_NS, x_NI, ctx.scale)
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
-            grad_x_NI = _through_base(grads, weights)
+            grad_x_NI = _through(grads, ctx.bases)
             grad_x_NI.addmm_(grad_h_NS, a_SI)
         factors = (*grad_a_SI.split(ranks), *grad_b)
-        return grad_x_NI, None, None, None, *(None,) * (2 * ctx.num_layers), *(one.unsqueeze(0) for one in factors)
+        return grad_x_NI, None, None, None, *(one.unsqueeze(0) for one in factors)
 
 
 class _CompiledUpdates(torch.autograd.Function):
@@ -60,51 +60,50 @@ class _CompiledUpdates(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_NI, scale, low_rank, num_layers, *tensors):
-        weights, biases, all_a, all_b = (tensors[i * num_layers : (i + 1) * num_layers] for i in range(4))
-        outputs = _of_base(x_NI, weights, biases)
+    def forward(ctx, x_NI, scale, low_rank, bases, *factors):
+        all_a, all_b = factors[: len(bases)], factors[len(bases) :]
+        outputs = [_product(x_NI, base) for base in bases]
         h_NS = low_rank.add_updates(x_NI, all_a, all_b, scale, outputs)
-        ctx.save_for_backward(x_NI, h_NS, *weights, *all_a, *all_b)
-        ctx.scale, ctx.low_rank, ctx.num_layers = scale, low_rank, num_layers
-        ctx.grads = [factor.grad if factor.is_leaf else None for factor in (*all_a, *all_b)]
+        ctx.save_for_backward(x_NI, h_NS, *factors)
+        ctx.scale, ctx.low_rank, ctx.bases = scale, low_rank, bases
+        ctx.grads = [factor.grad if factor.is_leaf else None for factor in factors]
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        x_NI, h_NS, *rest = ctx.saved_tensors
-        weights, all_a, all_b = (rest[i * ctx.num_layers : (i + 1) * ctx.num_layers] for i in range(3))
+        x_NI, h_NS, *factors = ctx.saved_tensors
+        num_layers = len(ctx.bases)
         grads = [grad_NO if grad_NO.stride(1) == 1 else grad_NO.contiguous() for grad_NO in grads]
         sums = [
-            torch.zeros_like(one) if grad is None else grad
-            for one, grad in zip((*all_a, *all_b), ctx.grads, strict=True)
+            torch.zeros_like(factor) if grad is None else grad for factor, grad in zip(factors, ctx.grads, strict=True)
         ]
-        grad_h_NS = ctx.low_rank.gradients(
-            x_NI, h_NS, all_a, all_b, ctx.scale, grads, sums[: ctx.num_layers], sums[ctx.num_layers :]
-        )
+        all_a, all_b, of_a, of_b = factors[:num_layers], factors[num_layers:], sums[:num_layers], sums[num_layers:]
+        grad_h_NS = ctx.low_rank.gradients(x_NI, h_NS, all_a, all_b, ctx.scale, grads, of_a, of_b)
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
-            grad_x_NI = _through_base(grads, weights)
+            grad_x_NI = _through(grads, ctx.bases)
             ctx.low_rank.add_to_input(grad_x_NI, grad_h_NS, all_a)
         own = (one if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
-        return grad_x_NI, None, None, None, *(None,) * (2 * ctx.num_layers), *own
+        return grad_x_NI, None, None, None, *own
 
 
-def _of_base(
-    x_NI: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
-) -> list[torch.Tensor]:
-    """Return x W^T + bias of each layer."""
-    return [
-        torch.addmm(bias_O, x_NI, weight_OI.T) if bias_O is not None else x_NI @ weight_OI.T
-        for weight_OI, bias_O in zip(weights, biases, strict=True)
-    ]
+def _product(x_NI: torch.Tensor, base: nn.Linear | PackedLinear) -> torch.Tensor:
+    """Return x W^T + bias of a layer."""
+    if isinstance(base, PackedLinear):
+        return base.product(x_NI)
+    return x_NI @ base.weight.T if base.bias is None else torch.addmm(base.bias, x_NI, base.weight.T)
 
 
-def _through_base(grads: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> torch.Tensor:
+def _through(grads: Sequence[torch.Tensor], bases: Sequence[nn.Linear | PackedLinear]) -> torch.Tensor:
     """Return the sum of each output's gradient times W."""
-    grad_x_NI = grads[0] @ weights[0]
-    for grad_NO, weight_OI in zip(grads[1:], weights[1:], strict=True):
-        grad_x_NI.addmm_(grad_NO, weight_OI)
-    return grad_x_NI
+    sum_NI: torch.Tensor | None = None
+    for grad_NO, base in zip(grads, bases, strict=True):
+        if isinstance(base, PackedLinear):
+            sum_NI = base.packed.through(grad_NO, sum_NI)
+        else:
+            sum_NI = grad_NO @ base.weight if sum_NI is None else sum_NI.addmm_(grad_NO, base.weight)
+    assert sum_NI is not None
+    return sum_NI
 
 
 def _gradients(
@@ -121,13 +120,12 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
     """Return the outputs (..., O) of layers that are all given x (..., I)."""
     x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
     all_a, all_b = zip(*(layer.factors() for layer in layers), strict=True)
-    tensors = (*(layer.base.weight for layer in layers), *(layer.base.bias for layer in layers), *all_a, *all_b)
-    kernels, scale = layers[0].kernels, layers[0].scale
+    bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, layers[0].scale
     low_rank = None if kernels is None else kernels.low_rank
-    if low_rank is not None and low_rank.takes(x_NI, [layer.base.out_features for layer in layers]):
-        outputs = _CompiledUpdates.apply(x_NI, scale, low_rank, len(layers), *tensors)
+    if low_rank is not None and low_rank.takes(x_NI, [base.out_features for base in bases]):
+        outputs = _CompiledUpdates.apply(x_NI, scale, low_rank, bases, *all_a, *all_b)
     else:
-        outputs = _LowRankUpdates.apply(x_NI, scale, kernels, len(layers), *tensors)
+        outputs = _LowRankUpdates.apply(x_NI, scale, kernels, bases, *all_a, *all_b)
     return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
 
 
@@ -180,7 +178,7 @@ class LoraLinear(nn.Module):
         With `start`, initial factors of the same shapes (PiSSA), the update is scale x (B A - B0 A0).
         """
         super().__init__()
-        self.base = base.requires_grad_(False)
+        self.base: nn.Linear | PackedLinear = base.requires_grad_(False)
         self.a_KRI, self.b_KOR, self.scale, self.start = a_KRI, b_KOR, scale, start
         self.is_enabled = True
         self.shared: SharedInput | None = None
@@ -196,8 +194,7 @@ class LoraLinear(nn.Module):
         """Return the layer's output for x (..., I) as (..., O)."""
         if self.is_enabled:
             return _updated([self], x)[0] if self.shared is None else self.shared.output(self, x)
-        x_NI = x.reshape(-1, x.shape[-1])
-        return nn.functional.linear(x_NI, self.base.weight, self.base.bias).view(*x.shape[:-1], -1)
+        return self.base(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
 
 
 def forget_shared_inputs(model: nn.Module) -> None:
