@@ -77,12 +77,12 @@ class Policy:
             for layer in linear:
                 layer.kernels = kernels
             self._adapted_head = next((layer for layer in linear if layer.base is head), None)
-            self._frozen_head_VH = head.weight.detach()
-            self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
             if kernels is not None:
                 pack_linear_layers(model, left_out=head)
-                if self._adapted_head is None and can_be_packed(self._frozen_head_VH):
-                    self._packed_head = PackedWeight(self._frozen_head_VH)
+                if self._adapted_head is None and can_be_packed(head.weight):
+                    self._packed_head = PackedWeight(head.weight)
+            self._frozen_head_VH = head.weight.detach()
+            self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None
 
     @classmethod

@@ -26,6 +26,7 @@ def numbers(rows: int, inputs: int, outputs: int) -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(*shape, generator=random).bfloat16() for shape in shapes)
 
 
+@torch.no_grad()
 def error(found: torch.Tensor, exact: torch.Tensor) -> float:
     return float((found.double() - exact).norm() / exact.norm())
 

@@ -82,8 +82,14 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(model: nn.Module, *, left_out: nn.Module) -> None:
-    """Replace the linear layers within a frozen model by packed ones where they can be, all but one."""
+    """Replace the frozen linear layers of a model by packed ones where they can be, all but one."""
+    num_packed = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child is not left_out and can_be_packed(child.weight):
                 setattr(parent, name, PackedLinear(child))
+                num_packed += 1
+    if num_packed:  # all of a file stays mapped, and in memory, while one of its weights is in use
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.clone()
