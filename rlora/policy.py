@@ -15,7 +15,7 @@ from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.fused.install import install
 from rlora.fused.kernels import Kernels
-from rlora.fused.packed import PackedWeight, can_be_packed, pack_linear_layers
+from rlora.fused.packed import PackedWeight, pack_frozen
 from rlora.loading import kernels_for, load_model, refuse_unsupported
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
@@ -78,9 +78,7 @@ class Policy:
                 layer.kernels = kernels
             self._adapted_head = next((layer for layer in linear if layer.base is head), None)
             if kernels is not None:
-                pack_linear_layers(model, left_out=head)
-                if self._adapted_head is None and can_be_packed(head.weight):
-                    self._packed_head = PackedWeight(head.weight)
+                self._packed_head = pack_frozen(model, head, is_head_packed=self._adapted_head is None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None

@@ -1,7 +1,9 @@
 """Packed weights: their products against fp64, their layer against nn.Linear, which layers of a model are packed."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from conftest import TOY_MODEL
@@ -99,3 +101,12 @@ def test_a_models_frozen_layers_are_packed_with_kernels_in_bf16(tmp_path, dtype,
 def test_full_fine_tuning_packs_nothing(tmp_path) -> None:
     policy = Policy.load(folder_of("Qwen2", tmp_path), replace(TOY_MODEL, dtype="bfloat16"), None, seeds=[0])
     assert not any(isinstance(one, PackedLinear) for one in policy.model.modules())
+
+
+@needs_onednn
+def test_where_memory_is_short_nothing_is_packed_and_it_says_so(tmp_path, monkeypatch, capsys) -> None:
+    folder, config = folder_of("Qwen2", tmp_path), replace(TOY_MODEL, dtype="bfloat16")
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=100_000))
+    policy = Policy.load(folder, config, LoraConfig(), seeds=[0])
+    assert not any(isinstance(one, PackedLinear) for one in policy.model.modules())
+    assert "Weights are not packed" in capsys.readouterr().err

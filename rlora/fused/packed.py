@@ -1,15 +1,17 @@
 """Frozen weights in the order in which oneDNN multiplies with them, for 16-bit products on CPUs.
 
 Given a weight as it lies in memory, oneDNN reorders it at every product: a fifth of its time with 700 rows, more
-with fewer. A frozen weight is reordered once, for products with it and for those with its transpose. The bits of the
-results are the same.
+with fewer. A frozen weight is reordered once, for products with it and for those with its transpose, by the operators
+that torch.compile uses for weights that it may freeze. The bits of the results were the same wherever measured.
 """
 
+import sys
+
+import psutil
 import torch
 from torch import nn
 
 Tensor = torch.Tensor
-_multiply = torch.ops.mkldnn._linear_pointwise  # as torch.compile has it for weights that it may freeze
 _ROWS = 512  # what oneDNN is told to expect; the order is the same for all numbers
 
 
@@ -34,17 +36,17 @@ class PackedWeight:
 
     def times(self, x_NI: Tensor, bias_O: Tensor | None = None) -> Tensor:
         """Return x W^T + bias."""
-        return _multiply(x_NI, self._weight, bias_O, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x_NI, self._weight, bias_O, "none", [], "")
 
     def times_less(self, x_NI: Tensor, less_NO: Tensor) -> Tensor:
         """Return x W^T less what is given, rounded once: with the rounded x W^T, what the rounding lost."""
-        return _multiply.binary(x_NI, less_NO, self._weight, None, "sub")
+        return torch.ops.mkldnn._linear_pointwise.binary(x_NI, less_NO, self._weight, None, "sub")
 
     def through(self, grad_NO: Tensor, added_NI: Tensor | None = None) -> Tensor:
         """Return g W, and what is given added to it before it is rounded."""
         if added_NI is None:
-            return _multiply(grad_NO, self._transposed, None, "none", [], "")
-        return _multiply.binary(grad_NO, added_NI, self._transposed, None, "add")
+            return torch.ops.mkldnn._linear_pointwise(grad_NO, self._transposed, None, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.binary(grad_NO, added_NI, self._transposed, None, "add")
 
 
 class _Product(torch.autograd.Function):
@@ -81,15 +83,31 @@ class PackedLinear(nn.Module):
         return _Product.apply(x.reshape(-1, x.shape[-1]), self).view(*x.shape[:-1], -1)
 
 
-def pack_linear_layers(model: nn.Module, *, left_out: nn.Module) -> None:
-    """Replace the frozen linear layers of a model by packed ones where they can be, all but one."""
-    num_packed = 0
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear and child is not left_out and can_be_packed(child.weight):
-                setattr(parent, name, PackedLinear(child))
-                num_packed += 1
-    if num_packed:  # all of a file stays mapped, and in memory, while one of its weights is in use
+def pack_frozen(model: nn.Module, head: nn.Linear, *, is_head_packed: bool) -> PackedWeight | None:
+    """Replace the frozen linear layers of a model by packed ones where they can be; return the packed unembedding.
+
+    The unembedding `head` itself is kept as it is. Says so on stderr and packs nothing where that would take more than
+    a quarter of the memory that is free.
+    """
+    found = [
+        (parent, name, child)
+        for parent in model.modules()
+        for name, child in parent.named_children()
+        if type(child) is nn.Linear and child is not head and can_be_packed(child.weight)
+    ]
+    is_head_packed = is_head_packed and can_be_packed(head.weight)
+    more = sum(linear.weight.nbytes for *_, linear in found) + 2 * head.weight.nbytes * is_head_packed
+    if more > psutil.virtual_memory().available / 4:
+        print(
+            f"Weights are not packed, which makes their products a fifth faster: it would take {more / 1e9:.1f} GB "
+            "more, over a quarter of the memory that is free.",
+            file=sys.stderr,
+        )
+        return None
+    for parent, name, linear in found:
+        setattr(parent, name, PackedLinear(linear))
+    if found:  # all of a file stays mapped, and in memory, while one of its weights is in use
         for parameter in model.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.clone()
+    return PackedWeight(head.weight) if is_head_packed else None
