@@ -77,7 +77,7 @@ inline pair pair_at(const bf16* low, bool has_high, const bf16* high) {
     return (pair)*low | (has_high ? (pair)*high << 16 : 0);
 }
 
-// 16 rows of 16 become 16 columns: a scatter or gather of 16 numbers takes as long as half of this
+// 16 rows of 16 become 16 columns, to be stored as whole lines: a scatter waits for each of 16
 inline void transpose(__m512i (&v)[16]) {
     __m512i w[16];
     for (int i = 0; i < 16; i += 2) {
