@@ -10,7 +10,9 @@ from conftest import TOY_MODEL
 from test_policy import folder_of
 from torch import nn
 
+from rlora.fused.kernels import PLAIN
 from rlora.fused.packed import PackedLinear, PackedWeight, can_be_packed
+from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
 from rlora.policy import Policy
@@ -95,6 +97,23 @@ def test_a_models_frozen_layers_are_packed_with_kernels_in_bf16(tmp_path, dtype,
     assert len(frozen) > len(adapted) > 0
     assert all(isinstance(one, PackedLinear) is is_packed for one in frozen)
     assert isinstance(head, nn.Linear)
+    assert (policy._packed_head is not None) is is_packed
+
+
+@needs_onednn
+@pytest.mark.parametrize("kernels", [PLAIN, None])
+def test_log_probabilities_with_a_packed_head_are_those_without(kernels) -> None:
+    hidden, head, _, _ = numbers(300, 64, 500)
+    targets, found = torch.arange(300), []
+    for packed in (PackedWeight(head), None):
+        inputs = (hidden / 8).requires_grad_()
+        values, _ = token_logprobs(inputs, head.float(), targets, gradient_head_VH=head, kernels=kernels, packed=packed)
+        values.sum().backward()
+        assert inputs.grad is not None
+        found.append((values, inputs.grad))
+    (values, grad), (plain, plain_grad) = found
+    assert error(values, plain.double()) <= 1e-5
+    assert error(grad, plain_grad.double()) <= 2.0**-8
 
 
 @needs_onednn

@@ -99,8 +99,8 @@ def pack_frozen(model: nn.Module, head: nn.Linear, *, is_head_packed: bool) -> P
     more = sum(linear.weight.nbytes for *_, linear in found) + 2 * head.weight.nbytes * is_head_packed
     if more > psutil.virtual_memory().available / 4:
         print(
-            f"Weights are not packed, which makes their products a fifth faster: it would take {more / 1e9:.1f} GB "
-            "more, over a quarter of the memory that is free.",
+            f"Weights are not packed, so training is slower: packing would take {more / 1e9:.1f} GB more, over a "
+            "quarter of the memory that is free.",
             file=sys.stderr,
         )
         return None
