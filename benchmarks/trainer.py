@@ -25,7 +25,6 @@ from benchmarks.figures import ratio
 from rlora import attention
 from rlora.attention import visibility_mask
 from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
-from rlora.fused.packed import PackedWeight, can_be_packed
 from rlora.loading import kernels_for
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
@@ -158,7 +157,6 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
     head_VH = causal.lm_head.weight.detach()
     fp32_VH = head_VH.float()
     kernels = kernels_for(ModelConfig(), default_device())
-    packed = PackedWeight(head_VH) if can_be_packed(head_VH) else None
     rows = _separate(batch)
     tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
     mask_BT = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
@@ -172,9 +170,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
             hidden_NH = hidden_BTH[is_source_BT]
         else:
             hidden_NH = _hidden(causal.model, batch)
-        logprobs_N, _ = token_logprobs(
-            hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH, kernels=kernels, packed=packed
-        )
+        logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH, kernels=kernels)
         loss_of(logprobs_N, batch).backward()
 
     return run

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from rlora.fused.kernels import Kernels
-from rlora.fused.packed import PackedWeight
 
 CHUNK_TOKENS = 192  # fewer read the unembedding more often; 192 x 49,152 logits are 19 MB in bf16, 38 in fp32
 _CUDA_CHUNK_TOKENS = 1024  # 192 take 4 % more of a pass there
@@ -35,15 +34,15 @@ def logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Te
 
 
 def _logits_and_rest(
-    hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor, packed: PackedWeight | None = None
+    hidden_NH: torch.Tensor, head_VH: torch.Tensor, low_head_VH: torch.Tensor, kernels: Kernels | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return two tensors whose sum in fp32 is the logits, or the logits and None."""
     if head_VH.dtype == torch.float32 and hidden_NH.dtype == low_head_VH.dtype != torch.float32:
         if hidden_NH.is_cuda:
             return torch.mm(hidden_NH, low_head_VH.T, out_dtype=torch.float32), None
-        if packed is not None:
-            rounded_NV = packed.times(hidden_NH)
-            return rounded_NV, packed.times_less(hidden_NH, rounded_NV)
+        low_rank = None if kernels is None else kernels.low_rank
+        if low_rank is not None and low_rank.has_bases and low_rank.takes(hidden_NH, [len(low_head_VH)]):
+            return low_rank.logits(hidden_NH, low_head_VH), None
         rounded_NV = hidden_NH @ low_head_VH.T
         return rounded_NV, rounded_NV.neg().addmm_(hidden_NH, low_head_VH.T)
     return hidden_NH.to(head_VH.dtype) @ head_VH.T, None
@@ -69,17 +68,16 @@ def chunk_statistics(
     targets_C: torch.Tensor,
     temperature: float,
     kernels: Kernels | None,
-    packed: PackedWeight | None = None,
 ) -> ChunkStatistics:
     """Return what `targets_C` have under the logits (see `logits`) divided by the temperature.
 
-    The residual is in the dtype of `low_head_VH`, of which `packed` is a copy.
+    The residual is in the dtype of `low_head_VH`.
     """
     if kernels is not None:
-        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, low_head_VH, packed)
+        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, low_head_VH, kernels)
         lost_CV = product_CV.new_zeros(1, 1) if lost_CV is None else lost_CV
         logprobs_C, entropy_C, normalizer_C, p_CV = kernels.token_statistics(
-            product_CV, lost_CV, targets_C, temperature
+            product_CV, lost_CV, targets_C, temperature, low_head_VH.dtype
         )
     else:
         logits_CV = logits(hidden_CH, head_VH, low_head_VH)
@@ -99,7 +97,7 @@ def chunk_statistics(
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels, packed):
+    def forward(ctx, hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels):
         num_tokens = hidden_NH.shape[0]
         logprobs_N = hidden_NH.new_empty(num_tokens, dtype=torch.float32)
         entropy_N = torch.empty_like(logprobs_N)
@@ -108,13 +106,11 @@ class _TokenLogprobs(torch.autograd.Function):
         for start in range(0, num_tokens, size):
             part = slice(start, start + size)
             found = chunk_statistics(
-                hidden_NH[part], head_VH, gradient_head_VH, targets_N[part], temperature, kernels, packed
+                hidden_NH[part], head_VH, gradient_head_VH, targets_N[part], temperature, kernels
             )
             logprobs_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             if jacobian_NH is not None:
-                residual_CV = found.residual_CV
-                product_CH = residual_CV @ gradient_head_VH if packed is None else packed.through(residual_CV)
-                jacobian_NH[part] = product_CH.div_(-temperature)
+                jacobian_NH[part] = (found.residual_CV @ gradient_head_VH).div_(-temperature)
         ctx.save_for_backward(jacobian_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -122,7 +118,7 @@ class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_logprobs_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         (jacobian_NH,) = ctx.saved_tensors
-        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, *(None,) * 6
+        return grad_logprobs_N[:, None].to(jacobian_NH.dtype) * jacobian_NH, *(None,) * 5
 
 
 def token_logprobs(
@@ -133,14 +129,13 @@ def token_logprobs(
     temperature: float = 1.0,
     gradient_head_VH: torch.Tensor | None = None,
     kernels: Kernels | None = None,
-    packed: PackedWeight | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats,
     constant).
 
     Logits are computed in the dtype of `head_VH` (fp32 for agreement with the sampler) and softened by `temperature`;
-    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper, `packed`, a copy of
-    those, cheaper still, and `kernels` what follows them.
+    `gradient_head_VH`, the same weights in the dtype of the model, makes the products cheaper, and `kernels` what follows
+    them.
     """
     gradient_head_VH = head_VH if gradient_head_VH is None else gradient_head_VH
-    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels, packed)
+    return _TokenLogprobs.apply(hidden_NH, head_VH, gradient_head_VH, targets_N, temperature, kernels)

@@ -15,7 +15,6 @@ from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.fused.install import install
 from rlora.fused.kernels import Kernels
-from rlora.fused.packed import PackedWeight, pack_frozen
 from rlora.loading import kernels_for, load_model, refuse_unsupported
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
@@ -55,7 +54,7 @@ class Policy:
         """Wrap a causal language model, loaded from `base_dir`, in place.
 
         `config` is the shape of the adapters, with one of `seeds` a policy; None trains every weight of one policy.
-        With `kernels`, what surrounds the products is computed by them, and frozen weights are packed.
+        With `kernels`, frozen layers and what surrounds the products are computed by them.
         """
         refuse_unsupported(model.config)
         self.kernels = kernels
@@ -65,7 +64,6 @@ class Policy:
         self._base_dir, self.version = base_dir, 0
         self._full: FullParameters | None = None
         self._adapted_head: LoraLinear | None = None
-        self._packed_head: PackedWeight | None = None
         if config is None:
             assert len(seeds) == 1
             self._full = FullParameters(model, head_dtype=head_dtype)
@@ -77,8 +75,6 @@ class Policy:
             for layer in linear:
                 layer.kernels = kernels
             self._adapted_head = next((layer for layer in linear if layer.base is head), None)
-            if kernels is not None:
-                self._packed_head = pack_frozen(model, head, is_head_packed=self._adapted_head is None)
             self._frozen_head_VH = head.weight.detach()
             self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None
@@ -182,7 +178,6 @@ class Policy:
             temperature=temperature,
             gradient_head_VH=self._head_VH,
             kernels=self.kernels,
-            packed=self._packed_head,
         )
 
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:

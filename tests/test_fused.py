@@ -131,7 +131,7 @@ def test_token_statistics_equal_log_softmaxs(kernels, temperature, rows) -> None
     targets = torch.arange(rows) * 5
     log_p = ((8 * logits + rest) / temperature).log_softmax(-1)
     with torch.no_grad():
-        logprobs, entropy, normalizer, p = kernels.token_statistics(8 * logits, rest, targets, temperature)
+        logprobs, entropy, normalizer, p = kernels.token_statistics(8 * logits, rest, targets, temperature, logits.dtype)
     torch.testing.assert_close(logprobs, log_p[torch.arange(rows), targets])
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalizer, ((8 * logits + rest) / temperature).logsumexp(-1))

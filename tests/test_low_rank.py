@@ -1,6 +1,10 @@
-"""The compiled products of low-rank updates: against fp64, against the plain path, in whole models, where they end."""
+"""The compiled products of frozen layers with low-rank updates: against fp64, against the plain path, in whole models, where they end."""
 
+import dataclasses
 import itertools
+import statistics
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +18,8 @@ from rlora.batching import BatchConfig, build_batch
 from rlora.errors import CompilerError
 from rlora.fused import low_rank as module
 from rlora.fused.compiled import compiled_kernels
+from rlora.fused.install import install
+from rlora.fused.kernels import PLAIN
 from rlora.fused.low_rank import LowRank, low_rank
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
@@ -36,16 +42,24 @@ def products() -> LowRank:
     return found
 
 
+@pytest.fixture(params=[True, False], ids=["bases ours", "bases PyTorch's"])
+def both(products, request) -> LowRank:
+    """With the products of base and update in one, and with those of the update alone."""
+    return replace(products, has_bases=request.param)
+
+
 def numbers(rows: int, rank: int, inputs: int, outputs: tuple[int, ...], pitch: int = 0):
-    """Return x, all A, all B, and what stands in the outputs or comes back as their gradients."""
+    """Return x, the layers' weights (every second with a bias), all A, all B, and gradients of the outputs."""
     random = torch.Generator().manual_seed(rows + rank)
 
     def wide(columns: int) -> torch.Tensor:
         return torch.randn(rows, columns + pitch, generator=random).bfloat16()[:, :columns]
 
-    all_a = [torch.randn(rank, inputs, generator=random) / inputs**0.5 for _ in outputs]
-    all_b = [torch.randn(size, rank, generator=random) / 10 for size in outputs]
-    return wide(inputs), all_a, all_b, [wide(size) for size in outputs]
+    layers = [(torch.randn(size, inputs, generator=random).bfloat16() / inputs**0.5, None) for size in outputs]
+    layers[::2] = [(w, torch.randn(len(w), generator=random).bfloat16()) for w, _ in layers[::2]]
+    all_a = [torch.randn(rank, inputs, generator=random) / inputs**0.5 for _ in outputs if rank]
+    all_b = [torch.randn(size, rank, generator=random) / 10 for size in outputs if rank]
+    return wide(inputs), layers, all_a, all_b, [wide(size) for size in outputs]
 
 
 def near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> bool:
@@ -53,57 +67,112 @@ def near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "outputs", "pitch"), [(64, (96,), 0), (50, (34, 70, 2), 0), (576, (192, 64), 6), (2, (2,), 0)]
+    ("inputs", "outputs", "pitch"),
+    [(64, (96,), 0), (50, (34, 70, 2), 0), (576, (192, 64), 6), (2, (2,), 0), (1040, (1100, 6), 0)],
 )
-@pytest.mark.parametrize("rank", [1, 2, 3, 4, 5, 8, 17, 32, 48, 64])
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, 4, 5, 8, 17, 32, 48, 64])
 @pytest.mark.parametrize("rows", [1, 2, 9, 133])
-def test_products_equal_those_in_fp64(products, rows, rank, inputs, outputs, pitch) -> None:
-    scale = 32 / rank
-    x, all_a, all_b, y = numbers(rows, rank, inputs, outputs, pitch)
+def test_products_equal_those_in_fp64(both, rows, rank, inputs, outputs, pitch) -> None:
+    scale = 32 / max(rank, 1)
+    x, layers, all_a, all_b, grads = numbers(rows, rank, inputs, outputs, pitch)
     served_a = [a.bfloat16().double() for a in all_a]
     served_b = [(b.bfloat16() * scale).double() for b in all_b]  # in bf16, as a server folds the scale in
-    found = [one.clone(memory_format=torch.preserve_format) for one in y]
-    h = products.add_updates(x, all_a, all_b, scale, found)
-    assert near(h, x.double() @ torch.cat(served_a).T, 4e-3)
-    parts = h.double().split(rank, 1)
-    for out, before, part, b in zip(found, y, parts, served_b, strict=True):
-        assert near(out, before.double() + part @ b.T, 4e-3)
+    found, h = both.forward(x, layers, all_a, all_b, scale)
+    parts = h.double().split(rank, 1) if rank else ()
+    if rank:
+        assert near(h, x.double() @ torch.cat(served_a).T, 4e-3)
+    for index, (y, (w, bias)) in enumerate(zip(found, layers, strict=True)):
+        exact = x.double() @ w.double().T + (0 if bias is None else bias.double())
+        exact += parts[index] @ served_b[index].T if rank else 0
+        assert near(y, exact, 4e-3 if both.has_bases else 8e-3)  # the base rounded by itself is rounded twice
     grad_a, grad_b = [torch.ones_like(a) for a in all_a], [torch.ones_like(b) for b in all_b]
-    grad_h = products.gradients(x, h, all_a, all_b, scale, y, grad_a, grad_b)
-    assert near(grad_h, torch.cat([one.double() @ b for one, b in zip(y, served_b, strict=True)], 1), 4e-3)
-    of_h = grad_h.double().split(rank, 1)
-    for index, (one, part) in enumerate(zip(y, parts, strict=True)):
-        assert near(grad_a[index] - 1.0, of_h[index].T @ x.double(), 1e-5)  # added, and never rounded to 16 bits
-        assert near(grad_b[index] - 1.0, scale * one.double().T @ part, 1e-5)
-    grad_x = x.clone()
-    products.add_to_input(grad_x, grad_h, all_a)
-    assert near(grad_x, x.double() + grad_h.double() @ torch.cat(served_a), 4e-3)
+    places = {"x_NI": x, "h_NS": h, "grad_a": grad_a, "grad_b": grad_b} if rank else {}
+    grad_x = both.backward(grads, layers, all_a, all_b, scale, **places)
+    exact = sum(grad.double() @ w.double() for grad, (w, _) in zip(grads, layers, strict=True))
+    of_h = [(grad.double() @ b).bfloat16().double() for grad, b in zip(grads, served_b, strict=False)]
+    exact += sum(part @ a for part, a in zip(of_h, served_a, strict=True))
+    assert near(grad_x, exact, 4e-3 if both.has_bases else 1e-2)
+    for index, grad in enumerate(grads if rank else ()):
+        assert near(grad_a[index] - 1.0, of_h[index].T @ x.double(), 2e-3)  # of_h may be rounded the other way
+        assert near(grad_b[index] - 1.0, scale * grad.double().T @ parts[index], 1e-5)
+
+
+def results(products: LowRank, rows: slice, count: int = 301) -> list[torch.Tensor]:
+    """Return what is computed of some rows, and then gradients of factors."""
+    x, layers, all_a, all_b, grads = numbers(count, 5, 96, (64, 130))
+    x, grads = x[rows], [grad[rows] for grad in grads]
+    outputs, h = products.forward(x, layers, all_a, all_b, 4.0)
+    sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
+    grad_x = products.backward(
+        grads, layers, all_a, all_b, 4.0, x_NI=x, h_NS=h, grad_a=sums[:2], grad_b=sums[2:]
+    )
+    assert grad_x is not None
+    return [h, *outputs, products.logits(x, layers[1][0]), grad_x, *sums]
 
 
 def test_the_number_of_threads_changes_no_bit(products) -> None:
-    x, all_a, all_b, y = numbers(301, 5, 96, (64, 130))
-    results, threads = [], torch.get_num_threads()
+    found, threads = [], torch.get_num_threads()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            out, sums = [one.clone() for one in y], [torch.zeros_like(one) for one in (*all_a, *all_b)]
-            h = products.add_updates(x, all_a, all_b, 4.0, out)
-            grad_h = products.gradients(x, h, all_a, all_b, 4.0, y, sums[:2], sums[2:])
-            results.append([h, *out, grad_h, *sums])
+            found.append(results(products, slice(None)))
     finally:
         torch.set_num_threads(threads)
-    for one, other in itertools.pairwise(results):
+    for one, other in itertools.pairwise(found):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("rank", [1, 3, 16])
-def test_what_is_not_finite_stays_in_its_row(products, rank) -> None:
-    x, all_a, all_b, y = numbers(20, rank, 64, (96,))
+@pytest.mark.parametrize("rows", [slice(0, 1), slice(7, 20), slice(100, 301)])
+def test_other_rows_change_no_bit_of_a_row(products, rows) -> None:
+    whole, part = results(products, slice(None)), results(products, rows)
+    for all_rows, some in zip(whole[:5], part[:5], strict=True):
+        assert torch.equal(all_rows[rows], some)
+
+
+@pytest.mark.parametrize(("rows", "outputs"), [(1, 2), (7, 130), (192, 5000)])
+def test_logits_are_sums_in_fp32(products, rows, outputs) -> None:
+    x, ((w, _),), *_ = numbers(rows, 0, 576, (outputs,))
+    logits = products.logits(x, w)
+    assert logits.dtype == torch.float32
+    assert near(logits, x.double() @ w.double().T, 1e-6)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3, 16])
+def test_what_is_not_finite_stays_in_its_row(both, rank) -> None:
+    x, layers, all_a, all_b, _ = numbers(20, rank, 64, (96,))
     x = x.clone()
     x[7, 3] = float("nan")
-    h = products.add_updates(x, all_a, all_b, 1.0, y)
-    is_finite = h.isfinite().all(1) & y[0].isfinite().all(1)
+    (y,), h = both.forward(x, layers, all_a, all_b, 1.0)
+    is_finite = h.isfinite().all(1) & y.isfinite().all(1)
     assert is_finite.tolist() == [row != 7 for row in range(20)]
+
+
+def test_a_frozen_linear_layer_of_a_model_is_the_plain_one(products) -> None:
+    torch.manual_seed(0)
+    plain, ours = (nn.Linear(64, 96).bfloat16().requires_grad_(False) for _ in range(2))
+    ours.load_state_dict(plain.state_dict())
+    calls: list[int] = []
+
+    @dataclasses.dataclass(frozen=True, slots=True, eq=False)
+    class Counted(LowRank):
+        def forward(self, *arguments):
+            calls.append(1)
+            return super(Counted, self).forward(*arguments)
+
+    install(nn.Sequential(ours), replace(PLAIN, low_rank=Counted(products.library, has_bases=True)))
+    x = torch.randn(3, 5, 64).bfloat16()
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = [layer(one) for layer, one in zip((plain, ours), inputs, strict=True)]
+    assert calls == [1]
+    assert outputs[1].shape == (3, 5, 96)
+    assert near(outputs[1].detach(), outputs[0].detach().double(), 4e-3)
+    for one in outputs:
+        one.backward(torch.ones_like(one))
+    assert near(inputs[1].grad, inputs[0].grad.double(), 4e-3)
+    ours.weight.requires_grad_()
+    ours(x).sum().backward()
+    assert calls == [1]
+    assert ours.weight.grad is not None
 
 
 def test_other_numbers_and_odd_sizes_are_left_to_the_plain_path(products) -> None:
@@ -143,20 +212,27 @@ def test_gradients_go_to_the_leaves_or_through_autograd(products, has_places) ->
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("variant", ["lora", "pissa"])
 @pytest.mark.parametrize("rank", [1, 4])
-def test_a_models_gradient_is_as_near_to_fp32s_as_the_plain_one(products, kind, variant, rank, tmp_path) -> None:
-    folder = folder_of(kind, tmp_path)
+def test_models_gradients_are_as_near_to_fp32s_as_plain_ones(products, kind, variant, rank, tmp_path) -> None:
+    """Over twelve models: how roundings of one happen to fall makes its error half or twice as large."""
 
-    def gradient(dtype: str, compile_: str) -> torch.Tensor:
+    def gradient(folder: Path, seed: int, dtype: str, compile_: str) -> torch.Tensor:
         config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile=compile_)
-        policy = Policy.load(folder, config, LoraConfig(rank=rank, variant=variant), seeds=[0])
+        policy = Policy.load(folder, config, LoraConfig(rank=rank, variant=variant), seeds=[seed])
         random_b(policy, scale=0.02)
         Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
         return policy.flat.grad_KD
 
-    exact, plain, ours = gradient("float32", "off"), gradient("bfloat16", "off"), gradient("bfloat16", "on")
-    assert float((ours - exact).norm()) < float((plain - exact).norm()) + 1e-2 * float(exact.norm())
+    errors: dict[str, list[float]] = {"off": [], "on": []}
+    for seed in range(12):
+        folder = folder_of(kind, tmp_path / str(seed), seed=seed)
+        exact = gradient(folder, seed, "float32", "off")
+        for compile_, found in errors.items():
+            error = gradient(folder, seed, "bfloat16", compile_) - exact
+            found.append(float(error.norm() / exact.norm()))
+    means = {compile_: statistics.geometric_mean(found) for compile_, found in errors.items()}
+    assert means["on"] < 1.25 * means["off"]
     if variant == "lora":  # PiSSA's update is a difference, of which rounding leaves less
-        assert float((ours - exact).norm()) < 0.1 * float(exact.norm())
+        assert means["on"] < 0.05
 
 
 def test_a_processor_without_the_instructions_has_none(tmp_path, monkeypatch) -> None:

@@ -26,8 +26,8 @@ SHAPE = {
 }
 
 
-def folder_of(kind: str, tmp_path, **options):
-    torch.manual_seed(0)
+def folder_of(kind: str, tmp_path, *, seed: int = 0, **options):
+    torch.manual_seed(seed)
     config = getattr(transformers, f"{kind}Config")(**SHAPE, **options)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path)
     return tmp_path

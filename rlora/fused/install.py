@@ -67,7 +67,7 @@ def install(model: nn.Module, kernels: Kernels) -> dict[str, int]:
     """Replace what can be replaced in `model`, and return how many modules of each class now use the kernels."""
     taken: dict[str, int] = {}
     for module in model.modules():
-        forwards = (make(module, kernels) for make in (_norm_forward, _gated_forward, _attention_forward))
+        forwards = (make(module, kernels) for make in (_norm_forward, _gated_forward, _attention_forward, _linear_forward))
         if (forward := next(filter(None, forwards), None)) is not None:
             module.forward = forward
             taken[type(module).__name__] = taken.get(type(module).__name__, 0) + 1
@@ -127,6 +127,21 @@ def _attention_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | No
     ours.__kwdefaults__ = function.__kwdefaults__
     module.kernels = kernels  # of which attention.attend takes the softmax
     return MethodType(ours, module)
+
+
+def _linear_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
+    """Return what a linear layer computes with while its weight is frozen."""
+    low_rank = kernels.low_rank
+    if type(module) is not nn.Linear or low_rank is None or not low_rank.has_bases:
+        return None
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        rows_NI = x.reshape(-1, x.shape[-1])
+        if module.weight.requires_grad or not low_rank.takes(rows_NI, [module.out_features]):
+            return nn.Linear.forward(module, x)
+        return low_rank.outputs(rows_NI, [(module.weight, module.bias)])[0].view(*x.shape[:-1], -1)
+
+    return forward
 
 
 def _random(like: torch.Tensor, *shape: int) -> torch.Tensor:

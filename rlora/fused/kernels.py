@@ -100,12 +100,12 @@ def softmax_backward(
 
 
 def token_statistics(
-    rounded_NV: Tensor, lost_NV: Tensor, targets_N: Tensor, temperature: float
+    rounded_NV: Tensor, lost_NV: Tensor, targets_N: Tensor, temperature: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return log-probabilities (N) of the targets, entropies (N), log-normalizers (N) and probabilities (N, V).
 
-    Logits are the sum of two tensors divided by the temperature (see logprobs.logits); all but the probabilities, which
-    have their dtype, are fp32.
+    Logits are the sum of two tensors divided by the temperature (see logprobs.logits). Probabilities have `dtype`; all
+    else is fp32.
     """
     logits_NV = (rounded_NV.float() + lost_NV.float()) / temperature
     largest_N1 = logits_NV.amax(-1, keepdim=True)
@@ -114,7 +114,7 @@ def token_statistics(
     sum_N1 = e_NV.sum(-1, keepdim=True)
     entropy_N1 = sum_N1.log() - (e_NV * below_NV).sum(-1, keepdim=True) / sum_N1
     logprobs_N1 = below_NV.gather(1, targets_N[:, None]) - sum_N1.log()
-    p_NV = (e_NV * (1 / sum_N1)).to(rounded_NV.dtype)
+    p_NV = (e_NV * (1 / sum_N1)).to(dtype)
     return logprobs_N1.squeeze(1), entropy_N1.squeeze(1), (largest_N1 + sum_N1.log()).squeeze(1), p_NV
 
 

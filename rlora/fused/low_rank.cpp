@@ -1,9 +1,11 @@
-// The products of low-rank updates beside a base, in bfloat16 with fp32 sums, for processors with AVX-512 BF16.
+// Linear layers with low-rank updates, in bfloat16 with fp32 sums, for processors with AVX-512 BF16.
 //
-// One tile of a matrix product is 8 rows x 48 columns, which fill 24 of 32 registers. vdpbf16ps multiplies pairs of
-// bfloat16, so operands are packed as pairs along the summed dimension, a pair to 32 bits. Factors are read in fp32 and
-// rounded here as a server rounds them: A once; B once, then once more after the scale. Each number is summed by one
-// thread, in one order: results do not depend on the number of threads. low_rank.py declares what is called.
+// One tile of a matrix product is 6 rows x 64 columns or 8 x 48, which fill 24 of 32 registers. vdpbf16ps multiplies pairs of
+// bfloat16, so the right operand is packed as pairs along the summed dimension, a pair to 32 bits: 64 columns at a time,
+// which stay in the cache for all rows, so that a weight is read as it lies in memory. An update is more of the summed
+// dimension: y = [x, h] [W, scale B]^T. Factors are read in fp32 and rounded here as a server rounds them: A once; B
+// once, then once more after the scale. Each number is summed by one thread, in one order: results depend neither on the
+// number of threads nor on the other rows. low_rank.py declares what is called.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -18,28 +20,37 @@ typedef int64_t i64;
 
 namespace {
 
-const i64 ROWS = 8, WIDE = 3, PANEL = 64, BLOCK = 64;  // of a tile; in registers; columns and pairs of rows held packed
+const i64 ROWS = 8, WIDE = 3;  // of a tile of h; registers of 16 columns
+const i64 HIGH = 6, COLUMNS = 64;  // of a tile of an output, whose rows are whole lines
+const i64 DEPTH = 512, TILES = 128;  // pairs held packed for a tile's columns; tiles that they are multiplied with
+const i64 PANEL = 64, BLOCK = 64;  // columns and pairs of rows that are held packed for gradients of factors
 const i64 FEW = 4;  // up to so many columns are dot products along rows
 
-struct Factor {  // 8 numbers of 64 bits, as low_rank.py lays them out
-    const float* a;  // (rank, inputs)
+struct Layer {  // 10 numbers of 64 bits, as low_rank.py lays them out
+    const bf16* w;  // (outputs, inputs); none: outputs and the input's gradient hold its products already
+    const bf16* bias;  // (outputs), or none
+    const float* a;  // (rank, inputs); rank may be 0
     i64 rank;
     const float* b;  // (outputs, rank)
     i64 outputs;
-    bf16* y;  // the output, or its gradient
+    void* y;  // the output, or its gradient
     i64 pitch;
     float* grad_a;
     float* grad_b;
 };
 
+inline const bf16* y_of(const Layer& layer) { return static_cast<const bf16*>(layer.y); }
+
 struct Arguments {
-    i64 threads, rows, inputs, ranks;  // ranks: of all factors
-    bf16* x;  // the input, or its gradient
+    i64 threads, rows, inputs, ranks;  // ranks: of all layers
+    i64 is_wide;  // whether outputs are fp32
+    const bf16* x;
     i64 pitch;
     bf16* h;  // (rows, ranks)
     bf16* grad_h;
+    bf16* grad_x;  // (rows, inputs), or none
     i64 count;
-    Factor factors[];
+    Layer layers[];
 };
 
 struct Buffer {  // grows, and is kept by its thread
@@ -56,7 +67,7 @@ struct Buffer {  // grows, and is kept by its thread
     }
     ~Buffer() { free(data); }
 };
-thread_local Buffer packs_, pairs_, panel_, sums_;
+thread_local Buffer packs_, even_, panel_, sums_;
 
 inline i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
 inline __mmask16 first(i64 count) { return count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0; }
@@ -133,16 +144,15 @@ void pack_across(pair* to, i64 pitch, const float* from, i64 from_pitch, i64 row
 // A or B for times_rows: pairs [length / 2][columns padded to 16], or few columns one after the other
 inline i64 padded(i64 columns) { return columns <= FEW ? columns : divided(columns, 16) * 16; }
 
-template <int Z>
-inline void row_tile(const bf16* const* g, i64 next, i64 pairs, const pair* p, i64 pitch, __m512 (&sum)[ROWS][WIDE]) {
-    for (int r = 0; r < ROWS; r++)
-        for (int z = 0; z < Z; z++) sum[r][z] = _mm512_setzero_ps();
+// sum += G P for rows of pairs and 16 Z columns; `next`: how far the rows are that come after
+template <int Z, i64 R, i64 W>
+inline void row_tile(const bf16* const* g, i64 next, i64 pairs, const pair* p, i64 pitch, __m512 (&sum)[R][W]) {
     for (i64 k = 0; k < pairs; k++) {
         if (k % 16 == 0)
-            for (int r = 0; r < ROWS; r++) _mm_prefetch((const char*)(g[r] + next + 2 * k), _MM_HINT_T0);
+            for (int r = 0; r < R; r++) _mm_prefetch((const char*)(g[r] + next + 2 * k), _MM_HINT_T0);
         __m512i b[Z];
         for (int z = 0; z < Z; z++) b[z] = _mm512_loadu_si512(p + k * pitch + 16 * z);
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < R; r++) {
             pair one;
             memcpy(&one, g[r] + 2 * k, sizeof one);
             const __m512i a = _mm512_set1_epi32((int)one);
@@ -176,12 +186,12 @@ void times_rows(const bf16* g, i64 pitch, i64 rows, i64 pairs, const pair* p, i6
     }
     const i64 p_pitch = padded(columns), next = ROWS * pitch;  // the next rows, fetched ahead
     for (i64 start = 0, wide; start < p_pitch; start += 16 * wide) {
-        __m512 sum[ROWS][WIDE];
+        __m512 sum[ROWS][WIDE] = {};
         const i64 left = (p_pitch - start) / 16;
         wide = left == 4 ? 2 : left < WIDE ? left : WIDE;
-        if (wide == 3) row_tile<3>(row, next, pairs, p + start, p_pitch, sum);
-        if (wide == 2) row_tile<2>(row, next, pairs, p + start, p_pitch, sum);
-        if (wide == 1) row_tile<1>(row, next, pairs, p + start, p_pitch, sum);
+        if (wide == 3) row_tile<3, ROWS, WIDE>(row, next, pairs, p + start, p_pitch, sum);
+        if (wide == 2) row_tile<2, ROWS, WIDE>(row, next, pairs, p + start, p_pitch, sum);
+        if (wide == 1) row_tile<1, ROWS, WIDE>(row, next, pairs, p + start, p_pitch, sum);
         for (i64 r = 0; r < rows; r++)
             for (i64 z = 0; z < wide; z++) {
                 const i64 at = start + 16 * z;
@@ -190,66 +200,147 @@ void times_rows(const bf16* g, i64 pitch, i64 rows, i64 pairs, const pair* p, i6
     }
 }
 
-// a mask that is known to be whole still costs what a mask costs
-template <bool IS_WHOLE> inline __m256i load16(__mmask16 some, const bf16* from) {
-    return IS_WHOLE ? _mm256_loadu_si256((const __m256i*)from) : _mm256_maskz_loadu_epi16(some, from);
-}
-template <bool IS_WHOLE> inline __m512i load32(__mmask16 some, const pair* from) {
-    return IS_WHOLE ? _mm512_loadu_si512(from) : _mm512_maskz_loadu_epi32(some, from);
-}
+struct Operand {  // of which each row is multiplied
+    const bf16* at;
+    i64 pitch, pairs;
+};
 
-template <bool IS_WHOLE>
-inline void add_tile(bf16* y, i64 pitch, i64 rows, const pair* h, i64 pairs, const pair* p, i64 columns, i64 left) {
-    __m512 sum[ROWS][WIDE];
-    __mmask16 some[WIDE];
-    for (int z = 0; z < WIDE; z++) some[z] = IS_WHOLE ? 0xffff : first(left - 16 * z);
-    for (int r = 0; r < ROWS; r++) {
-        _mm_prefetch((const char*)(y + (ROWS + r) * pitch), _MM_HINT_T0);
-        _mm_prefetch((const char*)(y + (ROWS + r) * pitch + 32), _MM_HINT_T0);
-        for (int z = 0; z < WIDE; z++)
-            sum[r][z] = widened(load16<IS_WHOLE>(some[z], y + (r < rows ? r : rows - 1) * pitch + 16 * z));
-    }
-    for (i64 k = 0; k < pairs; k++) {
-        __m512i b[WIDE];
-        for (int z = 0; z < WIDE; z++) b[z] = load32<IS_WHOLE>(some[z], p + k * columns + 16 * z);
-        for (int r = 0; r < ROWS; r++) {
-            const __m512i a = _mm512_set1_epi32((int)h[ROWS * k + r]);
-            for (int z = 0; z < WIDE; z++) sum[r][z] = dot(sum[r][z], a, b[z]);
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        if (r < rows)
-            for (int z = 0; z < WIDE; z++)
-                _mm256_mask_storeu_epi16(y + r * pitch + 16 * z, some[z], rounded(sum[r][z]));
-}
+struct Term {  // a product of two matrices, the right one as it lies in memory
+    Operand left;
+    enum Kind { ROWS_OF_WEIGHT, COLUMNS_OF_WEIGHT, ROWS_OF_B, COLUMNS_OF_A } kind;
+    const void* right;  // of A: its rows
+    i64 length;  // of a row, or how many rows of A
+    const __m512* scale;
+};
 
-// Y (rows <= 8, columns) += H P, with H's pairs [pairs][8] and P's [pairs][columns]
-void add_rows(bf16* y, i64 pitch, i64 rows, const pair* h, i64 pairs, const pair* p, i64 columns) {
-    i64 at = 0;
-    for (; at + 16 * WIDE <= columns; at += 16 * WIDE)
-        add_tile<true>(y + at, pitch, rows, h, pairs, p + at, columns, 16 * WIDE);
-    if (at < columns) add_tile<false>(y + at, pitch, rows, h, pairs, p + at, columns, columns - at);
-}
-
-void pack_rows(const bf16* h, i64 pitch, i64 rows, i64 columns, pair* to) {
-    if (columns % 2 == 0) {
-        const i64 pairs = columns / 2;
-        for (i64 at = 0; at < pairs; at += 16) {
-            __m512i v[16];
-            for (i64 r = 0; r < 16; r++) {
-                const bool is_row = r < rows;
-                v[r] = _mm512_maskz_loadu_epi32(is_row ? first(pairs - at) : 0, h + (is_row ? r : 0) * pitch + 2 * at);
+// to[k * COLUMNS + c] = pair k of column c, for columns at, ... and pairs start, ... of a term
+void pack_term(const Term& term, i64 at, i64 width, i64 start, i64 pairs, pair* to) {
+    const i64 length = term.length;
+    if (term.kind == Term::ROWS_OF_WEIGHT) {
+        const bf16* w = static_cast<const bf16*>(term.right) + at * length + 2 * start;
+        for (i64 k = 0; k < pairs; k += 16)
+            for (i64 o = 0; o < width; o += 16) {
+                __m512i v[16];
+                const __mmask16 some = first(pairs - k);
+                for (i64 r = 0; r < 16; r++)
+                    v[r] = _mm512_maskz_loadu_epi32(some, w + (o + r < width ? o + r : width - 1) * length + 2 * k);
+                transpose(v);
+                for (i64 i = 0; i < 16; i++)
+                    if (k + i < pairs) _mm512_storeu_si512(to + (k + i) * COLUMNS + o, v[i]);
             }
-            transpose(v);
-            for (i64 k = 0; k < 16; k++)
-                if (at + k < pairs) _mm512_mask_storeu_epi32(to + ROWS * (at + k), 0xff, v[k]);
-        }
-        return;
+    } else if (term.kind == Term::COLUMNS_OF_WEIGHT) {
+        const bf16* w = static_cast<const bf16*>(term.right) + 2 * start * length + at;
+        for (i64 k = 0; k < pairs; k++, w += 2 * length)
+            for (i64 i = 0; i < width; i += 16) {
+                const __mmask16 some = first(width - i);
+                const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, w + i));
+                const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, w + length + i));
+                _mm512_storeu_si512(to + k * COLUMNS + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            }
+    } else if (term.kind == Term::ROWS_OF_B) {
+        const float* b = static_cast<const float*>(term.right) + at * length + 2 * start;
+        for (i64 o = 0; o < width; o += 16)
+            for (i64 k = 0; k < pairs; k += 16)
+                pack_across(to + k * COLUMNS + o, COLUMNS, b + o * length + 2 * k, length, width - o,
+                            length - 2 * (start + k), term.scale);
+    } else {
+        const float* const* a = static_cast<const float* const*>(term.right) + 2 * start;
+        for (i64 k = 0; k < pairs; k++)
+            for (i64 i = 0; i < width; i += 16) {
+                const __mmask16 some = first(width - i);
+                const bool has_high = 2 * (start + k) + 1 < length;
+                const __m512 low = _mm512_maskz_loadu_ps(some, a[2 * k] + at + i);
+                const __m512 high = _mm512_maskz_loadu_ps(has_high ? some : 0, a[2 * k + has_high] + at + i);
+                _mm512_storeu_si512(to + k * COLUMNS + i, pairs_of(low, high));
+            }
     }
-    for (i64 k = 0; k < divided(columns, 2); k++)
-        for (i64 r = 0; r < ROWS; r++) {
-            const bf16* from = h + r * pitch + 2 * k;
-            to[ROWS * k + r] = r < rows ? pair_at(from, 2 * k + 1 < columns, from + 1) : 0;
+}
+
+struct Product {  // Y (rows, ...) = the sum of the terms, and of the bias, or of what is there
+    std::vector<Term> terms;
+    i64 rows;
+    void* y;
+    i64 pitch;
+    const bf16* bias;
+    bool adds, is_wide;
+};
+
+template <int Z>
+void product_tile(const Product& to, const std::vector<Operand>& left, i64 row, i64 at, i64 width, const pair* panel,
+                  float* sums, bool is_first, bool is_last) {
+    const i64 rows = to.rows - row < HIGH ? to.rows - row : HIGH;
+    bf16* y = static_cast<bf16*>(to.y) + row * to.pitch + at;
+    float* wide = static_cast<float*>(to.y) + row * to.pitch + at;
+    __m512 sum[HIGH][Z];
+    __mmask16 some[Z];
+    for (int z = 0; z < Z; z++) some[z] = first(width - 16 * z);
+    for (int r = 0; r < HIGH; r++)
+        for (int z = 0; z < Z; z++) {
+            if (!is_first) sum[r][z] = _mm512_loadu_ps(sums + r * COLUMNS + 16 * z);
+            else if (to.adds)
+                sum[r][z] = widened(_mm256_maskz_loadu_epi16(some[z], y + (r < rows ? r : 0) * to.pitch + 16 * z));
+            else if (to.bias != nullptr)
+                sum[r][z] = widened(_mm256_maskz_loadu_epi16(some[z], to.bias + at + 16 * z));
+            else sum[r][z] = _mm512_setzero_ps();
+        }
+    for (const Operand& one : left) {
+        const bf16* g[HIGH];
+        for (int r = 0; r < HIGH; r++) g[r] = one.at + (row + (r < rows ? r : 0)) * one.pitch;
+        row_tile<Z, HIGH, Z>(g, HIGH * one.pitch, one.pairs, panel, COLUMNS, sum);
+        panel += one.pairs * COLUMNS;
+    }
+    for (int r = 0; r < HIGH; r++)
+        for (int z = 0; z < Z; z++) {
+            if (!is_last) _mm512_storeu_ps(sums + r * COLUMNS + 16 * z, sum[r][z]);
+            else if (r < rows && to.is_wide) _mm512_mask_storeu_ps(wide + r * to.pitch + 16 * z, some[z], sum[r][z]);
+            else if (r < rows) _mm256_mask_storeu_epi16(y + r * to.pitch + 16 * z, some[z], rounded(sum[r][z]));
+        }
+}
+
+// columns at, ..., at most 64, and tiles from, ..., to - 1 of a product
+void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to) {
+    pair* panel = panel_.of<pair>(DEPTH * COLUMNS);
+    float* sums = sums_.of<float>((to - from) * HIGH * COLUMNS);
+    std::vector<Operand> left;
+    size_t term = 0;
+    i64 start = 0;
+    for (bool is_first = true; term < product.terms.size(); is_first = false) {
+        left.clear();
+        for (i64 filled = 0; term < product.terms.size() && filled < DEPTH;) {
+            const Term& one = product.terms[term];
+            const i64 pairs = one.left.pairs - start < DEPTH - filled ? one.left.pairs - start : DEPTH - filled;
+            pack_term(one, at, width, start, pairs, panel + filled * COLUMNS);
+            left.push_back({one.left.at + 2 * start, one.left.pitch, pairs});
+            filled += pairs;
+            start += pairs;
+            if (start == one.left.pairs) term++, start = 0;
+        }
+        const bool is_last = term == product.terms.size();
+        for (i64 tile = from; tile < to; tile++) {
+            float* c = sums + (tile - from) * HIGH * COLUMNS;
+            if (width > 48) product_tile<4>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else if (width > 32) product_tile<3>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else if (width > 16) product_tile<2>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else product_tile<1>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
+        }
+    }
+}
+
+// into how many ranges the tiles are divided, so that there is enough to do for all threads
+i64 ranges(i64 tiles, i64 panels, i64 threads) {
+    const i64 many = divided(tiles, TILES), enough = divided(4 * threads, panels), most = divided(tiles, 16);
+    return many > enough || many > most ? many : enough < most ? enough : most;
+}
+
+// rows of an odd number of columns have no pairs: they are copied, with a zero after each odd part
+inline i64 even(i64 count) { return divided(count, 2) * 2; }
+void copy_even(const bf16* from, i64 rows, const std::vector<i64>& parts, bf16* to) {
+    for (i64 r = 0; r < rows; r++)
+        for (const i64 part : parts) {
+            memcpy(to, from, part * sizeof(bf16));
+            if (part % 2 == 1) to[part] = 0;
+            from += part;
+            to += even(part);
         }
 }
 
@@ -332,23 +423,44 @@ void pack_columns(const bf16* h, i64 pitch, i64 rows, i64 ranks, i64 k, pair* to
 
 extern "C" int rlora_is_supported() { return 1; }
 
-// h = x A^T of all factors; each y += h (scale B)^T
+// h = x A^T of all layers; each y = x W^T + bias + h (scale B)^T
 extern "C" void rlora_forward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
-    const i64 half = to.inputs / 2, pitch = padded(to.ranks);
-    std::vector<i64> b_at;
-    i64 size = half * pitch;
+    const i64 half = to.inputs / 2, pitch = padded(to.ranks), tiles = divided(to.rows, HIGH);
+    std::vector<i64> ranks;
+    i64 even_pitch = 0, panels = 0;
     for (i64 m = 0; m < to.count; m++) {
-        b_at.push_back(size);
-        size += divided(to.factors[m].rank, 2) * to.factors[m].outputs;
+        ranks.push_back(to.layers[m].rank);
+        even_pitch += even(to.layers[m].rank);
+        panels += divided(to.layers[m].outputs, COLUMNS);
     }
-    pair* packs = packs_.of<pair>(size);
+    const bool is_even = even_pitch == to.ranks;
+    pair* packs = packs_.of<pair>(half * pitch);
+    bf16* even_h = is_even ? to.h : even_.of<bf16>(to.rows * even_pitch);
+    std::vector<Product> products;
+    i64 column = 0;
+    for (i64 m = 0; m < to.count; m++) {
+        const Layer& one = to.layers[m];
+        std::vector<Term> terms;
+        if (one.w != nullptr)
+            terms.push_back({{to.x, to.pitch, half}, Term::ROWS_OF_WEIGHT, one.w, to.inputs, nullptr});
+        if (one.rank > 0)
+            terms.push_back({{even_h + column, even_pitch, divided(one.rank, 2)}, Term::ROWS_OF_B, one.b, one.rank,
+                             &scale});
+        products.push_back({terms, to.rows, one.y, one.pitch, one.bias, one.w == nullptr, to.is_wide != 0});
+        column += even(one.rank);
+    }
+    struct Part { i64 layer, at; };
+    std::vector<Part> parts;
+    for (i64 m = 0; m < to.count; m++)
+        for (i64 at = 0; at < to.layers[m].outputs; at += COLUMNS) parts.push_back({m, at});
+    const i64 count = ranges(tiles, panels, to.threads);
     #pragma omp parallel num_threads(to.threads)
     {
         i64 column = 0;
         for (i64 m = 0; m < to.count; m++) {
-            const Factor& one = to.factors[m];
+            const Layer& one = to.layers[m];
             if (to.ranks <= FEW) {
                 #pragma omp for schedule(static) nowait
                 for (i64 r = 0; r < one.rank; r++)
@@ -361,131 +473,148 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
                                     one.rank - r, to.inputs - i, nullptr);
             }
             column += one.rank;
-            pair* b = packs + b_at[m];
-            if (one.rank == 1) {
-                #pragma omp for schedule(static) nowait
-                for (i64 o = 0; o < one.outputs; o += 16) {
-                    const __mmask16 some = first(one.outputs - o);
-                    const __m512 value = scaled(_mm512_maskz_loadu_ps(some, one.b + o), scale);
-                    _mm512_mask_storeu_epi32(b + o, some, pairs_of(value, _mm512_setzero_ps()));
-                }
-            } else {
-                #pragma omp for schedule(static) collapse(2) nowait
-                for (i64 o = 0; o < one.outputs; o += 16)
-                    for (i64 r = 0; r < one.rank; r += 32)
-                        pack_across(b + r / 2 * one.outputs + o, one.outputs, one.b + o * one.rank + r, one.rank,
-                                    one.outputs - o, one.rank - r, &scale);
+        }
+        if (to.ranks > 0) {
+            #pragma omp for schedule(static)
+            for (i64 k = 0; k < half; k++)
+                for (i64 r = to.ranks; r < pitch; r++) packs[k * pitch + r] = 0;
+            #pragma omp for schedule(static)
+            for (i64 at = 0; at < to.rows; at += ROWS) {
+                const i64 rows = to.rows - at < ROWS ? to.rows - at : ROWS;
+                bf16* h = to.h + at * to.ranks;
+                times_rows(to.x + at * to.pitch, to.pitch, rows, half, packs, to.ranks, h, to.ranks);
+                if (!is_even) copy_even(h, rows, ranks, even_h + at * even_pitch);
             }
         }
-        #pragma omp for schedule(static)
-        for (i64 k = 0; k < half; k++)
-            for (i64 r = to.ranks; r < pitch; r++) packs[k * pitch + r] = 0;
-        pair* pairs = pairs_.of<pair>(ROWS * (to.ranks + 1));
-        #pragma omp for schedule(static)
-        for (i64 at = 0; at < to.rows; at += ROWS) {
-            const i64 rows = to.rows - at < ROWS ? to.rows - at : ROWS;
-            bf16* h = to.h + at * to.ranks;
-            times_rows(to.x + at * to.pitch, to.pitch, rows, half, packs, to.ranks, h, to.ranks);
-            for (i64 m = 0; m < to.count; h += to.factors[m].rank, m++) {
-                const Factor& one = to.factors[m];
-                pack_rows(h, to.ranks, rows, one.rank, pairs);
-                bf16* y = one.y + at * one.pitch;
-                add_rows(y, one.pitch, rows, pairs, divided(one.rank, 2), packs + b_at[m], one.outputs);
-            }
+        #pragma omp for schedule(dynamic, 1)
+        for (i64 t = 0; t < count * panels; t++) {
+            const i64 range = t / panels;
+            const Part& part = parts[t % panels];
+            const i64 left = to.layers[part.layer].outputs - part.at;
+            multiply(products[part.layer], part.at, left < COLUMNS ? left : COLUMNS, tiles * range / count,
+                     tiles * (range + 1) / count);
         }
     }
 }
 
-// y are gradients of outputs: grad_h = y (scale B); added are the gradients of A, grad_h^T x, and of B, scale y^T h
+// y are gradients of outputs: grad_h = y (scale B); grad_x = y W of all layers + grad_h A; added are the gradients of A,
+// grad_h^T x, and of B, scale y^T h
 extern "C" void rlora_backward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
     const __m512 unit = _mm512_set1_ps(1);
     const i64 half = divided(to.rows, 2);
-    struct Part { i64 factor, at; };  // a panel of columns; factor -1: of x
+    const i64 tiles = divided(to.rows, HIGH), panels = divided(to.inputs, COLUMNS);
+    const i64 count = to.grad_x == nullptr ? 0 : ranges(tiles, panels, to.threads);
+    struct Part { enum { GRAD_X, GRAD_A, GRAD_B } of; i64 layer, at, range; };  // a panel of columns
     std::vector<Part> parts;
+    for (i64 range = 0; range < count; range++)
+        for (i64 at = 0; at < to.inputs; at += COLUMNS) parts.push_back({Part::GRAD_X, 0, at, range});
     std::vector<i64> b_at, h_at, column;
+    std::vector<const float*> rows_of_a;
     i64 size = 0, ranks = 0;
     for (i64 m = 0; m < to.count; m++) {
-        const Factor& one = to.factors[m];
+        const Layer& one = to.layers[m];
         b_at.push_back(size);
         h_at.push_back(size += one.outputs / 2 * padded(one.rank));
         size += half * in_fours(one.rank);
         column.push_back(ranks);
         ranks += one.rank;
-        for (i64 at = 0; at < one.outputs; at += PANEL) parts.push_back({m, at});
+        for (i64 r = 0; r < one.rank; r++) rows_of_a.push_back(one.a + r * to.inputs);
+        for (i64 at = 0; one.rank > 0 && at < one.outputs; at += PANEL) parts.push_back({Part::GRAD_B, m, at, 0});
     }
-    for (i64 at = 0; at < to.inputs; at += PANEL) parts.push_back({-1, at});
+    for (i64 at = 0; ranks > 0 && at < to.inputs; at += PANEL) parts.push_back({Part::GRAD_A, 0, at, 0});
     pair* packs = packs_.of<pair>(size + half * in_fours(ranks));
     pair* packed_grad_h = packs + size;
+    const bool is_even = ranks % 2 == 0;
+    bf16* even_grad_h = is_even ? to.grad_h : even_.of<bf16>(to.rows * even(ranks));
+    Product product = {{}, to.rows, to.grad_x, to.inputs, nullptr, false, false};
+    for (i64 m = 0; m < to.count; m++) {
+        const Layer& one = to.layers[m];
+        if (one.w == nullptr) product.adds = true;
+        else product.terms.push_back({{y_of(one), one.pitch, one.outputs / 2}, Term::COLUMNS_OF_WEIGHT, one.w, to.inputs,
+                                      nullptr});
+    }
+    if (ranks > 0)
+        product.terms.push_back({{even_grad_h, even(ranks), even(ranks) / 2}, Term::COLUMNS_OF_A, rows_of_a.data(),
+                                 ranks, nullptr});
     #pragma omp parallel num_threads(to.threads)
     {
-        for (i64 m = 0; m < to.count; m++) {
-            const Factor& one = to.factors[m];
-            pair* b = packs + b_at[m];
-            const i64 pitch = padded(one.rank), pairs = one.outputs / 2;
-            if (one.rank == 1) {
-                #pragma omp for schedule(static) nowait
-                for (i64 k = 0; k < pairs; k += 16)
-                    pack_row(b + k, one.b + 2 * k, one.outputs - 2 * k < 32 ? one.outputs - 2 * k : 32, &scale);
-            } else if (one.rank <= FEW) {
-                #pragma omp for schedule(static) nowait
-                for (i64 k = 0; k < pairs; k++) {
-                    const float* row = one.b + 2 * k * one.rank;
-                    const __mmask16 some = first(one.rank);
-                    const __m512 low = scaled(_mm512_maskz_loadu_ps(some, row), scale);
-                    const __m512 high = scaled(_mm512_maskz_loadu_ps(some, row + one.rank), scale);
-                    _mm512_mask_i32scatter_epi32(b + k, some, multiples(pairs), pairs_of(low, high), 4);
-                }
-            } else {
-                #pragma omp for schedule(static) nowait
-                for (i64 k = 0; k < pairs; k++)
-                    for (i64 r = 0; r < pitch; r += 16) {
-                        const float* row = one.b + 2 * k * one.rank + r;
-                        const __mmask16 some = first(one.rank - r);
+        if (ranks > 0) {
+            for (i64 m = 0; m < to.count; m++) {
+                const Layer& one = to.layers[m];
+                pair* b = packs + b_at[m];
+                const i64 pitch = padded(one.rank), pairs = one.outputs / 2;
+                if (one.rank == 1) {
+                    #pragma omp for schedule(static) nowait
+                    for (i64 k = 0; k < pairs; k += 16)
+                        pack_row(b + k, one.b + 2 * k, one.outputs - 2 * k < 32 ? one.outputs - 2 * k : 32, &scale);
+                } else if (one.rank <= FEW) {
+                    #pragma omp for schedule(static) nowait
+                    for (i64 k = 0; k < pairs; k++) {
+                        const float* row = one.b + 2 * k * one.rank;
+                        const __mmask16 some = first(one.rank);
                         const __m512 low = scaled(_mm512_maskz_loadu_ps(some, row), scale);
                         const __m512 high = scaled(_mm512_maskz_loadu_ps(some, row + one.rank), scale);
-                        _mm512_storeu_si512(b + k * pitch + r, pairs_of(low, high));
+                        _mm512_mask_i32scatter_epi32(b + k, some, multiples(pairs), pairs_of(low, high), 4);
                     }
+                } else {
+                    #pragma omp for schedule(static) nowait
+                    for (i64 k = 0; k < pairs; k++)
+                        for (i64 r = 0; r < pitch; r += 16) {
+                            const float* row = one.b + 2 * k * one.rank + r;
+                            const __mmask16 some = first(one.rank - r);
+                            const __m512 low = scaled(_mm512_maskz_loadu_ps(some, row), scale);
+                            const __m512 high = scaled(_mm512_maskz_loadu_ps(some, row + one.rank), scale);
+                            _mm512_storeu_si512(b + k * pitch + r, pairs_of(low, high));
+                        }
+                }
+                #pragma omp for schedule(static) nowait
+                for (i64 k = 0; k < half; k++)
+                    pack_columns(to.h + column[m], to.ranks, to.rows, one.rank, k, packs + h_at[m]);
             }
-            #pragma omp for schedule(static) nowait
-            for (i64 k = 0; k < half; k++)
-                pack_columns(to.h + column[m], to.ranks, to.rows, one.rank, k, packs + h_at[m]);
-        }
-        #pragma omp barrier
-        #pragma omp for schedule(static)
-        for (i64 at = 0; at < to.rows; at += ROWS)
-            for (i64 m = 0; m < to.count; m++) {
-                const Factor& one = to.factors[m];
+            #pragma omp barrier
+            #pragma omp for schedule(static)
+            for (i64 at = 0; at < to.rows; at += ROWS) {
                 const i64 rows = to.rows - at < ROWS ? to.rows - at : ROWS;
-                bf16* grad_h = to.grad_h + at * to.ranks + column[m];
-                times_rows(one.y + at * one.pitch, one.pitch, rows, one.outputs / 2, packs + b_at[m], one.rank, grad_h,
-                           to.ranks);
+                for (i64 m = 0; m < to.count; m++) {
+                    const Layer& one = to.layers[m];
+                    bf16* grad_h = to.grad_h + at * to.ranks + column[m];
+                    times_rows(y_of(one) + at * one.pitch, one.pitch, rows, one.outputs / 2, packs + b_at[m], one.rank, grad_h,
+                               to.ranks);
+                }
+                if (!is_even) copy_even(to.grad_h + at * ranks, rows, {ranks}, even_grad_h + at * even(ranks));
             }
-        #pragma omp for schedule(static)
-        for (i64 k = 0; k < half; k++) pack_columns(to.grad_h, to.ranks, to.rows, to.ranks, k, packed_grad_h);
-        pair* panel = panel_.of<pair>(PANEL * BLOCK);
+            #pragma omp for schedule(static)
+            for (i64 k = 0; k < half; k++) pack_columns(to.grad_h, to.ranks, to.rows, to.ranks, k, packed_grad_h);
+        }
         #pragma omp for schedule(dynamic, 1)
         for (i64 t = 0; t < (i64)parts.size(); t++) {
             const i64 at = parts[t].at;
-            if (parts[t].factor < 0) {
+            if (parts[t].of == Part::GRAD_X) {
+                const i64 range = parts[t].range, width = to.inputs - at < COLUMNS ? to.inputs - at : COLUMNS;
+                multiply(product, at, width, tiles * range / count, tiles * (range + 1) / count);
+                continue;
+            }
+            pair* panel = panel_.of<pair>(PANEL * BLOCK);
+            if (parts[t].of == Part::GRAD_A) {
                 const i64 width = to.inputs - at < PANEL ? to.inputs - at : PANEL;
                 float* sums = sums_.of<float>(PANEL * in_fours(to.ranks));
                 for (i64 m = 0; m < to.count; m++)
-                    for (i64 r = 0; r < to.factors[m].rank; r++)
-                        fetch(to.factors[m].grad_a + r * to.inputs + at, width);
+                    for (i64 r = 0; r < to.layers[m].rank; r++)
+                        fetch(to.layers[m].grad_a + r * to.inputs + at, width);
                 times_columns(to.x + at, to.pitch, to.rows, width, packed_grad_h, in_fours(to.ranks), sums, panel);
                 for (i64 m = 0; m < to.count; m++)
-                    for (i64 r = 0; r < to.factors[m].rank; r++)
-                        add(to.factors[m].grad_a + r * to.inputs + at, sums + (column[m] + r) * PANEL, width, unit);
+                    for (i64 r = 0; r < to.layers[m].rank; r++)
+                        add(to.layers[m].grad_a + r * to.inputs + at, sums + (column[m] + r) * PANEL, width, unit);
                 continue;
             }
-            const Factor& one = to.factors[parts[t].factor];
-            const pair* h = packs + h_at[parts[t].factor];
+            const Layer& one = to.layers[parts[t].layer];
+            const pair* h = packs + h_at[parts[t].layer];
             const i64 width = one.outputs - at < PANEL ? one.outputs - at : PANEL;
             float* sums = sums_.of<float>(PANEL * in_fours(one.rank));
             fetch(one.grad_b + at * one.rank, width * one.rank);
-            times_columns(one.y + at, one.pitch, to.rows, width, h, in_fours(one.rank), sums, panel);
+            times_columns(y_of(one) + at, one.pitch, to.rows, width, h, in_fours(one.rank), sums, panel);
             float* grad_b = one.grad_b + at * one.rank;
             if (one.rank == 1) {
                 add(grad_b, sums, width, scale);
@@ -500,36 +629,6 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                     for (i64 i = 0; i < 16 && o + i < width; i++)
                         add(grad_b + (o + i) * one.rank + r, (__m512)v[i], first(one.rank - r), scale);
                 }
-        }
-    }
-}
-
-// x is the input's gradient: x += grad_h A of all factors
-extern "C" void rlora_add_to_input(const void* arguments, double) {
-    const Arguments& to = *static_cast<const Arguments*>(arguments);
-    const i64 pairs = divided(to.ranks, 2);
-    pair* packs = packs_.of<pair>(pairs * to.inputs);
-    std::vector<const float*> row;
-    for (i64 m = 0; m < to.count; m++)
-        for (i64 r = 0; r < to.factors[m].rank; r++) row.push_back(to.factors[m].a + r * to.inputs);
-    #pragma omp parallel num_threads(to.threads)
-    {
-        #pragma omp for schedule(static)
-        for (i64 i = 0; i < to.inputs; i += 16) {
-            const __mmask16 some = first(to.inputs - i);
-            for (i64 k = 0; k < pairs; k++) {
-                const __m512 low = _mm512_maskz_loadu_ps(some, row[2 * k] + i);
-                const bool has_high = 2 * k + 1 < to.ranks;
-                const __m512 high = has_high ? _mm512_maskz_loadu_ps(some, row[2 * k + 1] + i) : _mm512_setzero_ps();
-                _mm512_mask_storeu_epi32(packs + k * to.inputs + i, some, pairs_of(low, high));
-            }
-        }
-        pair* h = pairs_.of<pair>(ROWS * pairs);
-        #pragma omp for schedule(static)
-        for (i64 at = 0; at < to.rows; at += ROWS) {
-            const i64 rows = to.rows - at < ROWS ? to.rows - at : ROWS;
-            pack_rows(to.grad_h + at * to.ranks, to.ranks, rows, to.ranks, h);
-            add_rows(to.x + at * to.pitch, to.pitch, rows, h, pairs, packs, to.inputs);
         }
     }
 }

@@ -14,30 +14,30 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-
 from rlora.errors import CompilerError
 
 _SOURCE = Path(__file__).with_name("low_rank.cpp")
 _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
-_FACTOR_NUMBERS = 8
 Tensor = torch.Tensor
+Weight = tuple[Tensor, Tensor | None]  # W (O, I) and the bias (O), if there is one
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """The products of M updates that share an input x (N, I): A (R, I) and B (O, R) in fp32, all else in bfloat16.
+    """The products of M layers that share an input x (N, I), each with an update A (R, I) and B (O, R), or of none.
 
-    h (N, S) holds x A^T of all of them side by side. Factors and their gradients may have a first dimension of one.
-    Each matrix has its numbers in rows without gaps between columns.
+    h (N, S) holds x A^T of all of them side by side. A and B are fp32, all else is bfloat16. Factors and their
+    gradients may have a first dimension of one. Each matrix has its numbers in rows without gaps between columns.
     """
 
     library: Any
+    has_bases: bool  # whether the products with W are ours too: elsewhere PyTorch's are faster
 
     @staticmethod
     def takes(x_NI: Tensor, outputs: Sequence[int]) -> bool:
@@ -46,78 +46,150 @@ class LowRank:
         has_rows = len(x_NI) > 0 and x_NI.stride(1) == 1
         return is_even and has_rows and x_NI.dtype == torch.bfloat16 and x_NI.device.type == "cpu"
 
-    def add_updates(
-        self, x_NI: Tensor, all_a: Sequence[Tensor], all_b: Sequence[Tensor], scale: float, outputs: Sequence[Tensor]
-    ) -> Tensor:
-        """Add h (scale B)^T to each of `outputs` (N, O) in place, and return h."""
-        h_NS = x_NI.new_empty(x_NI.shape[0], sum(a_RI.shape[-2] for a_RI in all_a))
-        factors = map(_factor, all_a, all_b, outputs)
-        _call(self.library.rlora_forward, x_NI, h_NS, None, factors, scale)
-        return h_NS
-
-    def gradients(
+    def outputs(
         self,
         x_NI: Tensor,
-        h_NS: Tensor,
+        layers: Sequence[Weight],
+        all_a: Sequence[Tensor] = (),
+        all_b: Sequence[Tensor] = (),
+        scale: float = 1.0,
+    ) -> tuple[Tensor, ...]:
+        """Return the outputs (N, O) of frozen layers, differentiable in their input and factors."""
+        return _Layers.apply(self, x_NI, layers, scale, *all_a, *all_b)
+
+    def forward(
+        self, x_NI: Tensor, layers: Sequence[Weight], all_a: Sequence[Tensor], all_b: Sequence[Tensor], scale: float
+    ) -> tuple[list[Tensor], Tensor]:
+        """Return the outputs (N, O), x W^T + bias + h (scale B)^T, and h; `all_a` and `all_b` may be empty."""
+        if self.has_bases:
+            outputs = [x_NI.new_empty(len(x_NI), len(w_OI)) for w_OI, _ in layers]
+        else:
+            outputs = [torch.nn.functional.linear(x_NI, *layer) for layer in layers]
+        h_NS = x_NI.new_empty(len(x_NI), sum(a_RI.shape[-2] for a_RI in all_a))
+        if self.has_bases or all_a:
+            self._call(self.library.rlora_forward, x_NI, h_NS, None, None, layers, outputs, all_a, all_b, (), (), scale)
+        return outputs, h_NS
+
+    def logits(self, x_NI: Tensor, w_OI: Tensor) -> Tensor:
+        """Return x W^T (N, O) in fp32, in which it is summed."""
+        assert self.has_bases
+        logits_NO = x_NI.new_empty(len(x_NI), len(w_OI), dtype=torch.float32)
+        self._call(
+            self.library.rlora_forward, x_NI, None, None, None, [(w_OI, None)], [logits_NO], (), (), (), (), 1.0
+        )
+        return logits_NO
+
+    def backward(
+        self,
+        grads: Sequence[Tensor],
+        layers: Sequence[Weight],
+        all_a: Sequence[Tensor] = (),
+        all_b: Sequence[Tensor] = (),
+        scale: float = 1.0,
+        *,
+        x_NI: Tensor | None = None,
+        h_NS: Tensor | None = None,
+        grad_a: Sequence[Tensor] = (),
+        grad_b: Sequence[Tensor] = (),
+        needs_x: bool = True,
+    ) -> Tensor | None:
+        """Return the gradient of x, if it is needed, where `grads` (N, O) are those of the outputs.
+
+        Adds the gradients of each A to `grad_a` and of each B to `grad_b`, for which x and h are needed.
+        """
+        grad_x_NI = grad_h_NS = None
+        if needs_x and self.has_bases:
+            grad_x_NI = grads[0].new_empty(len(grads[0]), layers[0][0].shape[1])
+        elif needs_x:
+            grad_x_NI = grads[0] @ layers[0][0]
+            for grad_NO, (w_OI, _) in zip(grads[1:], layers[1:], strict=True):
+                grad_x_NI.addmm_(grad_NO, w_OI)
+        if all_a or (self.has_bases and needs_x):
+            grad_h_NS = None if h_NS is None else torch.empty_like(h_NS)
+            function = self.library.rlora_backward
+            self._call(function, x_NI, h_NS, grad_h_NS, grad_x_NI, layers, grads, all_a, all_b, grad_a, grad_b, scale)
+        return grad_x_NI
+
+    def _call(
+        self,
+        function: Any,
+        x_NI: Tensor | None,
+        h_NS: Tensor | None,
+        grad_h_NS: Tensor | None,
+        grad_x_NI: Tensor | None,
+        layers: Sequence[Weight],
+        outputs: Sequence[Tensor],
         all_a: Sequence[Tensor],
         all_b: Sequence[Tensor],
-        scale: float,
-        grads: Sequence[Tensor],
         grad_a: Sequence[Tensor],
         grad_b: Sequence[Tensor],
-    ) -> Tensor:
-        """Add the gradients of each A to `grad_a` and of each B to `grad_b`, and return that of h; `grads` are those of
-        the outputs (N, O).
-        """
-        grad_h_NS = torch.empty_like(h_NS)
-        factors = map(_factor, all_a, all_b, grads, grad_a, grad_b)
-        _call(self.library.rlora_backward, x_NI, h_NS, grad_h_NS, factors, scale)
-        return grad_h_NS
-
-    def add_to_input(self, grad_x_NI: Tensor, grad_h_NS: Tensor, all_a: Sequence[Tensor]) -> None:
-        """Add grad_h A of all updates to the gradient of their input in place."""
-        _call(self.library.rlora_add_to_input, grad_x_NI, None, grad_h_NS, map(_factor, all_a), 1.0)
-
-
-def _call(
-    function: Any,
-    x_NI: Tensor,
-    h_NS: Tensor | None,
-    grad_h_NS: Tensor | None,
-    factors: Iterable[tuple[int, ...]],
-    scale: float,
-) -> None:
-    """Call a function with the numbers of the source's struct Arguments (a ctypes.Structure takes twice as long)."""
-    rows, inputs = x_NI.shape
-    h = grad_h_NS if h_NS is None else h_NS
-    assert h is not None
-    flat = [number for factor in factors for number in factor]
-    count = len(flat) // _FACTOR_NUMBERS
-    assert h.shape[1] == sum(flat[1::_FACTOR_NUMBERS])
-    x, pitch = _at(x_NI, has_gaps=True), x_NI.stride(0)
-    numbers = (torch.get_num_threads(), rows, inputs, h.shape[1], x, pitch, _at(h_NS), _at(grad_h_NS), count, *flat)
-    function(struct.pack(f"{len(numbers)}q", *numbers), scale)
+        scale: float,
+    ) -> None:
+        """Call a function with the numbers of the source's struct Arguments (a ctypes.Structure takes twice as long)."""
+        flat: list[int] = []
+        ranks = 0
+        for index, (layer, y_NO) in enumerate(zip(layers, outputs, strict=True)):
+            weight = (_at(layer[0]), _at(layer[1])) if self.has_bases else (0, 0)
+            a_RI, b_OR = (all_a[index], all_b[index]) if all_a else (None, None)
+            of_a, of_b = (grad_a[index], grad_b[index]) if grad_a else (None, None)
+            rank = 0 if a_RI is None else a_RI.shape[-2]
+            y = _at(y_NO, has_gaps=True)
+            flat += (*weight, _at(a_RI), rank, _at(b_OR), y_NO.shape[1], y, y_NO.stride(0), _at(of_a), _at(of_b))
+            ranks += rank
+        assert h_NS is None or h_NS.shape[1] == ranks
+        x, pitch = (0, 0) if x_NI is None else (_at(x_NI, has_gaps=True), x_NI.stride(0))
+        rows, inputs = len(outputs[0]), layers[0][0].shape[1]
+        is_wide = outputs[0].dtype == torch.float32
+        numbers = (rows, inputs, ranks, is_wide, x, pitch, _at(h_NS), _at(grad_h_NS), _at(grad_x_NI), len(layers), *flat)
+        function(struct.pack(f"{len(numbers) + 1}q", torch.get_num_threads(), *numbers), scale)
 
 
-def _factor(
-    a_RI: Tensor,
-    b_OR: Tensor | None = None,
-    y_NO: Tensor | None = None,
-    grad_a_RI: Tensor | None = None,
-    grad_b_OR: Tensor | None = None,
-) -> tuple[int, ...]:
-    """Return the numbers of the source's struct Factor."""
-    outputs = 0 if b_OR is None else b_OR.shape[-2]
-    pitch = 0 if y_NO is None else y_NO.stride(0)
-    y = _at(y_NO, has_gaps=True)
-    return _at(a_RI), a_RI.shape[-2], _at(b_OR), outputs, y, pitch, _at(grad_a_RI), _at(grad_b_OR)
+class _Layers(torch.autograd.Function):
+    """The same with its gradients.
+
+    Those of factors are added where they belong at once if there is such a place: to `grad` of the leaves. Autograd
+    would add them by a pass of its own, 8 ms of 800 at rank 32.
+    """
+
+    @staticmethod
+    def forward(ctx, low_rank, x_NI, bases, scale, *factors):
+        num_updates = len(factors) // 2
+        outputs, h_NS = low_rank.forward(x_NI, bases, factors[:num_updates], factors[num_updates:], scale)
+        if factors:
+            ctx.save_for_backward(x_NI, h_NS, *factors)
+        ctx.scale, ctx.low_rank, ctx.bases = scale, low_rank, bases
+        ctx.grads = [factor.grad if factor.is_leaf else None for factor in factors]
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
+        x_NI, h_NS, *factors = ctx.saved_tensors or (None, None)
+        grads = [grad_NO if grad_NO.stride(1) == 1 else grad_NO.contiguous() for grad_NO in grads]
+        sums = [
+            torch.zeros_like(factor) if grad is None else grad for factor, grad in zip(factors, ctx.grads, strict=True)
+        ]
+        half = len(factors) // 2
+        grad_x_NI = ctx.low_rank.backward(
+            grads,
+            ctx.bases,
+            factors[:half],
+            factors[half:],
+            ctx.scale,
+            x_NI=x_NI,
+            h_NS=h_NS,
+            grad_a=sums[:half],
+            grad_b=sums[half:],
+            needs_x=ctx.needs_input_grad[1],
+        )
+        own = (one if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
+        return None, grad_x_NI, None, None, *own
 
 
 def _at(matrix: Tensor | None, *, has_gaps: bool = False) -> int:
     """Return the address of a matrix whose rows lie one after the other, or have gaps between them; 0 for none."""
     if matrix is None:
         return 0
-    assert matrix.stride(1) == 1 if has_gaps else matrix.is_contiguous()
+    assert matrix.stride(-1) == 1 if has_gaps else matrix.is_contiguous()
     return matrix.data_ptr()
 
 
@@ -135,9 +207,9 @@ def low_rank(folder: Path) -> LowRank | None:
     library = ctypes.CDLL(str(path))
     if not library.rlora_is_supported():
         return None
-    for function in (library.rlora_forward, library.rlora_backward, library.rlora_add_to_input):
+    for function in (library.rlora_forward, library.rlora_backward):
         function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_double), None
-    return LowRank(library)
+    return LowRank(library, has_bases="amx_bf16" not in _processor())
 
 
 def _compile(path: Path) -> None:
@@ -157,8 +229,11 @@ def _compile(path: Path) -> None:
 
 def _version() -> str:
     """Return what the compiled file depends on, as a hash: source, flags, compiler and processor."""
-    flags = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("flags", "model name"))
-    ]
-    parts = [_SOURCE.read_text(), *_FLAGS, os.environ.get("CXX", "g++"), *sorted(set(flags))]
+    parts = [_SOURCE.read_text(), *_FLAGS, os.environ.get("CXX", "g++"), _processor()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """Return the processor's name and instruction sets."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from rlora.fused.kernels import Kernels
-from rlora.fused.packed import PackedLinear
 from rlora.lora.pissa import difference_factors
 
 
@@ -52,57 +51,16 @@ class _LowRankUpdates(torch.autograd.Function):
         return grad_x_NI, None, None, None, *(one.unsqueeze(0) for one in factors)
 
 
-class _CompiledUpdates(torch.autograd.Function):
-    """The same with the update's products compiled (see rlora.fused.low_rank).
-
-    Gradients of factors are added where they belong at once if there is such a place: to `grad` of the leaves. Autograd
-    would add them by a pass of its own, 8 ms of 800 at rank 32.
-    """
-
-    @staticmethod
-    def forward(ctx, x_NI, scale, low_rank, bases, *factors):
-        all_a, all_b = factors[: len(bases)], factors[len(bases) :]
-        outputs = [_product(x_NI, base) for base in bases]
-        h_NS = low_rank.add_updates(x_NI, all_a, all_b, scale, outputs)
-        ctx.save_for_backward(x_NI, h_NS, *factors)
-        ctx.scale, ctx.low_rank, ctx.bases = scale, low_rank, bases
-        ctx.grads = [factor.grad if factor.is_leaf else None for factor in factors]
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        x_NI, h_NS, *factors = ctx.saved_tensors
-        num_layers = len(ctx.bases)
-        grads = [grad_NO if grad_NO.stride(1) == 1 else grad_NO.contiguous() for grad_NO in grads]
-        sums = [
-            torch.zeros_like(factor) if grad is None else grad for factor, grad in zip(factors, ctx.grads, strict=True)
-        ]
-        all_a, all_b, of_a, of_b = factors[:num_layers], factors[num_layers:], sums[:num_layers], sums[num_layers:]
-        grad_h_NS = ctx.low_rank.gradients(x_NI, h_NS, all_a, all_b, ctx.scale, grads, of_a, of_b)
-        grad_x_NI = None
-        if ctx.needs_input_grad[0]:
-            grad_x_NI = _through(grads, ctx.bases)
-            ctx.low_rank.add_to_input(grad_x_NI, grad_h_NS, all_a)
-        own = (one if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
-        return grad_x_NI, None, None, None, *own
-
-
-def _product(x_NI: torch.Tensor, base: nn.Linear | PackedLinear) -> torch.Tensor:
+def _product(x_NI: torch.Tensor, base: nn.Linear) -> torch.Tensor:
     """Return x W^T + bias of a layer."""
-    if isinstance(base, PackedLinear):
-        return base.product(x_NI)
     return x_NI @ base.weight.T if base.bias is None else torch.addmm(base.bias, x_NI, base.weight.T)
 
 
-def _through(grads: Sequence[torch.Tensor], bases: Sequence[nn.Linear | PackedLinear]) -> torch.Tensor:
+def _through(grads: Sequence[torch.Tensor], bases: Sequence[nn.Linear]) -> torch.Tensor:
     """Return the sum of each output's gradient times W."""
-    sum_NI: torch.Tensor | None = None
-    for grad_NO, base in zip(grads, bases, strict=True):
-        if isinstance(base, PackedLinear):
-            sum_NI = base.packed.through(grad_NO, sum_NI)
-        else:
-            sum_NI = grad_NO @ base.weight if sum_NI is None else sum_NI.addmm_(grad_NO, base.weight)
-    assert sum_NI is not None
+    sum_NI = grads[0] @ bases[0].weight
+    for grad_NO, base in zip(grads[1:], bases[1:], strict=True):
+        sum_NI.addmm_(grad_NO, base.weight)
     return sum_NI
 
 
@@ -123,7 +81,7 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
     bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, layers[0].scale
     low_rank = None if kernels is None else kernels.low_rank
     if low_rank is not None and low_rank.takes(x_NI, [base.out_features for base in bases]):
-        outputs = _CompiledUpdates.apply(x_NI, scale, low_rank, bases, *all_a, *all_b)
+        outputs = low_rank.outputs(x_NI, [(base.weight, base.bias) for base in bases], all_a, all_b, scale)
     else:
         outputs = _LowRankUpdates.apply(x_NI, scale, kernels, bases, *all_a, *all_b)
     return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
@@ -178,7 +136,7 @@ class LoraLinear(nn.Module):
         With `start`, initial factors of the same shapes (PiSSA), the update is scale x (B A - B0 A0).
         """
         super().__init__()
-        self.base: nn.Linear | PackedLinear = base.requires_grad_(False)
+        self.base = base.requires_grad_(False)
         self.a_KRI, self.b_KOR, self.scale, self.start = a_KRI, b_KOR, scale, start
         self.is_enabled = True
         self.shared: SharedInput | None = None
