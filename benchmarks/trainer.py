@@ -155,7 +155,6 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
     )
     causal = model.base_model.model
     head_VH = causal.lm_head.weight.detach()
-    fp32_VH = head_VH.float()
     kernels = kernels_for(ModelConfig(), default_device())
     rows = _separate(batch)
     tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
@@ -170,7 +169,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
             hidden_NH = hidden_BTH[is_source_BT]
         else:
             hidden_NH = _hidden(causal.model, batch)
-        logprobs_N, _ = token_logprobs(hidden_NH, fp32_VH, batch.target_N, gradient_head_VH=head_VH, kernels=kernels)
+        logprobs_N, _ = token_logprobs(hidden_NH, head_VH, batch.target_N, dtype=torch.float32, kernels=kernels)
         loss_of(logprobs_N, batch).backward()
 
     return run

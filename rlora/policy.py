@@ -61,12 +61,12 @@ class Policy:
         if kernels is not None:
             install(model, kernels)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
-        self._base_dir, self.version = base_dir, 0
+        self._base_dir, self._head_dtype, self.version = base_dir, head_dtype, 0
         self._full: FullParameters | None = None
         self._adapted_head: LoraLinear | None = None
         if config is None:
             assert len(seeds) == 1
-            self._full = FullParameters(model, head_dtype=head_dtype)
+            self._full = FullParameters(model)
             self.flat = self._full.flat
         else:
             head = model.get_output_embeddings()
@@ -76,7 +76,8 @@ class Policy:
                 layer.kernels = kernels
             self._adapted_head = next((layer for layer in linear if layer.base is head), None)
             self._frozen_head_VH = head.weight.detach()
-            self._frozen_logits_head_VH = self._frozen_head_VH.to(head_dtype)
+            if self._adapted_head is not None:
+                self._adapted_head_VH = self._frozen_head_VH.to(head_dtype)
         self._start = self.flat.tensors() if config is not None and config.variant == "pissa" else None
 
     @classmethod
@@ -135,12 +136,13 @@ class Policy:
 
     @property
     def _head_VH(self) -> torch.Tensor:
-        return self._frozen_head_VH if self._full is None else self._full.product_head_VH
+        return self._frozen_head_VH if self._full is None else self._full.head_VH
 
     @property
-    def logits_head_VH(self) -> torch.Tensor:
-        """The unembedding (V, H) in the precision of the logits."""
-        return self._full.head_VH if self._full else self._frozen_logits_head_VH
+    def weights(self) -> list[torch.Tensor]:
+        """All that is held of weights, whatever is scored."""
+        copied = [] if self._adapted_head is None else [self._adapted_head_VH]
+        return [*self.model.state_dict().values(), *copied]
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
@@ -161,22 +163,22 @@ class Policy:
         if self._full is not None and torch.is_grad_enabled():
             return trained_token_logprobs(
                 hidden_NH,
-                self.logits_head_VH,
+                self._head_VH,
                 targets_N,
                 grad_head_VH=self._full.grad_head_VH,
                 temperature=temperature,
-                product_head_VH=self._head_VH,
+                dtype=self._head_dtype,
                 kernels=self.kernels,
             )
         update = self._adapted_head
         if update is not None and update.is_enabled:
-            return adapted_token_logprobs(hidden_NH, self.logits_head_VH, update, targets_N, temperature=temperature)
+            return adapted_token_logprobs(hidden_NH, self._adapted_head_VH, update, targets_N, temperature=temperature)
         return token_logprobs(
             hidden_NH,
-            self.logits_head_VH,
+            self._head_VH,
             targets_N,
             temperature=temperature,
-            gradient_head_VH=self._head_VH,
+            dtype=self._head_dtype,
             kernels=self.kernels,
         )
 
@@ -193,8 +195,8 @@ class Policy:
         ).last_hidden_state
         last_BH = hidden_BTH[:, -1]
         if self._adapted_head is not None and self._adapted_head.is_enabled:
-            return adapted_logits(last_BH, self.logits_head_VH, self._adapted_head)
-        return logits(last_BH, self.logits_head_VH, self._head_VH)
+            return adapted_logits(last_BH, self._adapted_head_VH, self._adapted_head)
+        return logits(last_BH, self._head_VH, self._head_dtype, self.kernels)
 
     def round_off(self) -> None:
         """Let the model compute with the vector as it is now; adapters read it themselves."""

@@ -127,8 +127,7 @@ def _probe(num_tokens: int) -> MicroBatch:
 
 
 def _saved_bytes(policy: Policy, micro_batch: MicroBatch) -> int:
-    held = [*policy.model.state_dict().values(), policy.logits_head_VH]
-    weights = {tensor.untyped_storage().data_ptr() for tensor in held}
+    weights = {tensor.untyped_storage().data_ptr() for tensor in policy.weights}
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> Any:

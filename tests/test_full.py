@@ -229,7 +229,7 @@ class Scaled(torch.nn.Embedding):
 def test_an_embedding_of_another_kind_is_left_to_autograd_and_adds_to_the_tied_unembeddings(tmp_path) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(folder_of("Llama", tmp_path, tie_word_embeddings=True))
     model.model.embed_tokens.__class__ = Scaled
-    full = parameters.FullParameters(model, head_dtype=torch.float32)
+    full = parameters.FullParameters(model)
     assert type(model.get_input_embeddings()) is Scaled
     full.grad_head_VH.fill_(1.0)
     model.model.embed_tokens(torch.tensor([3, 3, 5])).sum().backward()
@@ -275,7 +275,7 @@ def test_weights_of_two_precisions_are_refused() -> None:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=8, hidden_size=32, num_hidden_layers=0))
     model.model.norm.bfloat16()
     with pytest.raises(ConfigError, match="needs weights of one precision"):
-        parameters.FullParameters(model, head_dtype=torch.float32)
+        parameters.FullParameters(model)
 
 
 def spec(folder, model: ModelConfig) -> EngineSpec:

@@ -131,7 +131,9 @@ def test_token_statistics_equal_log_softmaxs(kernels, temperature, rows) -> None
     targets = torch.arange(rows) * 5
     log_p = ((8 * logits + rest) / temperature).log_softmax(-1)
     with torch.no_grad():
-        logprobs, entropy, normalizer, p = kernels.token_statistics(8 * logits, rest, targets, temperature, logits.dtype)
+        logprobs, entropy, normalizer, p = kernels.token_statistics(
+            8 * logits, rest, targets, temperature, logits.dtype
+        )
     torch.testing.assert_close(logprobs, log_p[torch.arange(rows), targets])
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(normalizer, ((8 * logits + rest) / temperature).logsumexp(-1))
@@ -172,7 +174,7 @@ def test_the_gradient_of_a_certain_token_is_not_rounded_away(kernels_) -> None:
     hidden = torch.zeros(1, 8, dtype=torch.bfloat16)
     hidden[0, 0] = 8.0  # p of token 0 is 0.99899, which is 1 in bf16
     hidden.requires_grad_()
-    values, _ = token_logprobs(hidden, head.float(), torch.tensor([0]), gradient_head_VH=head, kernels=kernels_)
+    values, _ = token_logprobs(hidden, head, torch.tensor([0]), dtype=torch.float32, kernels=kernels_)
     values.backward(torch.ones(1))
     p = float(values.detach().exp())
     assert 0.9985 < p < 0.9995

@@ -1,4 +1,4 @@
-"""The compiled products of frozen layers with low-rank updates: against fp64, against the plain path, in whole models, where they end."""
+"""Compiled products of frozen layers with updates: against fp64 and the plain path, in whole models, where they end."""
 
 import dataclasses
 import itertools
@@ -103,9 +103,7 @@ def results(products: LowRank, rows: slice, count: int = 301) -> list[torch.Tens
     x, grads = x[rows], [grad[rows] for grad in grads]
     outputs, h = products.forward(x, layers, all_a, all_b, 4.0)
     sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
-    grad_x = products.backward(
-        grads, layers, all_a, all_b, 4.0, x_NI=x, h_NS=h, grad_a=sums[:2], grad_b=sums[2:]
-    )
+    grad_x = products.backward(grads, layers, all_a, all_b, 4.0, x_NI=x, h_NS=h, grad_a=sums[:2], grad_b=sums[2:])
     assert grad_x is not None
     return [h, *outputs, products.logits(x, layers[1][0]), grad_x, *sums]
 
@@ -176,15 +174,18 @@ def test_a_frozen_linear_layer_of_a_model_is_the_plain_one(products) -> None:
 
 
 def test_other_numbers_and_odd_sizes_are_left_to_the_plain_path(products) -> None:
-    x = torch.zeros(4, 6, dtype=torch.bfloat16)
-    assert products.takes(x, [8, 2])
-    assert not products.takes(x, [8, 3])
-    assert not products.takes(x[:, :5], [8])
-    assert not products.takes(x.half(), [8])
-    assert not products.takes(x.float(), [8])
-    assert not products.takes(x[:0], [8])
-    assert not products.takes(x.T, [8])
-    assert not products.takes(x.to("meta"), [8])
+    x, w, odd = (torch.zeros(*shape, dtype=torch.bfloat16) for shape in ((4, 6), (8, 6), (3, 6)))
+    bias = w[:, 0].contiguous()
+    assert products.takes(x, [(w, None), (w, bias)])
+    assert not products.takes(x, [(w, None), (odd, None)])
+    assert not products.takes(x[:, :5], [(w[:, :5].contiguous(), None)])
+    assert not products.takes(x.half(), [(w.half(), None)])
+    assert not products.takes(x, [(w.float(), None)])
+    assert not products.takes(x, [(w, bias.float())])
+    assert not products.takes(x, [(w.T.contiguous().T, None)])
+    assert not products.takes(x[:0], [(w, None)])
+    assert not products.takes(x.T, [(w, None)])
+    assert not products.takes(x.to("meta"), [(w.to("meta"), None)])
 
 
 @pytest.mark.parametrize("has_places", [True, False])

@@ -17,7 +17,7 @@ _BLOCK = 8192  # rows of the weight whose gradient is made at once
 
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature, kernels):
+    def forward(ctx, hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, kernels):
         values_N = torch.empty(len(targets_N), device=hidden_NH.device)
         entropy_N, normalizer_N = torch.empty_like(values_N), torch.empty_like(values_N)
         num_kept = min(len(targets_N), KEPT_BYTES // (len(head_VH) * hidden_NH.element_size()))
@@ -25,27 +25,25 @@ class _TrainedHead(torch.autograd.Function):
         size = logprobs.chunk_tokens(hidden_NH.device)
         for start in range(0, len(targets_N), size):
             part = slice(start, start + size)
-            found = logprobs.chunk_statistics(
-                hidden_NH[part], head_VH, product_head_VH, targets_N[part], temperature, kernels
-            )
+            found = logprobs.chunk_statistics(hidden_NH[part], head_VH, dtype, targets_N[part], temperature, kernels)
             values_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             normalizer_N[part] = found.normalizer_C
             if start < num_kept:
                 end = min(num_kept, start + size)
                 kept_MV[start:end] = found.residual_CV[: end - start]
-        ctx.save_for_backward(hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV)
-        ctx.grad_head_VH, ctx.temperature = grad_head_VH, temperature
+        ctx.save_for_backward(hidden_NH, head_VH, targets_N, normalizer_N, kept_MV)
+        ctx.dtype, ctx.grad_head_VH, ctx.temperature, ctx.kernels = dtype, grad_head_VH, temperature, kernels
         ctx.mark_non_differentiable(entropy_N)
         return values_N, entropy_N
 
     @staticmethod
     def backward(ctx, grad_values_N, _grad_entropy_N):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        hidden_NH, head_VH, product_head_VH, targets_N, normalizer_N, kept_MV = ctx.saved_tensors
+        hidden_NH, head_VH, targets_N, normalizer_N, kept_MV = ctx.saved_tensors
         scale_N1 = grad_values_N[:, None] / -ctx.temperature
         scaled_NH = (hidden_NH * scale_N1).to(hidden_NH.dtype)
         grad_NH = torch.empty_like(hidden_NH, dtype=torch.float32)
         kept = slice(0, len(kept_MV))
-        grad_NH[kept] = kept_MV @ product_head_VH
+        grad_NH[kept] = logprobs.through(kept_MV, head_VH, ctx.kernels)
         for start in range(0, len(head_VH) if len(kept_MV) else 0, _BLOCK):
             block = slice(start, start + _BLOCK)
             ctx.grad_head_VH[block] += kept_MV[:, block].T @ scaled_NH[kept]
@@ -55,10 +53,10 @@ class _TrainedHead(torch.autograd.Function):
         size = max(1, logprobs.chunk_tokens(hidden_NH.device) * len(head_VH) // max(1, num_rest))
         for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
-            logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], product_head_VH[block])
+            logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], ctx.dtype, ctx.kernels)
             p_NV = logits_NV.div_(ctx.temperature).sub_(normalizer_N[rest, None]).exp_()
             low_NV = _minus_one(p_NV, targets_N[rest] - start).to(hidden_NH.dtype)
-            grad_NH[rest] += low_NV @ product_head_VH[block]
+            grad_NH[rest] += logprobs.through(low_NV, head_VH[block], ctx.kernels)
             ctx.grad_head_VH[block] += low_NV.T @ scaled_NH[rest]
         return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None, None
 
@@ -77,13 +75,12 @@ def trained_token_logprobs(
     *,
     grad_head_VH: torch.Tensor,
     temperature: float = 1.0,
-    product_head_VH: torch.Tensor | None = None,
+    dtype: torch.dtype | None = None,
     kernels: Kernels | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `token_logprobs` returns; the backward pass also adds the weight's gradient to `grad_head_VH` (fp32).
 
-    Logits are computed in the dtype of `head_VH`, and products of the gradient with `product_head_VH`, the same weights
-    in the dtype of the hidden states.
+    Logits are computed in `dtype`, by default that of `head_VH`, which is that of the hidden states.
     """
-    product_head_VH = head_VH if product_head_VH is None else product_head_VH
-    return _TrainedHead.apply(hidden_NH, head_VH, product_head_VH, grad_head_VH, targets_N, temperature, kernels)
+    dtype = dtype or head_VH.dtype
+    return _TrainedHead.apply(hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, kernels)

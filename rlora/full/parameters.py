@@ -63,8 +63,8 @@ class TrainedEmbedding(nn.Module):
 class FullParameters:
     """The weights of `model`, all trained: `flat` holds them as one policy, the model reads their rounded values."""
 
-    def __init__(self, model: Any, *, head_dtype: torch.dtype):
-        """Take over the parameters of `model`; logits are computed in `head_dtype`.
+    def __init__(self, model: Any):
+        """Take over the parameters of `model`.
 
         Raises ConfigError for a model whose weights are not all of one precision.
         """
@@ -85,11 +85,10 @@ class FullParameters:
         self._head_slot = next(i for i, parameter in enumerate(self._parameters) if parameter is head)
         self._hook(model)
         self._point_at(self._served_D)
-        self.head_VH = self.product_head_VH.to(head_dtype)
 
     @property
-    def product_head_VH(self) -> torch.Tensor:
-        """The unembedding (V, H) as the model computes with it now; `head_VH` is the same in the logits' dtype."""
+    def head_VH(self) -> torch.Tensor:
+        """The unembedding (V, H) as the model computes with it now."""
         return self._parameters[self._head_slot].detach()
 
     @property
@@ -130,8 +129,6 @@ class FullParameters:
         """Fill what the model computes with from the vector, to be called after each change of the vector."""
         if self._served_D.dtype != torch.float32:
             self._served_D.copy_(self.flat.theta_KD[0])
-        if self.head_VH.dtype != self._served_D.dtype:
-            self.head_VH.copy_(self.product_head_VH)
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -148,14 +145,11 @@ class FullParameters:
 
     @contextmanager
     def _pointed_at(self, weights_D: torch.Tensor) -> Iterator[None]:
-        head_VH = self.head_VH  # not overwritten: a backward pass may still need it
         self._point_at(weights_D)
-        self.head_VH = self.product_head_VH.to(head_VH.dtype)
         try:
             yield
         finally:
             self._point_at(self._served_D)
-            self.head_VH = head_VH
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return copies of the rounded weights by name, on the CPU, as views into one tensor."""

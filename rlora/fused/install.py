@@ -67,7 +67,9 @@ def install(model: nn.Module, kernels: Kernels) -> dict[str, int]:
     """Replace what can be replaced in `model`, and return how many modules of each class now use the kernels."""
     taken: dict[str, int] = {}
     for module in model.modules():
-        forwards = (make(module, kernels) for make in (_norm_forward, _gated_forward, _attention_forward, _linear_forward))
+        forwards = (
+            make(module, kernels) for make in (_norm_forward, _gated_forward, _attention_forward, _linear_forward)
+        )
         if (forward := next(filter(None, forwards), None)) is not None:
             module.forward = forward
             taken[type(module).__name__] = taken.get(type(module).__name__, 0) + 1
@@ -136,10 +138,10 @@ def _linear_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
         return None
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        rows_NI = x.reshape(-1, x.shape[-1])
-        if module.weight.requires_grad or not low_rank.takes(rows_NI, [module.out_features]):
+        rows_NI, layers = x.reshape(-1, x.shape[-1]), [(module.weight, module.bias)]
+        if module.weight.requires_grad or not low_rank.takes(rows_NI, layers):
             return nn.Linear.forward(module, x)
-        return low_rank.outputs(rows_NI, [(module.weight, module.bias)])[0].view(*x.shape[:-1], -1)
+        return low_rank.outputs(rows_NI, layers)[0].view(*x.shape[:-1], -1)
 
     return forward
 

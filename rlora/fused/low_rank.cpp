@@ -256,6 +256,11 @@ void pack_term(const Term& term, i64 at, i64 width, i64 start, i64 pairs, pair* 
     }
 }
 
+struct Segment {  // of a term: what is held packed at once
+    const Term& term;
+    i64 start, pairs;
+};
+
 struct Product {  // Y (rows, ...) = the sum of the terms, and of the bias, or of what is there
     std::vector<Term> terms;
     i64 rows;
@@ -266,7 +271,7 @@ struct Product {  // Y (rows, ...) = the sum of the terms, and of the bias, or o
 };
 
 template <int Z>
-void product_tile(const Product& to, const std::vector<Operand>& left, i64 row, i64 at, i64 width, const pair* panel,
+void product_tile(const Product& to, const std::vector<Segment>& segments, i64 row, i64 at, i64 width, const pair* panel,
                   float* sums, bool is_first, bool is_last) {
     const i64 rows = to.rows - row < HIGH ? to.rows - row : HIGH;
     bf16* y = static_cast<bf16*>(to.y) + row * to.pitch + at;
@@ -283,10 +288,11 @@ void product_tile(const Product& to, const std::vector<Operand>& left, i64 row, 
                 sum[r][z] = widened(_mm256_maskz_loadu_epi16(some[z], to.bias + at + 16 * z));
             else sum[r][z] = _mm512_setzero_ps();
         }
-    for (const Operand& one : left) {
+    for (const Segment& one : segments) {
+        const Operand& left = one.term.left;
         const bf16* g[HIGH];
-        for (int r = 0; r < HIGH; r++) g[r] = one.at + (row + (r < rows ? r : 0)) * one.pitch;
-        row_tile<Z, HIGH, Z>(g, HIGH * one.pitch, one.pairs, panel, COLUMNS, sum);
+        for (int r = 0; r < HIGH; r++) g[r] = left.at + (row + (r < rows ? r : 0)) * left.pitch + 2 * one.start;
+        row_tile<Z, HIGH, Z>(g, HIGH * left.pitch, one.pairs, panel, COLUMNS, sum);
         panel += one.pairs * COLUMNS;
     }
     for (int r = 0; r < HIGH; r++)
@@ -297,20 +303,23 @@ void product_tile(const Product& to, const std::vector<Operand>& left, i64 row, 
         }
 }
 
-// columns at, ..., at most 64, and tiles from, ..., to - 1 of a product
-void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to) {
+// columns at, ..., at most 64, and tiles from, ..., to - 1 of a product; `next`: those that may be asked for next
+void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to, i64 next) {
     pair* panel = panel_.of<pair>(DEPTH * COLUMNS);
     float* sums = sums_.of<float>((to - from) * HIGH * COLUMNS);
-    std::vector<Operand> left;
+    const Term& weight = product.terms.front();
+    const bf16* after = static_cast<const bf16*>(weight.right) + next * weight.length;  // rows that lie one after the other
+    const i64 lines = weight.kind == Term::ROWS_OF_WEIGHT ? divided(COLUMNS * weight.length, 32 * (to - from)) : 0;
+    std::vector<Segment> segments;
     size_t term = 0;
     i64 start = 0;
     for (bool is_first = true; term < product.terms.size(); is_first = false) {
-        left.clear();
+        segments.clear();
         for (i64 filled = 0; term < product.terms.size() && filled < DEPTH;) {
             const Term& one = product.terms[term];
             const i64 pairs = one.left.pairs - start < DEPTH - filled ? one.left.pairs - start : DEPTH - filled;
             pack_term(one, at, width, start, pairs, panel + filled * COLUMNS);
-            left.push_back({one.left.at + 2 * start, one.left.pitch, pairs});
+            segments.push_back({one, start, pairs});
             filled += pairs;
             start += pairs;
             if (start == one.left.pairs) term++, start = 0;
@@ -318,17 +327,19 @@ void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to) {
         const bool is_last = term == product.terms.size();
         for (i64 tile = from; tile < to; tile++) {
             float* c = sums + (tile - from) * HIGH * COLUMNS;
-            if (width > 48) product_tile<4>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else if (width > 32) product_tile<3>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else if (width > 16) product_tile<2>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else product_tile<1>(product, left, tile * HIGH, at, width, panel, c, is_first, is_last);
+            for (i64 line = (tile - from) * lines; is_first && line < (tile - from + 1) * lines; line++)
+                _mm_prefetch((const char*)(after + 32 * line), _MM_HINT_T1);
+            if (width > 48) product_tile<4>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else if (width > 32) product_tile<3>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else if (width > 16) product_tile<2>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
+            else product_tile<1>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
         }
     }
 }
 
-// into how many ranges the tiles are divided, so that there is enough to do for all threads
-i64 ranges(i64 tiles, i64 panels, i64 threads) {
-    const i64 many = divided(tiles, TILES), enough = divided(4 * threads, panels), most = divided(tiles, 16);
+// into how many ranges the tiles are divided, so that there are enough parts for all threads to end together
+i64 ranges(i64 tiles, i64 parts, i64 threads) {
+    const i64 many = divided(tiles, TILES), enough = divided(8 * threads, parts), most = divided(tiles, 32);
     return many > enough || many > most ? many : enough < most ? enough : most;
 }
 
@@ -492,7 +503,7 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
             const Part& part = parts[t % panels];
             const i64 left = to.layers[part.layer].outputs - part.at;
             multiply(products[part.layer], part.at, left < COLUMNS ? left : COLUMNS, tiles * range / count,
-                     tiles * (range + 1) / count);
+                     tiles * (range + 1) / count, part.at + to.threads * COLUMNS);
         }
     }
 }
@@ -505,11 +516,9 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
     const __m512 unit = _mm512_set1_ps(1);
     const i64 half = divided(to.rows, 2);
     const i64 tiles = divided(to.rows, HIGH), panels = divided(to.inputs, COLUMNS);
-    const i64 count = to.grad_x == nullptr ? 0 : ranges(tiles, panels, to.threads);
     struct Part { enum { GRAD_X, GRAD_A, GRAD_B } of; i64 layer, at, range; };  // a panel of columns
-    std::vector<Part> parts;
-    for (i64 range = 0; range < count; range++)
-        for (i64 at = 0; at < to.inputs; at += COLUMNS) parts.push_back({Part::GRAD_X, 0, at, range});
+    std::vector<Part> parts, short_parts;
+    i64 length = 0, short_length = 0;  // of one part, and of all that are short
     std::vector<i64> b_at, h_at, column;
     std::vector<const float*> rows_of_a;
     i64 size = 0, ranks = 0;
@@ -521,9 +530,18 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
         column.push_back(ranks);
         ranks += one.rank;
         for (i64 r = 0; r < one.rank; r++) rows_of_a.push_back(one.a + r * to.inputs);
-        for (i64 at = 0; one.rank > 0 && at < one.outputs; at += PANEL) parts.push_back({Part::GRAD_B, m, at, 0});
+        for (i64 at = 0; one.rank > 0 && at < one.outputs; at += PANEL) short_parts.push_back({Part::GRAD_B, m, at, 0});
+        length += one.outputs;
+        short_length += divided(one.outputs, PANEL) * one.rank;
     }
-    for (i64 at = 0; ranks > 0 && at < to.inputs; at += PANEL) parts.push_back({Part::GRAD_A, 0, at, 0});
+    for (i64 at = 0; ranks > 0 && at < to.inputs; at += PANEL) short_parts.push_back({Part::GRAD_A, 0, at, 0});
+    short_length += divided(to.inputs, PANEL) * ranks;
+    // what a thread would wait for the last long part may be filled by short ones
+    const i64 waits = 2 * short_length < (to.threads - 1) * length ? to.threads : 0;
+    const i64 count = to.grad_x == nullptr ? 0 : ranges(tiles, panels, waits);
+    for (i64 range = 0; range < count; range++)
+        for (i64 at = 0; at < to.inputs; at += COLUMNS) parts.push_back({Part::GRAD_X, 0, at, range});
+    parts.insert(parts.end(), short_parts.begin(), short_parts.end());
     pair* packs = packs_.of<pair>(size + half * in_fours(ranks));
     pair* packed_grad_h = packs + size;
     const bool is_even = ranks % 2 == 0;
@@ -593,7 +611,8 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
             const i64 at = parts[t].at;
             if (parts[t].of == Part::GRAD_X) {
                 const i64 range = parts[t].range, width = to.inputs - at < COLUMNS ? to.inputs - at : COLUMNS;
-                multiply(product, at, width, tiles * range / count, tiles * (range + 1) / count);
+                multiply(product, at, width, tiles * range / count, tiles * (range + 1) / count,
+                         at + to.threads * COLUMNS);
                 continue;
             }
             pair* panel = panel_.of<pair>(PANEL * BLOCK);

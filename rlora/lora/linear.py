@@ -79,9 +79,10 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
     x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
     all_a, all_b = zip(*(layer.factors() for layer in layers), strict=True)
     bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, layers[0].scale
+    weights = [(base.weight, base.bias) for base in bases]
     low_rank = None if kernels is None else kernels.low_rank
-    if low_rank is not None and low_rank.takes(x_NI, [base.out_features for base in bases]):
-        outputs = low_rank.outputs(x_NI, [(base.weight, base.bias) for base in bases], all_a, all_b, scale)
+    if low_rank is not None and low_rank.takes(x_NI, weights):
+        outputs = low_rank.outputs(x_NI, weights, all_a, all_b, scale)
     else:
         outputs = _LowRankUpdates.apply(x_NI, scale, kernels, bases, *all_a, *all_b)
     return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
