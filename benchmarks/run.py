@@ -133,8 +133,10 @@ def measure_trainer() -> list[Figure]:
         figure("rank 1 / frozen", 1.10, "rank 1", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
         figure("rank 32 / frozen", 1.15, "rank 32", "frozen", "our pass without any adapter", beside=(NOT_COMPILED,)),
         figure("frozen, compiled", 1.0, "frozen", NOT_COMPILED, "--model.compile off"),
-        figure("rank 1 / full", 0.70, "rank 1", "full", "our full fine-tuning"),
-        figure("rank 32 / full", 0.75, "rank 32", "full", "our full fine-tuning"),
+        figure("step, rank 1 / full", 0.70, "step, rank 1", "step, full", "a step of our full fine-tuning"),
+        figure("step, rank 32 / full", 0.75, "step, rank 32", "step, full", "a step of our full fine-tuning"),
+        figure("rank 1 / full", 0.70, "rank 1", "full", "our full fine-tuning, without its optimizer"),
+        figure("rank 32 / full", 0.75, "rank 32", "full", "our full fine-tuning, without its optimizer"),
         figure("full / plain full", 1.0, "full", "plain full", "plain Transformers, bf16 logits, our attention"),
         figure(
             *("rank 1 / PEFT", 0.60, "rank 1", "PEFT", "PEFT rank 1, same positions and log-probability code"),

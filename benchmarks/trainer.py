@@ -1,10 +1,11 @@
 """Seconds of a forward and backward pass of several trainers on the same completions; prints one JSON line.
 
-All arms train the same completions. All but the last two compute the same positions (a prompt once for its
-completions), and all but TRL's and plain full fine-tuning have the same log-probability code. "plain" is Transformers'
-code with our attention; PEFT has the attention that Transformers takes by default, unless said otherwise. Arms take
-turns on the CPU, so that a slow minute slows all of them. Each is a process of its own, with the C library's allocator
-as its users have it (ours sets it, as training does).
+All arms train the same completions. All but TRL's and "PEFT, its own rows" compute the same positions (a prompt once
+for its completions), and all but TRL's and plain full fine-tuning have the same log-probability code. Steps are passes
+with all that the trainer does around them: gradients made zero, checked and clipped, and the optimizer. "plain" is
+Transformers' code with our attention; PEFT has the attention that Transformers takes by default, unless said otherwise.
+Arms take turns on the CPU, so that a slow minute slows all of them. Each is a process of its own, with the C library's
+allocator as its users have it (ours sets it, as training does).
 """
 
 import argparse
@@ -24,7 +25,7 @@ import torch
 from benchmarks.figures import ratio
 from rlora import attention
 from rlora.attention import visibility_mask
-from rlora.batching import BatchConfig, MicroBatch, Row, build_batch, stack
+from rlora.batching import Batch, BatchConfig, MicroBatch, Row, build_batch, stack
 from rlora.loading import kernels_for
 from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
@@ -237,6 +238,28 @@ def _separate(batch: MicroBatch) -> dict[str, torch.Tensor]:
     }
 
 
+def step(folder: Path, batch: MicroBatch, *, rank: int | None) -> Arm:
+    """A whole update of our trainer on the batch: forward, backward and optimizer; `rank` None trains every weight."""
+    lora = None if rank is None else LoraConfig(rank=rank)
+    policy = Policy.load(folder, ModelConfig(), lora, seeds=[0])
+    rate = 1e-5 if rank is None else 3e-4
+    trainer = Trainer(policy, OptimizerConfig(learning_rate=rate), LossConfig())
+
+    def run() -> None:
+        trainer.step(
+            Batch(
+                micro_batches=(batch,),
+                num_trained_tokens_K=(len(batch.target_N),),
+                version=policy.version,
+                num_positions=batch.tokens_BT.numel(),
+                num_padding=int((batch.segments_BT < 0).sum()),
+                num_unshared_positions=batch.tokens_BT.numel(),
+            )
+        )
+
+    return run
+
+
 ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "frozen": frozen,
     "frozen, not compiled": lambda folder, batch: frozen(folder, batch, model=ModelConfig(compile="off")),
@@ -248,6 +271,9 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "PEFT, our attention": lambda folder, batch: peft(folder, batch, attention_name=attention.ATTENTION),
     "PEFT, its own rows": lambda folder, batch: peft(folder, batch, is_padded=True),
     "TRL": trl,
+    "step, rank 1": lambda folder, batch: step(folder, batch, rank=1),
+    "step, rank 32": lambda folder, batch: step(folder, batch, rank=32),
+    "step, full": lambda folder, batch: step(folder, batch, rank=None),
 }
 
 
