@@ -1,5 +1,6 @@
 """The base model and the cohort of policies on it: load, score tokens, hand over a snapshot."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from rlora.batching import MicroBatch
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
-from rlora.fused.install import install
+from rlora.fused.install import install, left_plain
 from rlora.fused.kernels import Kernels
 from rlora.loading import kernels_for, load_model, refuse_unsupported
 from rlora.logprobs import logits, token_logprobs
@@ -59,7 +60,9 @@ class Policy:
         refuse_unsupported(model.config)
         self.kernels = kernels
         if kernels is not None:
-            install(model, kernels)
+            plain = left_plain(model, install(model, kernels))
+            if plain:
+                print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
         self._base_dir, self._head_dtype, self.version = base_dir, head_dtype, 0
         self._full: FullParameters | None = None

@@ -267,6 +267,14 @@ def test_what_is_taken_over(tmp_path) -> None:
     assert "LlamaMLP" not in taken(gelu)
 
 
+@pytest.mark.parametrize(("options", "left"), [({}, None), ({"hidden_act": "gelu"}, "LlamaMLP")])
+def test_what_no_kernel_fits_is_said(tmp_path, capsys, options, left) -> None:
+    config = dataclasses.replace(TOY_MODEL, dtype="bfloat16", compile="on")
+    Policy.load(folder_of("Llama", tmp_path, **options), config, LoraConfig(), seeds=[0])
+    said = f"No compiled kernel fits {left}: computed plainly"
+    assert (said in capsys.readouterr().err) is (left is not None)
+
+
 def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     class ShiftedRMSNorm(nn.Module):
         def __init__(self) -> None:

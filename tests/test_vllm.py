@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from conftest import ROOT
-from engines import IgnoresAdapter, ServesPrevious, random_b, spec
+from engines import RANK_1, IgnoresAdapter, ServesPrevious, random_b, spec
 
 from rlora.batching import Row, stack
 from rlora.errors import StaleAdapterError
@@ -35,11 +35,11 @@ BUNDLED = ModelConfig()
 class Bench:
     """An engine with the policy that it should serve."""
 
-    def __init__(self, model: ModelConfig = BUNDLED, *, kv_cache_gb: float = 0.25):
+    def __init__(self, model: ModelConfig = BUNDLED, *, lora: LoraConfig = RANK_1, kv_cache_gb: float = 0.25):
         from rlora.sampler.vllm_sampler import VllmSampler
 
         self.folder = model_dir(model)
-        self.policy = Policy.load(self.folder, model, LoraConfig(), seeds=[0])
+        self.policy = Policy.load(self.folder, model, lora, seeds=[0])
         config = SamplerConfig(kind="vllm", kv_cache_gb=kv_cache_gb, max_num_seqs=64)
         self.sampler = VllmSampler(spec(self.policy, self.folder, model, config))
         tokenizer = load_tokenizer(self.folder, model)
@@ -208,6 +208,36 @@ def test_agreement_in_fp32() -> None:
         completions = made.draw(num_samples=2, max_tokens=12)
         assert sum(len(one.token_ids) for group in completions for one in group) > 20
         assert made.difference(completions) <= 1e-4
+    finally:
+        made.sampler.close()
+
+
+@pytest.mark.parametrize(
+    ("lora", "change"),
+    [
+        (LoraConfig(rank=2, variant="pissa"), 2e-3),
+        (LoraConfig(rank=8, variant="rslora"), 1e-2),
+        (LoraConfig(rank=32, layers="mlp"), 3e-2),
+    ],
+    ids=["pissa", "rslora", "rank 32 of mlp"],
+)
+def test_variants_and_ranks_are_served_as_trained(lora, change) -> None:
+    made = Bench(lora=lora)
+    try:
+        swap = HotSwap(made.policy, made.sampler, made.prompts, seed=1)
+        swap.swap()
+        assert made.difference(made.draw()) <= 0.04
+        for version in (1, 2):
+            random = torch.Generator().manual_seed(version)
+            with torch.no_grad():
+                theta_KD = made.policy.flat.theta_KD
+                theta_KD += change * torch.randn(theta_KD.shape, generator=random)
+            made.policy.version = version
+            metrics = swap.swap()
+            completions = made.draw(num_samples=8)
+            assert metrics["proof/canary_is_decided_previous"] == 1
+            assert made.difference(completions) <= 0.04
+            assert made.difference(completions, is_base=True) > 0.08
     finally:
         made.sampler.close()
 

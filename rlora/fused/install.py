@@ -5,7 +5,7 @@ stay as they are. Modules are kept, and only their `forward` is replaced: names 
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import nn
 from rlora.fused.kernels import Kernels
 
 _ROTARY = "apply_rotary_pos_emb"  # the name in all of Transformers' models
+_KINDS = ("Norm", "MLP", "Attention", "Experts")
 _ROWS = 160  # as in rlora.warm_up: enough to be divided among threads
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}  # four roundings
 
@@ -74,6 +75,12 @@ def install(model: nn.Module, kernels: Kernels) -> dict[str, int]:
             module.forward = forward
             taken[type(module).__name__] = taken.get(type(module).__name__, 0) + 1
     return taken
+
+
+def left_plain(model: nn.Module, taken: Mapping[str, int]) -> list[str]:
+    """Return the names of classes that look as if the kernels were for them, and of which no module was taken over."""
+    names = {type(module).__name__ for module in model.modules()}
+    return sorted(name for name in names if name.endswith(_KINDS) and name not in taken)
 
 
 def _norm_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:

@@ -1,11 +1,11 @@
 // Linear layers with low-rank updates, in bfloat16 with fp32 sums, for processors with AVX-512 BF16.
 //
-// One tile of a matrix product is 6 rows x 64 columns or 8 x 48, which fill 24 of 32 registers. vdpbf16ps multiplies pairs of
-// bfloat16, so the right operand is packed as pairs along the summed dimension, a pair to 32 bits: 64 columns at a time,
-// which stay in the cache for all rows, so that a weight is read as it lies in memory. An update is more of the summed
-// dimension: y = [x, h] [W, scale B]^T. Factors are read in fp32 and rounded here as a server rounds them: A once; B
-// once, then once more after the scale. Each number is summed by one thread, in one order: results depend neither on the
-// number of threads nor on the other rows. low_rank.py declares what is called.
+// One tile of a matrix product is 6 rows x 64 columns or 8 x 48, which fill 24 of 32 registers. vdpbf16ps multiplies
+// pairs of bfloat16, so the right operand is packed as pairs along the summed dimension, a pair to 32 bits: 64 columns
+// at a time, which stay in the cache for all rows, so that a weight is read as it lies in memory. An update is more of
+// the summed dimension: y = [x, h] [W, scale B]^T. Factors are read in fp32 and rounded here as a server rounds them:
+// A once; B once, then once more after the scale. Each number is summed by one thread, in one order: results depend
+// neither on the number of threads nor on the other rows. low_rank.py declares what is called.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -271,8 +271,8 @@ struct Product {  // Y (rows, ...) = the sum of the terms, and of the bias, or o
 };
 
 template <int Z>
-void product_tile(const Product& to, const std::vector<Segment>& segments, i64 row, i64 at, i64 width, const pair* panel,
-                  float* sums, bool is_first, bool is_last) {
+void product_tile(const Product& to, const std::vector<Segment>& segments, i64 row, i64 at, i64 width,
+                  const pair* panel, float* sums, bool is_first, bool is_last) {
     const i64 rows = to.rows - row < HIGH ? to.rows - row : HIGH;
     bf16* y = static_cast<bf16*>(to.y) + row * to.pitch + at;
     float* wide = static_cast<float*>(to.y) + row * to.pitch + at;
@@ -308,7 +308,7 @@ void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to, i64 n
     pair* panel = panel_.of<pair>(DEPTH * COLUMNS);
     float* sums = sums_.of<float>((to - from) * HIGH * COLUMNS);
     const Term& weight = product.terms.front();
-    const bf16* after = static_cast<const bf16*>(weight.right) + next * weight.length;  // rows that lie one after the other
+    const bf16* after = static_cast<const bf16*>(weight.right) + next * weight.length;  // no gaps between rows
     const i64 lines = weight.kind == Term::ROWS_OF_WEIGHT ? divided(COLUMNS * weight.length, 32 * (to - from)) : 0;
     std::vector<Segment> segments;
     size_t term = 0;
@@ -329,10 +329,9 @@ void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to, i64 n
             float* c = sums + (tile - from) * HIGH * COLUMNS;
             for (i64 line = (tile - from) * lines; is_first && line < (tile - from + 1) * lines; line++)
                 _mm_prefetch((const char*)(after + 32 * line), _MM_HINT_T1);
-            if (width > 48) product_tile<4>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else if (width > 32) product_tile<3>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else if (width > 16) product_tile<2>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
-            else product_tile<1>(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
+            const auto run = width > 48 ? product_tile<4> : width > 32 ? product_tile<3> : width > 16 ? product_tile<2>
+                                                                                                      : product_tile<1>;
+            run(product, segments, tile * HIGH, at, width, panel, c, is_first, is_last);
         }
     }
 }
@@ -358,20 +357,20 @@ void copy_even(const bf16* from, i64 rows, const std::vector<i64>& parts, bf16* 
 // h for times_columns: pairs of rows [rows / 2][ranks, if more than 2 a multiple of 4]
 inline i64 in_fours(i64 ranks) { return ranks <= 2 ? ranks : divided(ranks, 4) * 4; }
 
-template <int HIGH>
+template <int HEIGHT>
 inline void column_tile(const pair* h, i64 ranks, const pair* g, i64 count, float* c, bool is_first) {
-    __m512 sum[HIGH][4];
-    for (int i = 0; i < HIGH; i++)
+    __m512 sum[HEIGHT][4];
+    for (int i = 0; i < HEIGHT; i++)
         for (int z = 0; z < 4; z++) sum[i][z] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(c + i * PANEL + 16 * z);
     for (i64 k = 0; k < count; k++) {
         __m512i b[4];
         for (int z = 0; z < 4; z++) b[z] = _mm512_load_si512(g + PANEL * k + 16 * z);
-        for (int i = 0; i < HIGH; i++) {
+        for (int i = 0; i < HEIGHT; i++) {
             const __m512i a = _mm512_set1_epi32((int)h[k * ranks + i]);
             for (int z = 0; z < 4; z++) sum[i][z] = dot(sum[i][z], a, b[z]);
         }
     }
-    for (int i = 0; i < HIGH; i++)
+    for (int i = 0; i < HEIGHT; i++)
         for (int z = 0; z < 4; z++) _mm512_store_ps(c + i * PANEL + 16 * z, sum[i][z]);
 }
 
@@ -508,8 +507,8 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
     }
 }
 
-// y are gradients of outputs: grad_h = y (scale B); grad_x = y W of all layers + grad_h A; added are the gradients of A,
-// grad_h^T x, and of B, scale y^T h
+// y are gradients of outputs: grad_h = y (scale B); grad_x = y W of all layers + grad_h A; added are the gradients of
+// A, grad_h^T x, and of B, scale y^T h
 extern "C" void rlora_backward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
@@ -530,7 +529,8 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
         column.push_back(ranks);
         ranks += one.rank;
         for (i64 r = 0; r < one.rank; r++) rows_of_a.push_back(one.a + r * to.inputs);
-        for (i64 at = 0; one.rank > 0 && at < one.outputs; at += PANEL) short_parts.push_back({Part::GRAD_B, m, at, 0});
+        for (i64 at = 0; one.rank > 0 && at < one.outputs; at += PANEL)
+            short_parts.push_back({Part::GRAD_B, m, at, 0});
         length += one.outputs;
         short_length += divided(one.outputs, PANEL) * one.rank;
     }
@@ -549,9 +549,9 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
     Product product = {{}, to.rows, to.grad_x, to.inputs, nullptr, false, false};
     for (i64 m = 0; m < to.count; m++) {
         const Layer& one = to.layers[m];
+        const Operand grad_y = {y_of(one), one.pitch, one.outputs / 2};
         if (one.w == nullptr) product.adds = true;
-        else product.terms.push_back({{y_of(one), one.pitch, one.outputs / 2}, Term::COLUMNS_OF_WEIGHT, one.w, to.inputs,
-                                      nullptr});
+        else product.terms.push_back({grad_y, Term::COLUMNS_OF_WEIGHT, one.w, to.inputs, nullptr});
     }
     if (ranks > 0)
         product.terms.push_back({{even_grad_h, even(ranks), even(ranks) / 2}, Term::COLUMNS_OF_A, rows_of_a.data(),
@@ -598,8 +598,8 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                 for (i64 m = 0; m < to.count; m++) {
                     const Layer& one = to.layers[m];
                     bf16* grad_h = to.grad_h + at * to.ranks + column[m];
-                    times_rows(y_of(one) + at * one.pitch, one.pitch, rows, one.outputs / 2, packs + b_at[m], one.rank, grad_h,
-                               to.ranks);
+                    times_rows(y_of(one) + at * one.pitch, one.pitch, rows, one.outputs / 2, packs + b_at[m], one.rank,
+                               grad_h, to.ranks);
                 }
                 if (!is_even) copy_even(to.grad_h + at * ranks, rows, {ranks}, even_grad_h + at * even(ranks));
             }
