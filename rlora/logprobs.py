@@ -24,7 +24,7 @@ def chunk_tokens(device: torch.device) -> int:
 def logits(
     hidden_NH: torch.Tensor, head_VH: torch.Tensor, dtype: torch.dtype, kernels: Kernels | None = None
 ) -> torch.Tensor:
-    """Return the logits (N, V), fp32, in the precision `dtype`.
+    """Return the logits (N, V), fp32, in the precision `dtype`, without a gradient.
 
     An fp32 product of 16-bit numbers is one product on CUDA, which leaves its sums in fp32, and with compiled `kernels`
     for the CPU. PyTorch's products on the CPU do not: there it is made of two, since such a product sums in fp32 and
@@ -106,9 +106,11 @@ def chunk_statistics(
 
 def through(grad_CV: torch.Tensor, head_VH: torch.Tensor, kernels: Kernels | None) -> torch.Tensor:
     """Return the gradient of hidden states (C, H) for that of their logits."""
-    low_rank = _products(kernels, grad_CV, head_VH)
-    grad_CH = None if low_rank is None else low_rank.backward([grad_CV], [(head_VH, None)])
-    return grad_CV @ head_VH if grad_CH is None else grad_CH
+    if (low_rank := _products(kernels, grad_CV, head_VH)) is None:
+        return grad_CV @ head_VH
+    grad_CH = low_rank.backward([grad_CV], [(head_VH, None)])
+    assert grad_CH is not None
+    return grad_CH
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -41,9 +41,9 @@ class ModelConfig:
     head_dtype: DtypeName = "float32"
     """Precision of the logits in trainer and sampler; float32 brings the two closer together."""
     compile: CompileName = "auto"
-    """Compile what surrounds the trainer's products (norms, softmax, gates): auto, which is on the CPU in 16-bit
-    precision; on; or off. The first use in a cache folder takes half a minute. With it, on the CPU in bfloat16, frozen
-    weights are held twice, in the order in which they are multiplied.
+    """Compile what the trainer's passes consist of (norms, softmax, gates; on most CPUs, in bfloat16, frozen layers and
+    their updates too): auto, which is on the CPU in 16-bit precision; on; or off. The first use in a cache folder takes
+    half a minute.
     """
     trust_remote_code: bool = False
     """Run Python code that a model's repository ships; off unless you trust its authors."""

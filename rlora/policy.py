@@ -60,8 +60,8 @@ class Policy:
         refuse_unsupported(model.config)
         self.kernels = kernels
         if kernels is not None:
-            plain = left_plain(model, install(model, kernels))
-            if plain:
+            install(model, kernels)
+            if plain := left_plain(model):
                 print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
         self._base_dir, self._head_dtype, self.version = base_dir, head_dtype, 0
@@ -143,7 +143,7 @@ class Policy:
 
     @property
     def weights(self) -> list[torch.Tensor]:
-        """All that is held of weights, whatever is scored."""
+        """The weights that are computed with as they are held."""
         copied = [] if self._adapted_head is None else [self._adapted_head_VH]
         return [*self.model.state_dict().values(), *copied]
 

@@ -3,12 +3,14 @@
 import dataclasses
 import itertools
 import statistics
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TOY_MODEL
+from conftest import ROOT, TOY_MODEL
 from engines import random_b
 from test_policy import folder_of
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
@@ -68,13 +70,24 @@ def near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> bool:
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "pitch"),
-    [(64, (96,), 0), (50, (34, 70, 2), 0), (576, (192, 64), 6), (2, (2,), 0), (1040, (1100, 6), 0)],
+    [(64, (96,), 0), (50, (34, 70, 2), 0), (576, (192, 64), 6), (2, (2,), 0), (1000, (1100, 6), 0), (2024, (70,), 0)],
 )
 @pytest.mark.parametrize("rank", [0, 1, 2, 3, 4, 5, 8, 17, 32, 48, 64])
 @pytest.mark.parametrize("rows", [1, 2, 9, 133])
 def test_products_equal_those_in_fp64(both, rows, rank, inputs, outputs, pitch) -> None:
+    if rank == 0 and not both.has_bases:
+        pytest.skip("nothing of it is ours")
+    check(both, rank, *numbers(rows, rank, inputs, outputs, pitch))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(1000, (130, 64)), (2024, (1100, 70))])
+@pytest.mark.parametrize("rank", [0, 5, 32])
+def test_products_in_several_ranges_and_segments_equal_those_in_fp64(products, rank, inputs, outputs) -> None:
+    check(products, rank, *numbers(801, rank, inputs, outputs))
+
+
+def check(both: LowRank, rank: int, x, layers, all_a, all_b, grads) -> None:
     scale = 32 / max(rank, 1)
-    x, layers, all_a, all_b, grads = numbers(rows, rank, inputs, outputs, pitch)
     served_a = [a.bfloat16().double() for a in all_a]
     served_b = [(b.bfloat16() * scale).double() for b in all_b]  # in bf16, as a server folds the scale in
     found, h = both.forward(x, layers, all_a, all_b, scale)
@@ -97,9 +110,9 @@ def test_products_equal_those_in_fp64(both, rows, rank, inputs, outputs, pitch) 
         assert near(grad_b[index] - 1.0, scale * grad.double().T @ parts[index], 1e-5)
 
 
-def results(products: LowRank, rows: slice, count: int = 801) -> list[torch.Tensor]:
+def results(products: LowRank, rows: slice, inputs: int) -> list[torch.Tensor]:
     """Return what is computed of some rows, and then gradients of factors."""
-    x, layers, all_a, all_b, grads = numbers(count, 5, 96, (64, 130))
+    x, layers, all_a, all_b, grads = numbers(801, 5, inputs, (64, 1100))
     x, grads = x[rows], [grad[rows] for grad in grads]
     outputs, h = products.forward(x, layers, all_a, all_b, 4.0)
     sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
@@ -108,23 +121,75 @@ def results(products: LowRank, rows: slice, count: int = 801) -> list[torch.Tens
     return [h, *outputs, products.logits(x, layers[1][0]), grad_x, *sums]
 
 
-def test_the_number_of_threads_changes_no_bit(products) -> None:
+@pytest.mark.parametrize("inputs", [96, 1000])
+def test_the_number_of_threads_changes_no_bit(products, inputs) -> None:
     found, threads = [], torch.get_num_threads()
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            found.append(results(products, slice(None)))
+            found.append(results(products, slice(None), inputs))
     finally:
         torch.set_num_threads(threads)
     for one, other in itertools.pairwise(found):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
+@pytest.mark.parametrize("inputs", [96, 1000])
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(7, 20), slice(100, 801)])
-def test_other_rows_change_no_bit_of_a_row(products, rows) -> None:
-    whole, part = results(products, slice(None)), results(products, rows)
+def test_other_rows_change_no_bit_of_a_row(products, rows, inputs) -> None:
+    whole, part = results(products, slice(None), inputs), results(products, rows, inputs)
     for all_rows, some in zip(whole[:5], part[:5], strict=True):
         assert torch.equal(all_rows[rows], some)
+
+
+def test_layers_of_several_ranks_share_an_input(products) -> None:
+    """What is true of h with an even number of columns for each layer is not of h as a whole, and the other way."""
+    for ranks in ((1, 2, 3), (2, 1, 4), (3, 3, 2), (0, 5, 1)):
+        x, layers, _, _, grads = numbers(20, 0, 64, (30, 34, 70))
+        random = torch.Generator().manual_seed(0)
+        all_a = [torch.randn(rank, 64, generator=random) / 8 for rank in ranks]
+        all_b = [torch.randn(len(w), rank, generator=random) for rank, (w, _) in zip(ranks, layers, strict=True)]
+        found, h = products.forward(x, layers, all_a, all_b, 1.0)
+        sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
+        places = {"x_NI": x, "h_NS": h, "grad_a": sums[:3], "grad_b": sums[3:]}
+        grad_x = products.backward(grads, layers, all_a, all_b, 1.0, **places)
+        exact_x = torch.zeros(20, 64, dtype=torch.float64)
+        for index, (part, (w, bias), a, b) in enumerate(
+            zip(h.double().split(ranks, 1), layers, all_a, all_b, strict=True)
+        ):
+            a, b, grad = a.bfloat16().double(), b.bfloat16().double(), grads[index].double()
+            exact = x.double() @ w.double().T + part @ b.T + (0 if bias is None else bias.double())
+            assert near(found[index], exact, 4e-3)
+            assert near(sums[index], (grad @ b).T @ x.double(), 4e-3)
+            assert near(sums[3 + index], grad.T @ part, 1e-5)
+            exact_x += grad @ w.double() + grad @ b @ a
+        assert near(grad_x, exact_x, 4e-3)
+
+
+GUARDED = """
+import sys
+from pathlib import Path
+import torch
+from rlora.fused import low_rank as module
+sys.path.insert(0, "tests")
+from test_low_rank import numbers
+module._FLAGS = (*module._FLAGS, "-DRLORA_GUARDED")
+for inputs in (576, 1000, 2024):
+    for rank in (1, 3, 26, 32, 64, 130):
+        torch.set_num_threads(1 + rank % 2)
+        products = module.low_rank(Path(sys.argv[1]))
+        x, layers, all_a, all_b, grads = numbers(20, rank, inputs, (70, 1100))
+        _, h = products.forward(x, layers, all_a, all_b, 1.0)
+        sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
+        products.backward(grads, layers, all_a, all_b, 1.0, x_NI=x, h_NS=h, grad_a=sums[:2], grad_b=sums[2:])
+print("done")
+"""
+
+
+def test_no_buffer_is_written_beyond_its_end(products, tmp_path) -> None:
+    """Behind each buffer lies a page that ends the process when it is touched."""
+    done = subprocess.run([sys.executable, "-c", GUARDED, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
 
 
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 2), (7, 130), (192, 5000)])

@@ -50,7 +50,7 @@ class _TrainedHead(torch.autograd.Function):
         rest = slice(len(kept_MV), None)
         grad_NH[rest] = 0
         num_rest = len(targets_N) - len(kept_MV)
-        size = max(1, logprobs.chunk_tokens(hidden_NH.device) * len(head_VH) // max(1, num_rest))
+        size = _block_rows(num_rest, len(head_VH), logprobs.chunk_tokens(hidden_NH.device))
         for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
             logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], ctx.dtype, ctx.kernels)
@@ -59,6 +59,13 @@ class _TrainedHead(torch.autograd.Function):
             grad_NH[rest] += logprobs.through(low_NV, head_VH[block], ctx.kernels)
             ctx.grad_head_VH[block] += low_NV.T @ scaled_NH[rest]
         return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None, None
+
+
+def _block_rows(num_tokens: int, vocabulary: int, chunk: int) -> int:
+    """Return for how many rows of the weight logits of all tokens are about as many as a chunk's; even, as compiled
+    products take them.
+    """
+    return max(64, chunk * vocabulary // max(1, num_tokens) // 64 * 64)
 
 
 def _minus_one(p_NV: torch.Tensor, column_N: torch.Tensor) -> torch.Tensor:

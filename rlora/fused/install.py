@@ -1,11 +1,12 @@
-"""Let a model's norms, gated layers and rotary embeddings compute with the kernels, where they are what they seem.
+"""Let a model's norms, gated layers, rotary embeddings and frozen linear layers compute with the kernels.
 
-A module is taken over only when it has the parts that are expected and computes the same from random numbers; others
-stay as they are. Modules are kept, and only their `forward` is replaced: names of weights and hooks stay.
+A module is taken over only when it has the parts that are expected and, if it is not a plain linear layer, computes the
+same from random numbers; others stay as they are. Modules are kept, and only their `forward` is replaced: names of
+weights and hooks stay.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -65,7 +66,7 @@ class _Rotate(torch.autograd.Function):
 
 
 def install(model: nn.Module, kernels: Kernels) -> dict[str, int]:
-    """Replace what can be replaced in `model`, and return how many modules of each class now use the kernels."""
+    """Replace what can be replaced in `model`, and return how many modules of each class now may use the kernels."""
     taken: dict[str, int] = {}
     for module in model.modules():
         forwards = (
@@ -77,10 +78,10 @@ def install(model: nn.Module, kernels: Kernels) -> dict[str, int]:
     return taken
 
 
-def left_plain(model: nn.Module, taken: Mapping[str, int]) -> list[str]:
-    """Return the names of classes that look as if the kernels were for them, and of which no module was taken over."""
-    names = {type(module).__name__ for module in model.modules()}
-    return sorted(name for name in names if name.endswith(_KINDS) and name not in taken)
+def left_plain(model: nn.Module) -> list[str]:
+    """Return the names of classes that look as if the kernels were for them, of which a module was not taken over."""
+    left = {type(module).__name__ for module in model.modules() if "forward" not in vars(module)}
+    return sorted(name for name in left if name.endswith(_KINDS))
 
 
 def _norm_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
@@ -146,7 +147,8 @@ def _linear_forward(module: Any, kernels: Kernels) -> Callable[..., Any] | None:
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         rows_NI, layers = x.reshape(-1, x.shape[-1]), [(module.weight, module.bias)]
-        if module.weight.requires_grad or not low_rank.takes(rows_NI, layers):
+        is_trained = any(parameter.requires_grad for parameter in module.parameters())
+        if is_trained or not low_rank.takes(rows_NI, layers):
             return nn.Linear.forward(module, x)
         return low_rank.outputs(rows_NI, layers)[0].view(*x.shape[:-1], -1)
 

@@ -100,14 +100,14 @@ def softmax_backward(
 
 
 def token_statistics(
-    rounded_NV: Tensor, lost_NV: Tensor, targets_N: Tensor, temperature: float, dtype: torch.dtype
+    product_NV: Tensor, lost_NV: Tensor, targets_N: Tensor, temperature: float, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return log-probabilities (N) of the targets, entropies (N), log-normalizers (N) and probabilities (N, V).
 
     Logits are the sum of two tensors divided by the temperature (see logprobs.logits). Probabilities have `dtype`; all
     else is fp32.
     """
-    logits_NV = (rounded_NV.float() + lost_NV.float()) / temperature
+    logits_NV = (product_NV.float() + lost_NV.float()) / temperature
     largest_N1 = logits_NV.amax(-1, keepdim=True)
     below_NV = logits_NV - largest_N1
     e_NV = below_NV.exp()
@@ -137,7 +137,7 @@ def rank_one_backward(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kernels:
-    """One set of the functions of this module, plain or compiled; compiled, perhaps the low-rank products too."""
+    """One set of the functions of this module, plain or compiled; compiled, perhaps frozen layers with updates too."""
 
     norm: Callable[..., tuple[Tensor, Tensor]] = norm
     norm_backward: Callable[..., Tensor] = norm_backward

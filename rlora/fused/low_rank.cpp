@@ -13,6 +13,9 @@
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
 #include <immintrin.h>
+#ifdef RLORA_GUARDED
+#include <sys/mman.h>
+#endif
 
 typedef uint16_t bf16;
 typedef uint32_t pair;
@@ -53,19 +56,30 @@ struct Arguments {
     Layer layers[];
 };
 
+#ifdef RLORA_GUARDED  // for a test: the page behind a buffer can be neither read nor written
+inline void* allocated(size_t size) {
+    char* data = static_cast<char*>(mmap(nullptr, size + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    return mprotect(data, size, PROT_READ | PROT_WRITE) == 0 ? data : nullptr;
+}
+inline void released(void*) {}
+#else
+inline void* allocated(size_t size) { return aligned_alloc(64, size); }
+inline void released(void* data) { free(data); }
+#endif
+
 struct Buffer {  // grows, and is kept by its thread
     void* data = nullptr;
     size_t size = 0;
     template <class T> T* of(size_t count) {
         if (count * sizeof(T) > size) {
-            free(data);
+            released(data);
             size = (count * sizeof(T) + 4095) / 4096 * 4096;
-            data = aligned_alloc(64, size);
+            data = allocated(size);
             if (data == nullptr) abort();
         }
         return static_cast<T*>(data);
     }
-    ~Buffer() { free(data); }
+    ~Buffer() { released(data); }
 };
 thread_local Buffer packs_, even_, panel_, sums_;
 
@@ -84,10 +98,6 @@ inline __m512i pairs_of(__m512 low, __m512 high) {  // (low[i], high[i])
     return _mm512_or_si512(
         _mm512_cvtepu16_epi32(rounded(low)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(high)), 16));
 }
-inline pair pair_at(const bf16* low, bool has_high, const bf16* high) {
-    return (pair)*low | (has_high ? (pair)*high << 16 : 0);
-}
-
 // 16 rows of 16 become 16 columns, to be stored as whole lines: a scatter waits for each of 16
 inline void transpose(__m512i (&v)[16]) {
     __m512i w[16];
@@ -239,10 +249,11 @@ void pack_term(const Term& term, i64 at, i64 width, i64 start, i64 pairs, pair* 
             }
     } else if (term.kind == Term::ROWS_OF_B) {
         const float* b = static_cast<const float*>(term.right) + at * length + 2 * start;
+        const i64 count = length - 2 * start < 2 * pairs ? length - 2 * start : 2 * pairs;
         for (i64 o = 0; o < width; o += 16)
             for (i64 k = 0; k < pairs; k += 16)
-                pack_across(to + k * COLUMNS + o, COLUMNS, b + o * length + 2 * k, length, width - o,
-                            length - 2 * (start + k), term.scale);
+                pack_across(to + k * COLUMNS + o, COLUMNS, b + o * length + 2 * k, length, width - o, count - 2 * k,
+                            term.scale);
     } else {
         const float* const* a = static_cast<const float* const*>(term.right) + 2 * start;
         for (i64 k = 0; k < pairs; k++)
@@ -303,13 +314,18 @@ void product_tile(const Product& to, const std::vector<Segment>& segments, i64 r
         }
 }
 
-// columns at, ..., at most 64, and tiles from, ..., to - 1 of a product; `next`: those that may be asked for next
-void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to, i64 next) {
+// columns at, ..., at most 64, and tiles from, ..., to - 1 of a product; `ahead`: how far on the columns are that may be
+// asked for next, of which a weight's rows are fetched
+void multiply(const Product& product, i64 at, i64 width, i64 from, i64 to, i64 ahead) {
     pair* panel = panel_.of<pair>(DEPTH * COLUMNS);
     float* sums = sums_.of<float>((to - from) * HIGH * COLUMNS);
     const Term& weight = product.terms.front();
-    const bf16* after = static_cast<const bf16*>(weight.right) + next * weight.length;  // no gaps between rows
-    const i64 lines = weight.kind == Term::ROWS_OF_WEIGHT ? divided(COLUMNS * weight.length, 32 * (to - from)) : 0;
+    const bf16* after = nullptr;
+    i64 lines = 0;  // for each tile
+    if (weight.kind == Term::ROWS_OF_WEIGHT) {
+        after = static_cast<const bf16*>(weight.right) + (at + ahead) * weight.length;
+        lines = divided(COLUMNS * weight.length, 32 * (to - from));
+    }
     std::vector<Segment> segments;
     size_t term = 0;
     i64 start = 0;
@@ -502,7 +518,7 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
             const Part& part = parts[t % panels];
             const i64 left = to.layers[part.layer].outputs - part.at;
             multiply(products[part.layer], part.at, left < COLUMNS ? left : COLUMNS, tiles * range / count,
-                     tiles * (range + 1) / count, part.at + to.threads * COLUMNS);
+                     tiles * (range + 1) / count, to.threads * COLUMNS);
         }
     }
 }
@@ -611,8 +627,7 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
             const i64 at = parts[t].at;
             if (parts[t].of == Part::GRAD_X) {
                 const i64 range = parts[t].range, width = to.inputs - at < COLUMNS ? to.inputs - at : COLUMNS;
-                multiply(product, at, width, tiles * range / count, tiles * (range + 1) / count,
-                         at + to.threads * COLUMNS);
+                multiply(product, at, width, tiles * range / count, tiles * (range + 1) / count, 0);
                 continue;
             }
             pair* panel = panel_.of<pair>(PANEL * BLOCK);

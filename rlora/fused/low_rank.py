@@ -34,8 +34,9 @@ Weight = tuple[Tensor, Tensor | None]  # W (O, I) and the bias (O), if there is 
 class LowRank:
     """The products of M layers that share an input x (N, I), each with an update A (R, I) and B (O, R), or of none.
 
-    h (N, S) holds x A^T of all of them side by side. A and B are fp32, all else is bfloat16. Factors and their
-    gradients may have a first dimension of one. Each matrix has its numbers in rows without gaps between columns.
+    h (N, S) holds x A^T of all of them side by side. Factors, their gradients and logits are fp32, all else bfloat16.
+    Factors and their gradients may have a first dimension of one. Each matrix has its numbers in rows without gaps
+    between columns.
     """
 
     library: Any
@@ -75,7 +76,7 @@ class LowRank:
         return outputs, h_NS
 
     def logits(self, x_NI: Tensor, w_OI: Tensor) -> Tensor:
-        """Return x W^T (N, O) in fp32, in which it is summed."""
+        """Return x W^T (N, O) in fp32, in which it is summed, unknown to autograd."""
         assert self.has_bases
         logits_NO = x_NI.new_empty(len(x_NI), len(w_OI), dtype=torch.float32)
         self._call(self.library.rlora_forward, x_NI, None, None, None, [(w_OI, None)], [logits_NO], (), (), (), (), 1.0)
@@ -137,8 +138,14 @@ class LowRank:
             a_RI, b_OR = (all_a[index], all_b[index]) if all_a else (None, None)
             of_a, of_b = (grad_a[index], grad_b[index]) if grad_a else (None, None)
             y = (y_NO.shape[1], _at(y_NO, has_gaps=True), y_NO.stride(0))
+            assert y_NO.shape == (sizes[0], len(w_OI))
+            assert w_OI.shape[1] == sizes[1]
+            if a_RI is not None and b_OR is not None:
+                assert a_RI.shape[-1] == sizes[1]
+                assert b_OR.shape[-2:] == (len(w_OI), ranks[index])
             numbers += (*weight, _at(a_RI), ranks[index], _at(b_OR), *y, _at(of_a), _at(of_b))
-        assert h_NS is None or h_NS.shape[1] == sum(ranks)
+        assert h_NS is None or h_NS.shape == (sizes[0], sum(ranks))
+        assert x_NI is None or x_NI.shape == sizes[:2]
         function(struct.pack(f"{len(numbers)}q", *numbers), scale)
 
 
