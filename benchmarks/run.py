@@ -112,7 +112,9 @@ NOT_COMPILED = "frozen, not compiled"
 
 
 def measure_trainer() -> list[Figure]:
+    steps = "step, rank 1;step, rank 32;step, full"  # by themselves: with the passes they need more than 24 GB
     arms = child("-m", "benchmarks.trainer", "arms", "--repeats", "15")
+    arms |= child("-m", "benchmarks.trainer", "arms", "--repeats", "15", "--arms", steps)
     useful = child("-m", "benchmarks.trainer", "useful")
     lengths = (64, 128, 256)
     peaks = [child("-m", "benchmarks.trainer", "memory", "--longest", str(n))["peak_bytes"] for n in lengths]

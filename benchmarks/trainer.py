@@ -271,6 +271,8 @@ ARMS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "PEFT, our attention": lambda folder, batch: peft(folder, batch, attention_name=attention.ATTENTION),
     "PEFT, its own rows": lambda folder, batch: peft(folder, batch, is_padded=True),
     "TRL": trl,
+}
+STEPS: dict[str, Callable[[Path, MicroBatch], Arm]] = {
     "step, rank 1": lambda folder, batch: step(folder, batch, rank=1),
     "step, rank 32": lambda folder, batch: step(folder, batch, rank=32),
     "step, full": lambda folder, batch: step(folder, batch, rank=None),
@@ -303,7 +305,7 @@ def timed(run: Arm) -> Callable[[], float]:
 
 def serve(name: str, folder: Path, batch: MicroBatch) -> None:
     """Run an arm once for each line on stdin, and print its seconds."""
-    run = timed(ARMS[name](folder, batch))
+    run = timed((ARMS | STEPS)[name](folder, batch))
     print("ready", flush=True)
     for _ in sys.stdin:
         print(run(), flush=True)
@@ -406,7 +408,9 @@ def peak_bytes(longest: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["arms", "serve", "useful", "memory"])
-    parser.add_argument("--arms", default=";".join(ARMS), help="arms to time, joined by semicolons")
+    parser.add_argument(
+        "--arms", default=";".join(ARMS), help="arms to time, joined by semicolons; all but steps when left out"
+    )
     parser.add_argument("--repeats", type=int, default=9, help="rounds")
     parser.add_argument("--model", type=Path, help="arms: folder of a model; the bundled one when left out")
     parser.add_argument("--rows", type=int, default=NUM_PROMPTS, help="arms: prompts, each with 8 completions")
