@@ -23,6 +23,7 @@ from rlora.fused.compiled import compiled_kernels
 from rlora.fused.install import install
 from rlora.fused.kernels import PLAIN
 from rlora.fused.low_rank import LowRank, low_rank
+from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
 from rlora.losses import LossConfig
@@ -102,12 +103,33 @@ def check(both: LowRank, rank: int, x, layers, all_a, all_b, grads) -> None:
     places = {"x_NI": x, "h_NS": h, "grad_a": grad_a, "grad_b": grad_b} if rank else {}
     grad_x = both.backward(grads, layers, all_a, all_b, scale, **places)
     exact = sum(grad.double() @ w.double() for grad, (w, _) in zip(grads, layers, strict=True))
-    of_h = [(grad.double() @ b).bfloat16().double() for grad, b in zip(grads, served_b, strict=False)]
+    of_h = gradients_of_h(both, layers, all_a, all_b, scale, grads)
+    for part, grad, b in zip(of_h, grads, served_b, strict=False):
+        assert near(part, grad.double() @ b, 4e-3)
     exact += sum(part @ a for part, a in zip(of_h, served_a, strict=True))
     assert near(grad_x, exact, 4e-3 if both.has_bases else 1e-2)
     for index, grad in enumerate(grads if rank else ()):
-        assert near(grad_a[index] - 1.0, of_h[index].T @ x.double(), 2e-3)  # of_h may be rounded the other way
+        assert near(grad_a[index] - 1.0, of_h[index].T @ x.double(), 1e-5)  # added, and never rounded to 16 bits
         assert near(grad_b[index] - 1.0, scale * grad.double().T @ parts[index], 1e-5)
+
+
+def gradients_of_h(products: LowRank, layers, all_a, all_b, scale: float, grads) -> list[torch.Tensor]:
+    """Return the gradients of each x A^T as they were rounded: of A's gradient what an x of ones and zeros selects."""
+    rows, inputs = len(grads[0]), layers[0][0].shape[1]
+    ranks = [len(a) for a in all_a]
+    found = [torch.zeros(rows, rank, dtype=torch.float64) for rank in ranks]
+    for start in range(0, rows if ranks else 0, inputs):
+        count = min(inputs, rows - start)
+        x = torch.zeros(rows, inputs, dtype=torch.bfloat16)
+        x[range(start, start + count), range(count)] = 1.0
+        grad_a, grad_b = [torch.zeros_like(a) for a in all_a], [torch.zeros_like(b) for b in all_b]
+        h = torch.zeros(rows, sum(ranks), dtype=torch.bfloat16)
+        products.backward(
+            grads, layers, all_a, all_b, scale, x_NI=x, h_NS=h, grad_a=grad_a, grad_b=grad_b, needs_x=False
+        )
+        for part, grad in zip(found, grad_a, strict=True):
+            part[start : start + count] = grad[:, :count].T.double()
+    return found
 
 
 def results(products: LowRank, rows: slice, inputs: int) -> list[torch.Tensor]:
@@ -153,6 +175,7 @@ def test_layers_of_several_ranks_share_an_input(products) -> None:
         sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
         places = {"x_NI": x, "h_NS": h, "grad_a": sums[:3], "grad_b": sums[3:]}
         grad_x = products.backward(grads, layers, all_a, all_b, 1.0, **places)
+        of_h = gradients_of_h(products, layers, all_a, all_b, 1.0, grads)
         exact_x = torch.zeros(20, 64, dtype=torch.float64)
         for index, (part, (w, bias), a, b) in enumerate(
             zip(h.double().split(ranks, 1), layers, all_a, all_b, strict=True)
@@ -160,7 +183,7 @@ def test_layers_of_several_ranks_share_an_input(products) -> None:
             a, b, grad = a.bfloat16().double(), b.bfloat16().double(), grads[index].double()
             exact = x.double() @ w.double().T + part @ b.T + (0 if bias is None else bias.double())
             assert near(found[index], exact, 4e-3)
-            assert near(sums[index], (grad @ b).T @ x.double(), 4e-3)
+            assert near(sums[index], of_h[index].T @ x.double(), 1e-5)
             assert near(sums[3 + index], grad.T @ part, 1e-5)
             exact_x += grad @ w.double() + grad @ b @ a
         assert near(grad_x, exact_x, 4e-3)
@@ -195,9 +218,26 @@ def test_no_buffer_is_written_beyond_its_end(products, tmp_path) -> None:
 @pytest.mark.parametrize(("rows", "outputs"), [(1, 2), (7, 130), (192, 5000)])
 def test_logits_are_sums_in_fp32(products, rows, outputs) -> None:
     x, ((w, _),), *_ = numbers(rows, 0, 576, (outputs,))
-    logits = products.logits(x, w)
-    assert logits.dtype == torch.float32
-    assert near(logits, x.double() @ w.double().T, 1e-6)
+    found = products.logits(x, w)
+    assert found.dtype == torch.float32
+    assert near(found, x.double() @ w.double().T, 1e-6)
+
+
+def test_log_probabilities_come_of_these_logits_and_their_gradient_too(products) -> None:
+    hidden, ((head, _),), *_ = numbers(300, 0, 64, (500,))
+    assert torch.equal(
+        logits(hidden, head, torch.float32, replace(PLAIN, low_rank=products)), products.logits(hidden, head)
+    )
+    targets, found = torch.arange(300), []
+    for low_rank_ in (products, None):
+        inputs = hidden.clone().requires_grad_()
+        kernels = replace(PLAIN, low_rank=low_rank_)
+        values, _ = token_logprobs(inputs, head, targets, dtype=torch.float32, kernels=kernels)
+        values.sum().backward()
+        found.append((values.detach(), inputs.grad))
+    (values, grad), (plain, plain_grad) = found
+    assert near(values, plain.double(), 1e-5)
+    assert near(grad, plain_grad.double(), 2.0**-8)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3, 16])
