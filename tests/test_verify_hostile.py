@@ -1,6 +1,8 @@
 """Answers made to hang, crash or exhaust the verifier."""
 
+import gc
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -39,15 +41,24 @@ REFUSED = [
 SLOW_TEXTS = frozenset(rf"\boxed{{{answer}}}" for answer in TO_A_WORKER)
 
 
+@pytest.fixture
+def no_collection() -> Iterator[None]:
+    """Keep the garbage of other tests out of a timing: to walk all objects that they left takes most of a second."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("gold", ["7", r"\sqrt{2}+x", "(1,2)", "yes"])
 @pytest.mark.parametrize("frame", ["{}", r"\boxed{{{}}}", "The answer is {}"])
 def test_hostile_answers_are_refused_quickly_without_raising(gold: str, frame: str) -> None:
     with Verifier(VerifierConfig(deadline_seconds=0.5)) as verifier:
         for answer in REFUSED:
-            start = time.process_time()
+            start = time.thread_time()
             verdict = verifier.judge(frame.format(answer), gold)
             assert not verdict.is_correct, answer[:50]
-            assert time.process_time() - start < 1.0, answer[:50]
+            assert time.thread_time() - start < 1.0, answer[:50]
             verdict.extracted.encode()  # no surrogates, so that a log can be written
 
 
