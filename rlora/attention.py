@@ -2,8 +2,9 @@
 
 Registered with Transformers under `ATTENTION`. On the CPU scores are materialised: rows are short (batching bounds
 them), and PyTorch's fused kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). They are
-computed again in the backward pass, so that no layer keeps them: memory would grow with the square of a row. On CUDA
-the fused kernel is used.
+computed again in the backward pass, so that no layer keeps them: memory would grow with the square of a row. In
+bfloat16, with the processor's instructions for it, a compiled product leaves out what is not seen and writes no scores
+at all (rlora.fused.attention). On CUDA the fused kernel is used.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from rlora.fused.kernels import Kernels
 
 ATTENTION = "rlora"
 BLOCK = 192  # queries; shorter blocks are more calls, longer ones more products that nothing sees (docs/log.md)
@@ -28,6 +31,35 @@ def visibility_mask(segments_BT: torch.Tensor) -> torch.Tensor:
     return is_before_TT & ((of_key == of_query) | ((of_key == 0) & (of_query > 0)))
 
 
+def visible_ranges(segments_BT: torch.Tensor) -> torch.Tensor:
+    """Return what `visibility_mask` says as ranges, (B, 1, T, 2) int32, for rows whose segments follow one another.
+
+    A position t sees those before its first number (the prompt's, for a completion) and those from its second number (a
+    segment's start) up to t.
+    """
+    segments_BT = segments_BT.to(torch.int32)
+    place_T = torch.arange(segments_BT.shape[1], dtype=torch.int32, device=segments_BT.device)
+    is_start_BT = segments_BT.diff(dim=1, prepend=segments_BT[:, :1] - 1) != 0
+    start_BT = torch.where(is_start_BT, place_T, 0).cummax(1).values
+    before_BT = (segments_BT == 0).sum(1, keepdim=True, dtype=torch.int32) * (segments_BT > 0)
+    return torch.stack((before_BT, start_BT), 2).to(torch.int32).unsqueeze(1)
+
+
+def _mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
+    """Return ranges as booleans, (B, 1, T, T)."""
+    place_T = torch.arange(ranges_B1T2.shape[2], device=ranges_B1T2.device)
+    before_B1T1, start_B1T1 = ranges_B1T2.split(1, -1)
+    return (place_T < before_B1T1) | ((place_T >= start_B1T1) & (place_T <= place_T[:, None]))
+
+
+def mask_for(segments_BT: torch.Tensor, kernels: Kernels | None, dtype: torch.dtype) -> torch.Tensor:
+    """Return which positions see which, in the form that is cheapest for `attend` in a model of this precision."""
+    if kernels is not None and kernels.attention is not None and dtype == torch.bfloat16:
+        return visible_ranges(segments_BT)
+    mask_B1TT = visibility_mask(segments_BT)
+    return mask_B1TT if kernels is None else as_bias(mask_B1TT)
+
+
 def attend(
     module: nn.Module,
     query: torch.Tensor,
@@ -41,10 +73,17 @@ def attend(
     """Return softmax(q k^T scaling) v, (B, T, heads, head size), for query (B, heads, T, .) and fewer key and value
     heads.
 
-    The signature is Transformers'. Softmax is in fp32; `attention_mask` (B, 1, T, keys) says what is seen, as booleans
-    or as a bias. With `kernels` on the module (see rlora.fused) the softmax is theirs.
+    The signature is Transformers'. Softmax is in fp32; `attention_mask` says what is seen, as booleans or as a bias (B,
+    1, T, keys), or as ranges (see `visible_ranges`). With `kernels` on the module (see rlora.fused) the softmax is
+    theirs, and with ranges all of it, if they can.
     """
     assert dropout == 0.0
+    kernels = getattr(module, "kernels", None)
+    if attention_mask.dtype == torch.int32:
+        ours = None if kernels is None else kernels.attention
+        if ours is not None and ours.takes(query, key, value):
+            return ours.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
+        attention_mask = _mask_of(attention_mask)
     num_rows, num_heads, length, head_size = query.shape
     if query.device.type != "cpu":
         if attention_mask.is_floating_point():
@@ -53,7 +92,7 @@ def attend(
         key, value = (one.repeat_interleave(num_heads // one.shape[1], 1) for one in (key, value))
         out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
-    if (kernels := getattr(module, "kernels", None)) is not None:
+    if kernels is not None:
         mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
         return _FusedAttend.apply(query, key, value, mask, scaling, kernels), None
     shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlora.attention import as_bias, visibility_mask
+from rlora.attention import mask_for
 from rlora.batching import MicroBatch
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
@@ -149,11 +149,10 @@ class Policy:
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
-        mask_B1TT = visibility_mask(micro_batch.segments_BT)
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,
-            attention_mask=mask_B1TT if self.kernels is None else as_bias(mask_B1TT),
+            attention_mask=mask_for(micro_batch.segments_BT, self.kernels, self.dtype),
             use_cache=False,
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]

@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
 
+from rlora.fused.native import native_library
 from rlora.lora.config import LoraConfig
-from rlora.models import TOY, ModelConfig, load_tokenizer, model_dir
+from rlora.models import TOY, ModelConfig, cache_dir, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.tasks.source import VARIABLE
 
@@ -27,6 +29,15 @@ def toy_dir() -> Path:
 @pytest.fixture(scope="session")
 def toy_tokenizer(toy_dir):
     return load_tokenizer(toy_dir, TOY_MODEL)
+
+
+@pytest.fixture(scope="session")
+def library() -> Any:
+    """Return the compiled C++ sources."""
+    found = native_library(cache_dir() / "compiled")
+    if found is None:
+        pytest.skip("this processor has no AVX-512 BF16")
+    return found
 
 
 @pytest.fixture

@@ -17,12 +17,10 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
 from rlora.batching import BatchConfig, build_batch
-from rlora.errors import CompilerError
-from rlora.fused import low_rank as module
 from rlora.fused.compiled import compiled_kernels
 from rlora.fused.install import install
 from rlora.fused.kernels import PLAIN
-from rlora.fused.low_rank import LowRank, low_rank
+from rlora.fused.low_rank import LowRank
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
@@ -38,11 +36,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def products() -> LowRank:
-    found = low_rank(FOLDER)
-    if found is None:
-        pytest.skip("this processor has no AVX-512 BF16")
-    return found
+def products(library) -> LowRank:
+    return LowRank(library, has_bases=True)
 
 
 @pytest.fixture(params=[True, False], ids=["bases ours", "bases PyTorch's"])
@@ -193,14 +188,15 @@ GUARDED = """
 import sys
 from pathlib import Path
 import torch
-from rlora.fused import low_rank as module
+from rlora.fused import native
+from rlora.fused.low_rank import LowRank
 sys.path.insert(0, "tests")
 from test_low_rank import numbers
-module._FLAGS = (*module._FLAGS, "-DRLORA_GUARDED")
+native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")
+products = LowRank(native.native_library(Path(sys.argv[1])), has_bases=True)
 for inputs in (576, 1000, 2024):
     for rank in (1, 3, 26, 32, 64, 130):
         torch.set_num_threads(1 + rank % 2)
-        products = module.low_rank(Path(sys.argv[1]))
         x, layers, all_a, all_b, grads = numbers(20, rank, inputs, (70, 1100))
         _, h = products.forward(x, layers, all_a, all_b, 1.0)
         sums = [torch.zeros_like(one) for one in (*all_a, *all_b)]
@@ -339,27 +335,6 @@ def test_models_gradients_are_as_near_to_fp32s_as_plain_ones(products, kind, var
     assert means["on"] < 1.25 * means["off"]
     if variant == "lora":  # PiSSA's update is a difference, of which rounding leaves less
         assert means["on"] < 0.05
-
-
-def test_a_processor_without_the_instructions_has_none(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_FLAGS", ("-O1", "-march=x86-64", "-shared", "-fPIC"))
-    low_rank.cache_clear()
-    try:
-        assert low_rank(tmp_path) is None
-        assert len(list(tmp_path.iterdir())) == 1
-    finally:
-        low_rank.cache_clear()
-
-
-def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(module, "_FLAGS", ("-fno-such-option",))
-    low_rank.cache_clear()
-    try:
-        with pytest.raises(CompilerError, match=r"failed on low_rank\.cpp: .*no-such-option"):
-            low_rank(tmp_path)
-        assert not list(tmp_path.iterdir())
-    finally:
-        low_rank.cache_clear()
 
 
 def test_layers_that_are_computed_again_give_the_same_bits(products, toy_dir) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from rlora.errors import CompilerError
+from rlora.fused.attention import Attention
 from rlora.fused.kernels import PLAIN, Kernels
-from rlora.fused.low_rank import low_rank
+from rlora.fused.low_rank import LowRank
+from rlora.fused.native import has_amx, native_library
 
 _RECOMPILATIONS = 64  # of a kernel, for one row, one head and so on; beyond them PyTorch would run it plainly, unasked
 
@@ -34,10 +36,12 @@ def compiled_kernels(folder: Path, device: torch.device) -> Kernels:
         config.recompile_limit = max(config.recompile_limit, _RECOMPILATIONS)
         config.specialize_float = True  # scales are constants, not tensors to be made at each call
         torch._inductor.config.cpp.dynamic_threads = False  # vLLM asks for it by a variable that a restart inherits
-        names = [field.name for field in fields(Kernels) if field.name != "low_rank"]
+        names = [field.name for field in fields(Kernels) if callable(getattr(PLAIN, field.name))]
+        library = native_library(folder) if device.type == "cpu" else None
         kernels = Kernels(
             **{name: _compiled(getattr(PLAIN, name)) for name in names},
-            low_rank=low_rank(folder) if device.type == "cpu" else None,
+            low_rank=None if library is None else LowRank(library, has_bases=not has_amx()),
+            attention=None if library is None or has_amx() else Attention(library),
         )
         values_NH = torch.linspace(-2, 3, 7 * 33, device=device).view(7, 33)
         with torch.no_grad():

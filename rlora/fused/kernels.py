@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rlora.fused.attention import Attention
 from rlora.fused.low_rank import LowRank
 
 Tensor = torch.Tensor
@@ -137,7 +138,9 @@ def rank_one_backward(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Kernels:
-    """One set of the functions of this module, plain or compiled; compiled, perhaps frozen layers with updates too."""
+    """One set of the functions of this module, plain or compiled; compiled, perhaps frozen layers with updates and
+    attention too.
+    """
 
     norm: Callable[..., tuple[Tensor, Tensor]] = norm
     norm_backward: Callable[..., Tensor] = norm_backward
@@ -151,6 +154,7 @@ class Kernels:
     token_statistics: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = token_statistics
     rank_one_backward: Callable[..., tuple[Tensor, Tensor, list[Tensor]]] = rank_one_backward
     low_rank: LowRank | None = None
+    attention: Attention | None = None
 
 
 PLAIN = Kernels()

@@ -6,25 +6,13 @@
 // the summed dimension: y = [x, h] [W, scale B]^T. Factors are read in fp32 and rounded here as a server rounds them:
 // A once; B once, then once more after the scale. Each number is summed by one thread, in one order: results depend
 // neither on the number of threads nor on the other rows. low_rank.py declares what is called.
-#include <cstdint>
-#include <cstdlib>
-#include <cstring>
-#include <vector>
+#include "tiles.h"
 
-#if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-#include <immintrin.h>
-#ifdef RLORA_GUARDED
-#include <sys/mman.h>
-#endif
-
-typedef uint16_t bf16;
-typedef uint32_t pair;
-typedef int64_t i64;
+#ifdef RLORA_IS_SUPPORTED
 
 namespace {
 
 const i64 ROWS = 8, WIDE = 3;  // of a tile of h; registers of 16 columns
-const i64 HIGH = 6, COLUMNS = 64;  // of a tile of an output, whose rows are whole lines
 const i64 DEPTH = 512, TILES = 128;  // pairs held packed for a tile's columns; tiles that they are multiplied with
 const i64 PANEL = 64, BLOCK = 64;  // columns and pairs of rows that are held packed for gradients of factors
 const i64 FEW = 4;  // up to so many columns are dot products along rows
@@ -56,72 +44,13 @@ struct Arguments {
     Layer layers[];
 };
 
-#ifdef RLORA_GUARDED  // for a test: the page behind a buffer can be neither read nor written
-inline void* allocated(size_t size) {
-    char* data = static_cast<char*>(mmap(nullptr, size + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    return mprotect(data, size, PROT_READ | PROT_WRITE) == 0 ? data : nullptr;
-}
-inline void released(void*) {}
-#else
-inline void* allocated(size_t size) { return aligned_alloc(64, size); }
-inline void released(void* data) { free(data); }
-#endif
-
-struct Buffer {  // grows, and is kept by its thread
-    void* data = nullptr;
-    size_t size = 0;
-    template <class T> T* of(size_t count) {
-        if (count * sizeof(T) > size) {
-            released(data);
-            size = (count * sizeof(T) + 4095) / 4096 * 4096;
-            data = allocated(size);
-            if (data == nullptr) abort();
-        }
-        return static_cast<T*>(data);
-    }
-    ~Buffer() { released(data); }
-};
 thread_local Buffer packs_, even_, panel_, sums_;
 
-inline i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
-inline __mmask16 first(i64 count) { return count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0; }
 inline __mmask32 first32(i64 count) { return count >= 32 ? 0xffffffffu : count > 0 ? (1u << count) - 1 : 0; }
-inline __m512 widened(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
-inline __m256i rounded(__m512 v) { return (__m256i)_mm512_cvtneps_pbh(v); }
 inline __m512 scaled(__m512 b, __m512 scale) { return _mm512_mul_ps(widened(rounded(b)), scale); }
-inline __m512 dot(__m512 sum, __m512i a, __m512i b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 inline __m512i multiples(i64 step) {
     const __m512i count = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     return _mm512_mullo_epi32(count, _mm512_set1_epi32((int)step));
-}
-inline __m512i pairs_of(__m512 low, __m512 high) {  // (low[i], high[i])
-    return _mm512_or_si512(
-        _mm512_cvtepu16_epi32(rounded(low)), _mm512_slli_epi32(_mm512_cvtepu16_epi32(rounded(high)), 16));
-}
-// 16 rows of 16 become 16 columns, to be stored as whole lines: a scatter waits for each of 16
-inline void transpose(__m512i (&v)[16]) {
-    __m512i w[16];
-    for (int i = 0; i < 16; i += 2) {
-        w[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        w[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4)
-        for (int j = 0; j < 2; j++) {
-            v[i + 2 * j] = _mm512_unpacklo_epi64(w[i + j], w[i + j + 2]);
-            v[i + 2 * j + 1] = _mm512_unpackhi_epi64(w[i + j], w[i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {  // v[4 a + i]: columns i, 4 + i, 8 + i and 12 + i of rows 4 a to 4 a + 3
-        w[i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88);
-        w[4 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
-        w[8 + i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
-        w[12 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
-    }
-    for (int i = 0; i < 4; i++) {
-        v[i] = _mm512_shuffle_i32x4(w[i], w[4 + i], 0x88);
-        v[4 + i] = _mm512_shuffle_i32x4(w[8 + i], w[12 + i], 0x88);
-        v[8 + i] = _mm512_shuffle_i32x4(w[i], w[4 + i], 0xdd);
-        v[12 + i] = _mm512_shuffle_i32x4(w[8 + i], w[12 + i], 0xdd);
-    }
 }
 
 // the pairs of 32 floats or what is left of them; of B's with their scale
@@ -153,23 +82,6 @@ void pack_across(pair* to, i64 pitch, const float* from, i64 from_pitch, i64 row
 
 // A or B for times_rows: pairs [length / 2][columns padded to 16], or few columns one after the other
 inline i64 padded(i64 columns) { return columns <= FEW ? columns : divided(columns, 16) * 16; }
-
-// sum += G P for rows of pairs and 16 Z columns; `next`: how far the rows are that come after
-template <int Z, i64 R, i64 W>
-inline void row_tile(const bf16* const* g, i64 next, i64 pairs, const pair* p, i64 pitch, __m512 (&sum)[R][W]) {
-    for (i64 k = 0; k < pairs; k++) {
-        if (k % 16 == 0)
-            for (int r = 0; r < R; r++) _mm_prefetch((const char*)(g[r] + next + 2 * k), _MM_HINT_T0);
-        __m512i b[Z];
-        for (int z = 0; z < Z; z++) b[z] = _mm512_loadu_si512(p + k * pitch + 16 * z);
-        for (int r = 0; r < R; r++) {
-            pair one;
-            memcpy(&one, g[r] + 2 * k, sizeof one);
-            const __m512i a = _mm512_set1_epi32((int)one);
-            for (int z = 0; z < Z; z++) sum[r][z] = dot(sum[r][z], a, b[z]);
-        }
-    }
-}
 
 // C (rows <= 8, columns) = G (rows, 2 pairs) P
 void times_rows(const bf16* g, i64 pitch, i64 rows, i64 pairs, const pair* p, i64 columns, bf16* c, i64 c_pitch) {
@@ -228,25 +140,10 @@ void pack_term(const Term& term, i64 at, i64 width, i64 start, i64 pairs, pair* 
     const i64 length = term.length;
     if (term.kind == Term::ROWS_OF_WEIGHT) {
         const bf16* w = static_cast<const bf16*>(term.right) + at * length + 2 * start;
-        for (i64 k = 0; k < pairs; k += 16)
-            for (i64 o = 0; o < width; o += 16) {
-                __m512i v[16];
-                const __mmask16 some = first(pairs - k);
-                for (i64 r = 0; r < 16; r++)
-                    v[r] = _mm512_maskz_loadu_epi32(some, w + (o + r < width ? o + r : width - 1) * length + 2 * k);
-                transpose(v);
-                for (i64 i = 0; i < 16; i++)
-                    if (k + i < pairs) _mm512_storeu_si512(to + (k + i) * COLUMNS + o, v[i]);
-            }
+        pack_rows(w, length, width, pairs, to);
     } else if (term.kind == Term::COLUMNS_OF_WEIGHT) {
         const bf16* w = static_cast<const bf16*>(term.right) + 2 * start * length + at;
-        for (i64 k = 0; k < pairs; k++, w += 2 * length)
-            for (i64 i = 0; i < width; i += 16) {
-                const __mmask16 some = first(width - i);
-                const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, w + i));
-                const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(some, w + length + i));
-                _mm512_storeu_si512(to + k * COLUMNS + i, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-            }
+        pack_columns(w, length, width, 2 * pairs, to);
     } else if (term.kind == Term::ROWS_OF_B) {
         const float* b = static_cast<const float*>(term.right) + at * length + 2 * start;
         const i64 count = length - 2 * start < 2 * pairs ? length - 2 * start : 2 * pairs;
@@ -373,23 +270,6 @@ void copy_even(const bf16* from, i64 rows, const std::vector<i64>& parts, bf16* 
 // h for times_columns: pairs of rows [rows / 2][ranks, if more than 2 a multiple of 4]
 inline i64 in_fours(i64 ranks) { return ranks <= 2 ? ranks : divided(ranks, 4) * 4; }
 
-template <int HEIGHT>
-inline void column_tile(const pair* h, i64 ranks, const pair* g, i64 count, float* c, bool is_first) {
-    __m512 sum[HEIGHT][4];
-    for (int i = 0; i < HEIGHT; i++)
-        for (int z = 0; z < 4; z++) sum[i][z] = is_first ? _mm512_setzero_ps() : _mm512_load_ps(c + i * PANEL + 16 * z);
-    for (i64 k = 0; k < count; k++) {
-        __m512i b[4];
-        for (int z = 0; z < 4; z++) b[z] = _mm512_load_si512(g + PANEL * k + 16 * z);
-        for (int i = 0; i < HEIGHT; i++) {
-            const __m512i a = _mm512_set1_epi32((int)h[k * ranks + i]);
-            for (int z = 0; z < 4; z++) sum[i][z] = dot(sum[i][z], a, b[z]);
-        }
-    }
-    for (int i = 0; i < HEIGHT; i++)
-        for (int z = 0; z < 4; z++) _mm512_store_ps(c + i * PANEL + 16 * z, sum[i][z]);
-}
-
 // C (ranks, 64) = H^T G for a panel of at most 64 columns of G (rows, width)
 void times_columns(const bf16* g, i64 pitch, i64 rows, i64 width, const pair* h, i64 ranks, float* c, pair* panel) {
     alignas(64) uint16_t turn[64];  // interleaves two rows of 32
@@ -434,7 +314,7 @@ inline void fetch(const float* from, i64 count) {
     for (i64 at = 0; at < count; at += 16) _mm_prefetch((const char*)(from + at), _MM_HINT_T1);
 }
 
-void pack_columns(const bf16* h, i64 pitch, i64 rows, i64 ranks, i64 k, pair* to) {
+void pack_columns_of_h(const bf16* h, i64 pitch, i64 rows, i64 ranks, i64 k, pair* to) {
     const bf16* from = h + 2 * k * pitch;
     for (i64 r = 0; r < in_fours(ranks); r += 16) {
         const __mmask16 some = first(ranks - r), second = 2 * k + 1 < rows ? some : 0;
@@ -605,7 +485,7 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                 }
                 #pragma omp for schedule(static) nowait
                 for (i64 k = 0; k < half; k++)
-                    pack_columns(to.h + column[m], to.ranks, to.rows, one.rank, k, packs + h_at[m]);
+                    pack_columns_of_h(to.h + column[m], to.ranks, to.rows, one.rank, k, packs + h_at[m]);
             }
             #pragma omp barrier
             #pragma omp for schedule(static)
@@ -620,7 +500,7 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                 if (!is_even) copy_even(to.grad_h + at * ranks, rows, {ranks}, even_grad_h + at * even(ranks));
             }
             #pragma omp for schedule(static)
-            for (i64 k = 0; k < half; k++) pack_columns(to.grad_h, to.ranks, to.rows, to.ranks, k, packed_grad_h);
+            for (i64 k = 0; k < half; k++) pack_columns_of_h(to.grad_h, to.ranks, to.rows, to.ranks, k, packed_grad_h);
         }
         #pragma omp for schedule(dynamic, 1)
         for (i64 t = 0; t < (i64)parts.size(); t++) {

@@ -6,26 +6,15 @@ layer's products are two calls: base and update are summed together, so that an 
 factors are taken as they are trained, in fp32, and added to their gradients in fp32.
 """
 
-import ctypes
-import functools
-import hashlib
-import os
-import platform
 import struct
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from rlora.errors import CompilerError
+from rlora.fused.native import address
 
-_SOURCE = Path(__file__).with_name("low_rank.cpp")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 Tensor = torch.Tensor
 Weight = tuple[Tensor, Tensor | None]  # W (O, I) and the bias (O), if there is one
 
@@ -130,20 +119,21 @@ class LowRank:
     ) -> None:
         """Call with the numbers of the source's struct Arguments (a ctypes.Structure takes twice as long)."""
         ranks = [a_RI.shape[-2] for a_RI in all_a] or [0] * len(layers)
-        x = (0, 0) if x_NI is None else (_at(x_NI, has_gaps=True), x_NI.stride(0))
+        x = (0, 0) if x_NI is None else (address(x_NI, has_gaps=True), x_NI.stride(0))
         sizes = (len(outputs[0]), layers[0][0].shape[1], sum(ranks), outputs[0].dtype == torch.float32)
-        numbers = [torch.get_num_threads(), *sizes, *x, _at(h_NS), _at(grad_h_NS), _at(grad_x_NI), len(layers)]
+        places = (address(one) for one in (h_NS, grad_h_NS, grad_x_NI))
+        numbers = [torch.get_num_threads(), *sizes, *x, *places, len(layers)]
         for index, ((w_OI, bias_O), y_NO) in enumerate(zip(layers, outputs, strict=True)):
-            weight = (_at(w_OI), _at(bias_O)) if self.has_bases else (0, 0)
+            weight = (address(w_OI), address(bias_O)) if self.has_bases else (0, 0)
             a_RI, b_OR = (all_a[index], all_b[index]) if all_a else (None, None)
             of_a, of_b = (grad_a[index], grad_b[index]) if grad_a else (None, None)
-            y = (y_NO.shape[1], _at(y_NO, has_gaps=True), y_NO.stride(0))
+            y = (y_NO.shape[1], address(y_NO, has_gaps=True), y_NO.stride(0))
             assert y_NO.shape == (sizes[0], len(w_OI))
             assert w_OI.shape[1] == sizes[1]
             if a_RI is not None and b_OR is not None:
                 assert a_RI.shape[-1] == sizes[1]
                 assert b_OR.shape[-2:] == (len(w_OI), ranks[index])
-            numbers += (*weight, _at(a_RI), ranks[index], _at(b_OR), *y, _at(of_a), _at(of_b))
+            numbers += (*weight, address(a_RI), ranks[index], address(b_OR), *y, address(of_a), address(of_b))
         assert h_NS is None or h_NS.shape == (sizes[0], sum(ranks))
         assert x_NI is None or x_NI.shape == sizes[:2]
         function(struct.pack(f"{len(numbers)}q", *numbers), scale)
@@ -188,57 +178,3 @@ class _Layers(torch.autograd.Function):
         )
         own = (one if grad is None else None for one, grad in zip(sums, ctx.grads, strict=True))
         return None, grad_x_NI, None, None, *own
-
-
-def _at(matrix: Tensor | None, *, has_gaps: bool = False) -> int:
-    """Return the address of a matrix whose rows lie one after the other, or have gaps between them; 0 for none."""
-    if matrix is None:
-        return 0
-    assert matrix.stride(-1) == 1 if has_gaps else matrix.is_contiguous()
-    return matrix.data_ptr()
-
-
-@functools.cache
-def low_rank(folder: Path) -> LowRank | None:
-    """Return the products compiled for this processor, kept in `folder`; None where it has no AVX-512 BF16.
-
-    Raises CompilerError when the compiler fails.
-    """
-    if sys.platform != "linux" or platform.machine() != "x86_64":
-        return None
-    path = folder / f"low_rank-{_version()}.so"
-    if not path.exists():
-        _compile(path)
-    library = ctypes.CDLL(str(path))
-    if not library.rlora_is_supported():
-        return None
-    for function in (library.rlora_forward, library.rlora_backward):
-        function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_double), None
-    return LowRank(library, has_bases="amx_bf16" not in _processor())
-
-
-def _compile(path: Path) -> None:
-    compiler = os.environ.get("CXX", "g++")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as temporary:
-        made = Path(temporary) / path.name
-        try:
-            subprocess.run([compiler, *_FLAGS, "-o", made, _SOURCE], check=True, capture_output=True, text=True)
-        except OSError as error:
-            raise CompilerError(f"cannot run the compiler {compiler} ({error.strerror})") from error
-        except subprocess.CalledProcessError as error:
-            complaint = [line for line in error.stderr.splitlines() if "error" in line]
-            raise CompilerError(" ".join([f"{compiler} failed on {_SOURCE.name}:", *complaint[:1]])) from error
-        made.replace(path)
-
-
-def _version() -> str:
-    """Return what the compiled file depends on, as a hash: source, flags, compiler and processor."""
-    parts = [_SOURCE.read_text(), *_FLAGS, os.environ.get("CXX", "g++"), _processor()]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """Return the processor's name and instruction sets."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))

@@ -1,0 +1,184 @@
+"""Compiled attention: against fp64, whatever the threads and the other rows, to the ends of its buffers, in a model."""
+
+import itertools
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT, TOY_MODEL
+from engines import random_b
+from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from torch import nn
+
+from rlora import attention as module
+from rlora.attention import attend, mask_for, visibility_mask, visible_ranges
+from rlora.batching import BatchConfig, build_batch
+from rlora.fused.attention import Attention
+from rlora.fused.kernels import PLAIN
+from rlora.lora.config import LoraConfig
+from rlora.losses import LossConfig
+from rlora.models import ModelConfig
+from rlora.policy import Policy
+from rlora.trainer import Trainer
+
+pytestmark = pytest.mark.unit
+# rows of segments: one prompt, then completions; what is left is padding
+LAYOUTS = {
+    "one position": [[1]],
+    "short rows": [[35, 8, 8, 8, 8, 8, 8, 8], [20, 1, 1, 60], [30]],
+    "one long row": [[130, 141, 99, 7, 141]],
+    "ends at panels and blocks": [[64, 56, 8], [60, 60], [120, 8]],
+    "beyond them by one": [[65, 56, 8], [61, 60], [121, 1]],
+    "a long prompt": [[300, 5, 5, 5]],
+}
+HEADS = {"of 64, three of them share": (9, 3, 64), "of 128": (2, 2, 128), "of 96": (4, 1, 96), "of 10": (2, 1, 10)}
+
+
+@pytest.fixture(scope="module")
+def attention(library) -> Attention:
+    return Attention(library)
+
+
+def segments(layout: list[list[int]]) -> torch.Tensor:
+    rows = [[number for number, length in enumerate(row) for _ in range(length)] for row in layout]
+    length = max(map(len, rows))
+    return torch.tensor([row + [-1] * (length - len(row)) for row in rows])
+
+
+def numbers(segments_BT: torch.Tensor, heads: tuple[int, int, int]) -> list[torch.Tensor]:
+    """Return query, key, value and the output's gradient; heads of a position lie together in all but the query."""
+    num_heads, key_heads, size = heads
+    random = torch.Generator().manual_seed(segments_BT.numel() + size)
+    wide = [torch.randn(*segments_BT.shape, n, size, generator=random) for n in (num_heads, key_heads, key_heads)]
+    query, key, value = (one.bfloat16().transpose(1, 2) for one in wide)
+    grad = torch.randn(*segments_BT.shape, num_heads, size, generator=random).bfloat16()
+    return [(query * 3).contiguous(), key, value, grad]
+
+
+def results(attention: Attention, segments_BT: torch.Tensor, given: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return the output and the gradients of query, key and value."""
+    inputs = [one.detach().requires_grad_() for one in given[:3]]
+    out = attention.outputs(*inputs, visible_ranges(segments_BT).squeeze(1), 0.17)
+    return [out.detach(), *torch.autograd.grad(out, inputs, given[3])]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_ranges_say_what_the_mask_says(layout) -> None:
+    segments_BT = segments(layout)
+    assert torch.equal(module._mask_of(visible_ranges(segments_BT)), visibility_mask(segments_BT))
+
+
+@pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_values_and_gradients_are_those_of_fp64(attention, layout, heads) -> None:
+    segments_BT = segments(layout)
+    given = numbers(segments_BT, heads)
+    inputs = [one.double().requires_grad_() for one in given[:3]]
+    mask = visibility_mask(segments_BT)
+    exact = nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask, scale=0.17, enable_gqa=True)
+    exact = exact.transpose(1, 2)
+    grads = torch.autograd.grad(exact, inputs, given[3].double())
+    found = results(attention, segments_BT, given)
+    for ours, theirs in zip(found, (exact.detach(), *grads), strict=True):
+        assert (ours.double() - theirs).norm() <= 4e-3 * theirs.norm() + 1e-4  # of one position, two gradients are 0
+
+
+def test_neither_threads_nor_other_rows_change_a_bit(attention) -> None:
+    segments_BT = segments(LAYOUTS["short rows"])
+    given = numbers(segments_BT, HEADS["of 64, three of them share"])
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(results(attention, segments_BT, given))
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in itertools.pairwise(found):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    alone = results(attention, segments_BT[1:2], [one[1:2] for one in given])
+    assert all(torch.equal(a, b[1:2]) for a, b in zip(alone, found[0], strict=True))
+
+
+def test_what_is_not_seen_may_be_anything_finite(attention) -> None:
+    segments_BT = segments([[40, 70, 70]])
+    given = numbers(segments_BT, HEADS["of 64, three of them share"])
+    other = [one.clone() for one in given]
+    for one in other[1:3]:
+        one[:, :, 40:110] = 1e30  # of the first completion
+    found, again = results(attention, segments_BT, given), results(attention, segments_BT, other)
+    assert torch.equal(found[0][:, 110:], again[0][:, 110:])
+    assert torch.equal(found[1][:, :, 110:], again[1][:, :, 110:])
+
+
+def test_scores_of_any_size_have_a_softmax(attention) -> None:
+    segments_BT = segments([[100, 30]])
+    given = numbers(segments_BT, HEADS["of 128"])
+    for scale in (1e-3, 1e3):
+        query, key, value = given[0] * scale, given[1], given[2]
+        mask = visibility_mask(segments_BT)
+        exact = nn.functional.scaled_dot_product_attention(
+            query.double(), key.double(), value.double(), attn_mask=mask, scale=0.17
+        ).transpose(1, 2)
+        found, _ = attention.forward(query, key, value, visible_ranges(segments_BT).squeeze(1), 0.17)
+        assert (found.double() - exact).norm() <= 4e-3 * exact.norm()
+
+
+GUARDED = """
+import sys
+from pathlib import Path
+import torch
+from rlora.fused import native
+from rlora.fused.attention import Attention
+sys.path.insert(0, "tests")
+from test_fused_attention import HEADS, LAYOUTS, numbers, results, segments
+native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")
+attention = Attention(native.native_library(Path(sys.argv[1])))
+for layout in LAYOUTS.values():
+    for heads in HEADS.values():
+        results(attention, segments(layout), numbers(segments(layout), heads))
+print("done")
+"""
+
+
+def test_no_buffer_is_written_beyond_its_end(attention, tmp_path) -> None:
+    """Behind each buffer lies a page that ends the process when it is touched."""
+    done = subprocess.run([sys.executable, "-c", GUARDED, tmp_path], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_it_does_not_take_is_computed_with_a_mask(attention, dtype) -> None:
+    """Another precision, and a layer that no kernels fit, in a model whose other layers are given ranges."""
+    segments_BT = segments(LAYOUTS["short rows"])
+    query, key, value, _ = numbers(segments_BT, HEADS["of 10"])
+    layer = nn.Identity()
+    if dtype == torch.float32:
+        layer.kernels = PLAIN
+    inputs = [one.to(dtype) for one in (query, key, value)]
+    found, _ = attend(layer, *inputs, visible_ranges(segments_BT), 0.17)
+    expected, _ = attend(layer, *inputs, visibility_mask(segments_BT), 0.17)
+    assert torch.equal(found, expected)
+
+
+def test_only_a_model_in_bfloat16_with_the_kernel_is_given_ranges(attention) -> None:
+    segments_BT, kernels = segments(LAYOUTS["short rows"]), replace(PLAIN, attention=attention)
+    assert mask_for(segments_BT, kernels, torch.bfloat16).dtype == torch.int32
+    assert mask_for(segments_BT, kernels, torch.float32).dtype == torch.float32
+    assert mask_for(segments_BT, PLAIN, torch.bfloat16).dtype == torch.float32
+    assert mask_for(segments_BT, None, torch.bfloat16).dtype == torch.bool
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_models_step_takes_it_in_every_layer(attention, toy_dir, monkeypatch, is_full) -> None:
+    calls = []
+    counted = Attention.outputs
+    monkeypatch.setattr(Attention, "outputs", lambda *arguments: calls.append(1) or counted(*arguments))
+    config = ModelConfig(name=TOY_MODEL.name, dtype="bfloat16", compile="on")
+    policy = Policy.load(toy_dir, config, None if is_full else LoraConfig(rank=4), seeds=[0])
+    if not is_full:
+        random_b(policy, scale=0.01)
+    batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
+    Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+    assert len(calls) == len(batch.micro_batches) * policy.model.config.num_hidden_layers
