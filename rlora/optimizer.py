@@ -86,12 +86,12 @@ class FlatAdamW:
     AdamW treats each number by itself, so the cut moves no number, and the state is that of the whole vectors.
     """
 
-    def __init__(self, flat: FlatVector, config: OptimizerConfig, *, is_fused: bool = False):
+    def __init__(self, flat: FlatVector, config: OptimizerConfig):
         """Optimize `flat.theta_KD` in place by the gradient in `flat.grad_KD`.
 
-        Fused is one pass over memory instead of ten, which counts where the vector is all weights of a model.
+        PyTorch's fused update is one pass over memory instead of ten, and asks for none: it cannot fail half-way.
         """
-        self._theta_KD, self._is_fused = flat.theta_KD, is_fused
+        self._theta_KD = flat.theta_KD
         self._pieces = _cut(flat, config.b_rate_ratio)
         self._adamw = torch.optim.AdamW(
             [{"params": [piece.parameter]} for piece in self._pieces],
@@ -99,10 +99,14 @@ class FlatAdamW:
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
             weight_decay=config.weight_decay,
-            foreach=False,
-            fused=is_fused,
+            fused=True,
         )
-        self.restore(self.state())  # the moments are there from the start: no first update runs out of memory for them
+        for piece in self._pieces:  # the moments are there from the start: no first update runs out of memory for them
+            self._adamw.state[piece.parameter] = {
+                "step": torch.tensor(0.0, device=piece.parameter.device),
+                "exp_avg": torch.zeros_like(piece.parameter),
+                "exp_avg_sq": torch.zeros_like(piece.parameter),
+            }
 
     def step(self, learning_rate: float) -> None:
         """Make one update with this rate for A, and `b_rate_ratio` times it for B."""
@@ -115,10 +119,10 @@ class FlatAdamW:
         moments = {name: torch.zeros_like(self._theta_KD) for name in ("exp_avg", "exp_avg_sq")}
         counts = [0] * len(self._theta_KD)
         for piece in self._pieces:
-            if state := self._adamw.state.get(piece.parameter):
-                for name, moment_KD in moments.items():
-                    moment_KD[piece.policy, piece.part] = state[name]
-                counts[piece.policy] = int(state["step"])
+            state = self._adamw.state[piece.parameter]
+            for name, moment_KD in moments.items():
+                moment_KD[piece.policy, piece.part] = state[name]
+            counts[piece.policy] = int(state["step"])
         return OptimizerState(
             first_moment_KD=moments["exp_avg"].cpu(),
             second_moment_KD=moments["exp_avg_sq"].cpu(),
@@ -128,14 +132,10 @@ class FlatAdamW:
     def restore(self, state: OptimizerState) -> None:
         """Go on from a state that `state` returned."""
         for piece in self._pieces:
-            device, where = piece.parameter.device, (piece.policy, piece.part)
-            self._adamw.state[piece.parameter] = {
-                "step": torch.tensor(
-                    float(state.num_updates_K[piece.policy]), device=device if self._is_fused else None
-                ),
-                "exp_avg": state.first_moment_KD[where].to(device, copy=True),
-                "exp_avg_sq": state.second_moment_KD[where].to(device, copy=True),
-            }
+            state_of, where = self._adamw.state[piece.parameter], (piece.policy, piece.part)
+            state_of["step"].fill_(float(state.num_updates_K[piece.policy]))
+            state_of["exp_avg"].copy_(state.first_moment_KD[where])
+            state_of["exp_avg_sq"].copy_(state.second_moment_KD[where])
 
 
 def _cut(flat: FlatVector, b_rate_ratio: float) -> list[_Piece]:

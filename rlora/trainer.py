@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from rlora.batching import Batch, MicroBatch
 from rlora.checkpoint import Checkpoint, OptimizerState
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
+from rlora.lora.flat import norms
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
 from rlora.memory import give_back_freed_memory, keep_freed_memory
 from rlora.optimizer import FlatAdamW, OptimizerConfig, learning_rate_at
@@ -33,7 +35,7 @@ class Trainer:
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
         keep_freed_memory()
-        self._optimizer = FlatAdamW(policy.flat, optimizer, is_fused=policy.config is None)
+        self._optimizer = FlatAdamW(policy.flat, optimizer)
 
     def state(self) -> OptimizerState:
         """Return a copy of the optimizer's state; zeros before the first update."""
@@ -75,7 +77,7 @@ class Trainer:
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
         metrics["optimizer/step_size"] = rate_of_b * self.policy.alpha
         metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
-        metrics["optimizer/adapter_norm"] = float(self.policy.flat.theta_KD.norm())
+        metrics["optimizer/adapter_norm"] = float(norms(self.policy.flat.theta_KD).norm())
         metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
         metrics["batch/num_positions"] = batch.num_positions
         metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
@@ -126,8 +128,11 @@ class Trainer:
     def _update(
         self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]
     ) -> dict[str, float]:
+        """Make one update and return its metrics, which are made first: what fails leaves the policy as it was."""
         flat = self.policy.flat
         flat.zero_grad()
+        # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
+        scale = 2.0 ** math.floor(math.log2(max(1, min(num_trained_K))))
         log, loss, kl_to_base = _TokenLog([], [], [], []), 0.0, 0.0
         denominator_K = torch.tensor(num_trained_K, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
@@ -149,22 +154,25 @@ class Trainer:
                 loss_N = loss_N + self._loss.kl_coefficient * kl_N
                 kl_to_base += float((kl_N.detach() * weight_N).sum())
             micro_loss = (loss_N * weight_N).sum()
-            micro_loss.backward()
+            (micro_loss * scale).backward()
             loss += float(micro_loss.detach())
             log.trainer_logprobs.append(inputs.logprobs_N.detach().cpu())
             log.sampler_logprobs.append(inputs.sampler_logprobs_N.cpu())
             log.entropies.append(scores.entropy_N.cpu())
             log.is_clipped.append(outputs.is_clipped_N.cpu())
-        grad_norm_K = flat.grad_KD.norm(dim=1)
+        flat.grad_KD.div_(scale)
+        grad_norm_K = norms(flat.grad_KD)
         if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
             raise NonFiniteError(
                 f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; "
                 "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
                 "--optimizer.learning-rate or another --seed."
             )
-        self._apply(grad_norm_K)
         metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}
-        return metrics | ({"loss/kl_to_base": kl_to_base} if self._loss.kl_coefficient else {})
+        if self._loss.kl_coefficient:
+            metrics["loss/kl_to_base"] = kl_to_base
+        self._apply(grad_norm_K)
+        return metrics
 
     def _apply(self, grad_norm_K: torch.Tensor) -> None:
         if self._config.max_grad_norm > 0:
@@ -178,7 +186,7 @@ def _token_metrics(log: _TokenLog) -> dict[str, float]:
     difference_N = (trainer_N - sampler_N).abs()
     return {
         "agreement/mean_abs_logprob_difference": float(difference_N.mean()),
-        "agreement/p99_abs_logprob_difference": float(difference_N.quantile(0.99)),
+        "agreement/p99_abs_logprob_difference": float(np.quantile(difference_N.numpy(), 0.99)),  # torch's: up to 2^24
         "agreement/max_abs_logprob_difference": float(difference_N.max()),
         "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
         "loss/clipped_share": float(torch.cat(log.is_clipped).float().mean()),

@@ -5,13 +5,18 @@ import math
 
 import pytest
 import torch
-from conftest import make_policy
+from conftest import TOY_MODEL, make_policy
+from engines import random_b
 from make import completion, group
 
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
+from rlora.lora.config import LoraConfig
+from rlora.lora.flat import norms
 from rlora.losses import LossConfig
+from rlora.models import ModelConfig
 from rlora.optimizer import OptimizerConfig, learning_rate_at
+from rlora.policy import Policy
 from rlora.trainer import Trainer
 
 pytestmark = pytest.mark.unit
@@ -193,3 +198,27 @@ def test_schedules() -> None:
 def test_wrong_options_are_refused(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         OptimizerConfig(**options).check()
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_gradients_of_tokens_among_many_do_not_underflow_in_float16(toy_dir, is_full) -> None:
+    """A token's share of the loss, 1 / 400,000, is among the smallest numbers that float16 has."""
+    gradients = []
+    for dtype in ("float32", "float16"):
+        config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile="off")
+        policy = Policy.load(toy_dir, config, None if is_full else LoraConfig(rank=2), seeds=[0])
+        if not is_full:
+            random_b(policy, scale=0.01)
+        batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
+        batch = dataclasses.replace(batch, num_trained_tokens_K=(400_000,))
+        Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+        gradients.append(policy.flat.grad_KD)
+    exact, found = gradients
+    assert (found - exact).norm() < 0.01 * exact.norm()
+
+
+def test_norms_of_long_vectors_are_those_of_fp64() -> None:
+    vectors_KD = torch.randn(2, 5_000_000, generator=torch.Generator().manual_seed(0))
+    exact_K = vectors_KD.double().norm(dim=1)
+    assert (norms(vectors_KD) / exact_K - 1).abs().max() < 2e-6
+    assert (vectors_KD.norm(dim=1) / exact_K - 1).abs().max() > 1e-4  # of which PyTorch's own is not
