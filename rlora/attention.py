@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlora.fused.kernels import Kernels
+from rlora.fused.kernels import PLAIN, Kernels
 
 ATTENTION = "rlora"
 BLOCK = 192  # queries; shorter blocks are more calls, longer ones more products that nothing sees (docs/log.md)
@@ -57,7 +57,7 @@ def mask_for(segments_BT: torch.Tensor, kernels: Kernels | None, dtype: torch.dt
     if kernels is not None and kernels.attention is not None and dtype == torch.bfloat16:
         return visible_ranges(segments_BT)
     mask_B1TT = visibility_mask(segments_BT)
-    return mask_B1TT if kernels is None else as_bias(mask_B1TT)
+    return as_bias(mask_B1TT) if segments_BT.device.type == "cpu" else mask_B1TT
 
 
 def attend(
@@ -75,30 +75,23 @@ def attend(
 
     The signature is Transformers'. Softmax is in fp32; `attention_mask` says what is seen, as booleans or as a bias (B,
     1, T, keys), or as ranges (see `visible_ranges`). With `kernels` on the module (see rlora.fused) the softmax is
-    theirs, and with ranges all of it, if they can.
+    theirs, and with ranges all of it, if they take it.
     """
     assert dropout == 0.0
-    kernels = getattr(module, "kernels", None)
+    kernels: Kernels = getattr(module, "kernels", PLAIN)
     if attention_mask.dtype == torch.int32:
-        ours = None if kernels is None else kernels.attention
-        if ours is not None and ours.takes(query, key, value):
-            return ours.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
+        if kernels.attention is not None and kernels.attention.takes(query, key, value):
+            return kernels.attention.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
         attention_mask = _mask_of(attention_mask)
-    num_rows, num_heads, length, head_size = query.shape
     if query.device.type != "cpu":
         if attention_mask.is_floating_point():
             attention_mask = attention_mask.to(query.dtype)
         # with heads that share keys, only some GPUs have a fused kernel for a mask; the others would keep all scores
-        key, value = (one.repeat_interleave(num_heads // one.shape[1], 1) for one in (key, value))
+        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
         out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
         return out.transpose(1, 2).contiguous(), None
-    if kernels is not None:
-        mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
-        return _FusedAttend.apply(query, key, value, mask, scaling, kernels), None
-    shared = num_heads // key.shape[1]  # query heads that share a key head become rows of one product
-    grouped = (query * scaling).reshape(num_rows, key.shape[1], shared * length, head_size)
-    out = _Attend.apply(grouped, key, value, attention_mask)
-    return out.view(num_rows, num_heads, length, head_size).transpose(1, 2).contiguous(), None
+    mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
+    return _Attend.apply(query, key, value, mask, scaling, kernels), None
 
 
 def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
@@ -107,33 +100,6 @@ def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
 
 
 class _Attend(torch.autograd.Function):
-    """softmax(q k^T) v of what `is_seen` (B, 1, T, keys) lets see; q is (B, key heads, queries, head size)."""
-
-    @staticmethod
-    def forward(ctx, query, key, value, is_seen):
-        out = _weights(query, key, is_seen).to(value.dtype) @ value
-        ctx.save_for_backward(query, key, value, is_seen, out)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
-        query, key, value, is_seen, out = ctx.saved_tensors
-        weights = _weights(query, key, is_seen)
-        mean = torch.linalg.vecdot(grad.float(), out.float()).unsqueeze(-1)  # of the weights' gradient, under them
-        grad_value = weights.to(grad.dtype).transpose(2, 3) @ grad
-        grad_scores = (grad @ value.transpose(2, 3)).float().sub_(mean).mul_(weights).to(grad.dtype)
-        return grad_scores @ key, grad_scores.transpose(2, 3) @ query, grad_value, None
-
-
-def _weights(query: torch.Tensor, key: torch.Tensor, is_seen: torch.Tensor) -> torch.Tensor:
-    """Return the softmax of the visible scores, fp32, (B, key heads, queries, keys)."""
-    scores = query @ key.transpose(2, 3)
-    by_position = scores.unflatten(2, (-1, is_seen.shape[2]))
-    by_position.masked_fill_(~is_seen.unsqueeze(2), float("-inf"))
-    return scores.softmax(-1, dtype=torch.float32)
-
-
-class _FusedAttend(torch.autograd.Function):
     """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); mask is a bias (B, 1, T, keys).
 
     Blocks of queries leave out the keys that come after them, since nothing sees what comes later.

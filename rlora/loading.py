@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -10,22 +10,89 @@ from rlora import attention
 from rlora.errors import CompilerError, ConfigError
 from rlora.fused.compiled import compiled_kernels
 from rlora.fused.kernels import Kernels
-from rlora.models import DTYPES, ModelConfig, cache_dir
+from rlora.logprobs import logits
+from rlora.models import DTYPES, ModelConfig, cache_dir, told_as_config_errors
+
+_SAME = {torch.float32: 2e-5, torch.bfloat16: 0.02, torch.float16: 0.02}  # of the norm: some times what is rounding
 
 
 def load_model(folder: Path, config: ModelConfig, device: torch.device) -> Any:
-    """Return the causal language model in `folder` on `device`; pickled weights are refused."""
+    """Return the causal language model in `folder` on `device`; pickled weights are refused.
+
+    Raises ConfigError for a model that cannot be read, lacks weights, or would be scored wrongly.
+    """
     from transformers import AutoModelForCausalLM
 
     attention.register()
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=DTYPES[config.dtype],
-        attn_implementation=attention.ATTENTION,
-        trust_remote_code=config.trust_remote_code,
-        use_safetensors=True,
-    )
-    return model.to(device)
+    with told_as_config_errors("model", folder):
+        model, report = cast(
+            tuple[Any, dict[str, Any]],
+            AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=DTYPES[config.dtype],
+                attn_implementation=attention.ATTENTION,
+                trust_remote_code=config.trust_remote_code,
+                use_safetensors=True,
+                output_loading_info=True,
+            ),
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of the weights that its config.json asks for, {missing[0]} for one: copy "
+            "the model again."
+        )
+    model = model.to(device).eval()
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ConfigError(f"{name} in {folder} holds numbers that are not finite: copy the model again.")
+    refuse_unsupported(model.config)
+    _try_scoring(model)
+    return model
+
+
+@torch.no_grad()
+def _try_scoring(model: Any) -> None:
+    """Raise ConfigError where the model's kind makes log-probabilities wrong that are computed as rlora does.
+
+    A completion must not change with another before it in its row, nor with its place in the row, as it does where
+    layers carry a state along or count positions themselves; and logits must be hidden states times the unembedding.
+    """
+    length, device = 4, next(model.parameters()).device
+    prompt, first, second, other = (torch.arange(length) * step + step for step in (3, 5, 7, 11))
+    rows = [(prompt, first, second), (prompt, other, second), (prompt, second, first)]
+    tokens_BT = torch.stack([torch.cat(row) for row in rows]).to(device) % model.config.vocab_size
+    segments_BT = torch.arange(3, device=device).repeat_interleave(length).expand(3, -1)
+    positions_T = torch.cat([torch.arange(length), *[torch.arange(length, 2 * length)] * 2]).to(device)
+    given = {
+        "input_ids": tokens_BT,
+        "position_ids": positions_T.expand(3, -1),
+        "attention_mask": attention.visibility_mask(segments_BT),
+        "use_cache": False,
+    }
+    hidden_BTH = model.base_model(**given).last_hidden_state
+    behind, between = slice(2 * length, None), slice(length, 2 * length)
+    for found in (hidden_BTH[1, behind], hidden_BTH[2, between]):
+        if _difference(found, hidden_BTH[0, behind]) > _SAME[model.dtype]:
+            raise ConfigError(
+                f"in {type(model).__name__} a completion changes with others in its row (layers with a state, "
+                "convolutions, or positions that the model counts itself), which is not supported: it would be scored "
+                "wrongly."
+            )
+    last_NH = hidden_BTH[:, -1]
+    expected_NV = model(**given).logits[:, -1].float()
+    if (
+        _difference(logits(last_NH, model.get_output_embeddings().weight, last_NH.dtype), expected_NV)
+        > _SAME[model.dtype]
+    ):
+        raise ConfigError(
+            f"{type(model).__name__} makes its logits of more than hidden states and the unembedding (a bias, a "
+            "scale), which is not supported: it would be scored wrongly."
+        )
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return by how much of its norm a row of numbers is off, the median over rows."""
+    return float(((found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)).median())
 
 
 def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
@@ -58,9 +125,11 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
 
 def refuse_unsupported(config: Any) -> None:
     """Raise ConfigError for a model whose log-probabilities would be computed wrongly."""
-    if "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    kinds = getattr(config, "layer_types", None) or ("sliding_attention",)
+    if getattr(config, "sliding_window", None) and set(kinds) != {"full_attention"}:
         raise ConfigError(
-            "the model has sliding-window attention, which is not supported: long rows would be scored wrongly."
+            f"the model has sliding-window attention ({config.sliding_window} positions), which is not supported: long "
+            "rows would be scored wrongly."
         )
     for field in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, field, None) not in (None, 1, 1.0):

@@ -9,6 +9,8 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -82,8 +84,23 @@ def model_dir(config: ModelConfig) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json; give the folder of a Hugging Face causal model.")
     if not any(folder.glob("*.safetensors")):
-        raise ConfigError(f"{folder} holds no *.safetensors; pickled weights (.bin) can run code and are refused.")
+        pickled = " Pickled weights (.bin) can run code and are refused." if any(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{folder} holds no *.safetensors; save the model there by save_pretrained.{pickled}")
     return folder
+
+
+@contextmanager
+def told_as_config_errors(part: str, folder: Path) -> Iterator[None]:
+    """Raise ConfigError, with what the library says in its first line, for a part of a model that cannot be read."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ConfigError(f"the {part} in {folder} cannot be read: {reason} Is the folder complete?") from error
 
 
 def _hub_dir(name: str, revision: str | None) -> Path:
@@ -190,7 +207,8 @@ def empty_model(folder: Path, config: ModelConfig) -> Any:
     """Return the model without weights, on the meta device: its layers and their shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    stored = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    with told_as_config_errors("configuration", folder):
+        stored = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(stored, trust_remote_code=config.trust_remote_code)
 
@@ -199,7 +217,8 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> Any:
     """Return the model's tokenizer."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+    with told_as_config_errors("tokenizer", folder):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
 def end_token_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from rlora.full.parameters import FullParameters
 from rlora.full.weights import FullWeights, Snapshot, check_names
 from rlora.fused.install import install, left_plain
 from rlora.fused.kernels import Kernels
-from rlora.loading import kernels_for, load_model, refuse_unsupported
+from rlora.loading import kernels_for, load_model
 from rlora.logprobs import logits, token_logprobs
 from rlora.lora.config import LoraConfig
 from rlora.lora.experts import LoraExperts
@@ -57,7 +57,6 @@ class Policy:
         `config` is the shape of the adapters, with one of `seeds` a policy; None trains every weight of one policy.
         With `kernels`, frozen layers and what surrounds the products are computed by them.
         """
-        refuse_unsupported(model.config)
         self.kernels = kernels
         if kernels is not None:
             install(model, kernels)

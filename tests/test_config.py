@@ -136,6 +136,8 @@ def test_wrong_options_end_with_code_2(arguments, message, capsys) -> None:
         ({"lora": LoraConfig(rank=0)}, "lora.rank is 0; it must be from 1 to 512"),
         ({"lora": LoraConfig(layers="head")}, "lora.layers is 'head'; it must be all, or some of attention, mlp"),
         ({"lora": LoraConfig(alpha=0)}, "lora.alpha is 0; it must be above 0"),
+        ({"lora": LoraConfig(alpha=float("inf"))}, "lora.alpha is inf; it must be above 0"),
+        ({"memory_budget": float("inf")}, "memory_budget is inf; it must be above 0"),
         ({"samples_per_problem": 1}, "samples_per_problem is 1; a group of one has no baseline"),
         ({"num_steps": 0}, "num_steps and problems_per_step must be at least 1"),
         ({"num_threads": 0}, "num_threads is 0"),
@@ -184,7 +186,9 @@ def test_model_folder_without_safetensors_is_refused(tmp_path) -> None:
         model_dir(ModelConfig(name=str(tmp_path)))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ConfigError, match=r"pickled weights \(.bin\) can run code and are refused"):
+    with pytest.raises(
+        ConfigError, match=r"holds no \*.safetensors; .* Pickled weights \(.bin\) can run code and are refused"
+    ):
         model_dir(ModelConfig(name=str(tmp_path)))
 
 

@@ -167,7 +167,6 @@ def test_only_a_model_in_bfloat16_with_the_kernel_is_given_ranges(attention) -> 
     assert mask_for(segments_BT, kernels, torch.bfloat16).dtype == torch.int32
     assert mask_for(segments_BT, kernels, torch.float32).dtype == torch.float32
     assert mask_for(segments_BT, PLAIN, torch.bfloat16).dtype == torch.float32
-    assert mask_for(segments_BT, None, torch.bfloat16).dtype == torch.bool
 
 
 @pytest.mark.parametrize("is_full", [False, True])
