@@ -13,10 +13,13 @@ def keep_freed_memory() -> None:
     Left to itself it returns large tensors at once and gets them back page by page: 3 to 4 % of a pass. Does nothing
     where the C library is not glibc.
     """
+    for what in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
+        _set_malloc(what, 2**30)
+
+
+def _set_malloc(what: int, num_bytes: int) -> None:
     if platform.libc_ver()[0] == "glibc":
-        library = ctypes.CDLL("libc.so.6")
-        for what in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-            library.mallopt(what, 2**30)
+        ctypes.CDLL("libc.so.6").mallopt(what, num_bytes)
 
 
 def give_back_freed_memory() -> None:
@@ -30,7 +33,7 @@ def give_back_freed_memory() -> None:
 
 def recompute_layers(model: Any) -> None:
     """Let every decoder layer keep only its input and be computed again in the backward pass (activation
-    checkpointing).
+    checkpointing); and the C library return large tensors at once again, for memory counts here and time does not.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -38,3 +41,4 @@ def recompute_layers(model: Any) -> None:
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.training = True  # of this module alone, which is what the library looks at: nothing drops out
+    _set_malloc(_MMAP_THRESHOLD, 2**20)  # kept inputs between freed tensors left holes that were never filled again

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rlora.attention import BLOCK, mask_for
 from rlora.batching import BatchConfig, MicroBatch, build_batch, made_up_row, stack
 from rlora.errors import OutOfMemoryError
 from rlora.logprobs import chunk_tokens
@@ -19,7 +20,17 @@ from rlora.trainer import Trainer
 from rlora.types import Group
 
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
-_GRADIENTS = 1.5  # the backward pass holds gradients and temporaries beside what the forward pass saved
+_KEPT = 1.3  # times what the forward pass saves: with what lies unused between, and gradients
+_TEMPORARIES = 5  # times what a layer saves: what its backward pass holds beside, or, computed again, in all
+_SCORES = 5  # fp32 tensors of a block's scores that exist at once where they are materialised
+_SIGNS = (  # in messages of PyTorch's allocator, C++, oneDNN (which says no more) and CUDA's libraries
+    "can't allocate memory",
+    "bad_alloc",
+    "could not create a primitive",
+    "could not create a memory",
+    "out of memory",
+    "ALLOC_FAILED",
+)
 _LOGITS = 4  # fp32 tensors of a chunk of logits that exist at once
 
 
@@ -78,10 +89,13 @@ class TokenBudget:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether PyTorch, on the CPU or a GPU, or Python failed to allocate."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(sign in str(error) for sign in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    """Return whether PyTorch, on the CPU or a GPU, or Python failed to allocate: this error, or one that it came of."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, MemoryError | torch.OutOfMemoryError) or any(sign in str(found) for sign in _SIGNS):
+            return True
+        found = found.__cause__ or found.__context__
+    return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +115,9 @@ class BatchMemory:
         tokens = int((memory_gb * 2**30 - self.logits) / self.per_position)
         if tokens < self.row_tokens:
             raise OutOfMemoryError(
-                f"there are {memory_gb:.3g} GiB for batches (memory_budget, or half of what a GPU leaves); a row of "
-                f"{self.row_tokens} tokens of this model takes {self.of(self.row_tokens) / 2**30:.2f}. Give more, or "
-                "add --batch.recompute."
+                f"there are {memory_gb * 1024:.4g} MiB for batches (--memory-budget, or on a GPU half of what is left "
+                f"there); a row of {self.row_tokens} tokens of this model takes "
+                f"{self.of(self.row_tokens) / 2**20:.4g}. Give more, or add --batch.recompute."
             )
         return tokens
 
@@ -112,13 +126,15 @@ def batch_memory(policy: Policy, *, row_tokens: int, recompute: bool) -> BatchMe
     """Measure what a micro-batch takes: what the forward pass of one row of `row_tokens` positions saves for the
     backward pass, weights left out.
     """
-    probe = _probe(row_tokens).to(policy.device)
-    per_position = _saved_bytes(policy, probe) / row_tokens
-    if recompute:
-        layers, hidden = policy.model.config.num_hidden_layers, policy.model.config.hidden_size
-        per_position = per_position / layers + layers * hidden * policy.dtype.itemsize
-    logits = _LOGITS * chunk_tokens(policy.device) * policy.model.config.vocab_size * 4
-    return BatchMemory(per_position=_GRADIENTS * per_position, logits=logits, row_tokens=row_tokens)
+    probe, config = _probe(row_tokens).to(policy.device), policy.model.config
+    saved = _saved_bytes(policy, probe) / row_tokens
+    layers, hidden = config.num_hidden_layers, config.hidden_size
+    kept = layers * hidden * policy.dtype.itemsize if recompute else _KEPT * saved
+    per_position = kept + min(_TEMPORARIES, layers) * saved / layers
+    if policy.device.type == "cpu" and mask_for(probe.segments_BT, policy.kernels, policy.dtype).is_floating_point():
+        per_position += _SCORES * config.num_attention_heads * min(BLOCK, row_tokens) * 4
+    logits = _LOGITS * chunk_tokens(policy.device) * config.vocab_size * 4
+    return BatchMemory(per_position=per_position, logits=logits, row_tokens=row_tokens)
 
 
 def _probe(num_tokens: int) -> MicroBatch:

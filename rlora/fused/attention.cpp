@@ -296,10 +296,8 @@ void add_up(const Arguments& to, const float* parts, i64 count, i64 pitch, bf16*
             }
 }
 
-}  // namespace
-
 // out = softmax(scale q k^T) v over the keys that are seen, and the normalizers
-extern "C" void rlora_attend(const void* arguments, double scale) {
+void run_attend(const void* arguments, double scale) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const Shape shape(to);
     const i64 blocks = divided(to.length, QUERIES), shared = to.heads / to.key_heads;
@@ -324,7 +322,7 @@ extern "C" void rlora_attend(const void* arguments, double scale) {
 }
 
 // gradients of q, k and v for that of the output
-extern "C" void rlora_attend_backward(const void* arguments, double scale) {
+void run_attend_backward(const void* arguments, double scale) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const Shape shape(to);
     const i64 key_heads = to.rows * to.key_heads, shared = to.heads / to.key_heads;
@@ -361,6 +359,15 @@ extern "C" void rlora_attend_backward(const void* arguments, double scale) {
             add_up(to, from, shared, 2 * length, grad);
         }
     }
+}
+
+}  // namespace
+
+extern "C" int rlora_attend(const void* arguments, double scale) {
+    return had_memory([&] { run_attend(arguments, scale); });
+}
+extern "C" int rlora_attend_backward(const void* arguments, double scale) {
+    return had_memory([&] { run_attend_backward(arguments, scale); });
 }
 
 #endif

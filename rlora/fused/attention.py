@@ -4,13 +4,12 @@ A general product would compute what nothing sees (of rows that hold several com
 scores to memory; this leaves out what a block of positions does not see, and keeps no scores.
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rlora.fused.native import address
+from rlora.fused.native import address, call
 
 Tensor = torch.Tensor
 
@@ -89,7 +88,7 @@ class Attention:
         for one in (query, key, value, out.transpose(1, 2)):
             numbers += (address(one, has_gaps=True), *one.stride()[:3])
         numbers += (address(normalizer), *(address(one) for one in grads or (None, None, None)))
-        function(struct.pack(f"{len(numbers)}q", *numbers), scale)
+        call(function, numbers, scale)
 
 
 class _Attend(torch.autograd.Function):

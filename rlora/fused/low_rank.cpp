@@ -325,12 +325,8 @@ void pack_columns_of_h(const bf16* h, i64 pitch, i64 rows, i64 ranks, i64 k, pai
     }
 }
 
-}  // namespace
-
-extern "C" int rlora_is_supported() { return 1; }
-
 // h = x A^T of all layers; each y = x W^T + bias + h (scale B)^T
-extern "C" void rlora_forward(const void* arguments, double scale_) {
+void run_forward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
     const i64 half = to.inputs / 2, pitch = padded(to.ranks), tiles = divided(to.rows, HIGH);
@@ -405,7 +401,7 @@ extern "C" void rlora_forward(const void* arguments, double scale_) {
 
 // y are gradients of outputs: grad_h = y (scale B); grad_x = y W of all layers + grad_h A; added are the gradients of
 // A, grad_h^T x, and of B, scale y^T h
-extern "C" void rlora_backward(const void* arguments, double scale_) {
+void run_backward(const void* arguments, double scale_) {
     const Arguments& to = *static_cast<const Arguments*>(arguments);
     const __m512 scale = _mm512_set1_ps((float)scale_);
     const __m512 unit = _mm512_set1_ps(1);
@@ -545,6 +541,16 @@ extern "C" void rlora_backward(const void* arguments, double scale_) {
                 }
         }
     }
+}
+
+}  // namespace
+
+extern "C" int rlora_is_supported() { return 1; }
+extern "C" int rlora_forward(const void* arguments, double scale) {
+    return had_memory([&] { run_forward(arguments, scale); });
+}
+extern "C" int rlora_backward(const void* arguments, double scale) {
+    return had_memory([&] { run_backward(arguments, scale); });
 }
 
 #else

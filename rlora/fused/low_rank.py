@@ -6,14 +6,13 @@ layer's products are two calls: base and update are summed together, so that an 
 factors are taken as they are trained, in fp32, and added to their gradients in fp32.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from rlora.fused.native import address
+from rlora.fused.native import address, call
 
 Tensor = torch.Tensor
 Weight = tuple[Tensor, Tensor | None]  # W (O, I) and the bias (O), if there is one
@@ -117,7 +116,7 @@ class LowRank:
         grad_b: Sequence[Tensor],
         scale: float,
     ) -> None:
-        """Call with the numbers of the source's struct Arguments (a ctypes.Structure takes twice as long)."""
+        """Call with the numbers of the source's struct Arguments."""
         ranks = [a_RI.shape[-2] for a_RI in all_a] or [0] * len(layers)
         x = (0, 0) if x_NI is None else (address(x_NI, has_gaps=True), x_NI.stride(0))
         sizes = (len(outputs[0]), layers[0][0].shape[1], sum(ranks), outputs[0].dtype == torch.float32)
@@ -134,9 +133,10 @@ class LowRank:
                 assert a_RI.shape[-1] == sizes[1]
                 assert b_OR.shape[-2:] == (len(w_OI), ranks[index])
             numbers += (*weight, address(a_RI), ranks[index], address(b_OR), *y, address(of_a), address(of_b))
+        assert self.has_bases or min(ranks) > 0  # a layer without both has nothing to compute
         assert h_NS is None or h_NS.shape == (sizes[0], sum(ranks))
         assert x_NI is None or x_NI.shape == sizes[:2]
-        function(struct.pack(f"{len(numbers)}q", *numbers), scale)
+        call(function, numbers, scale)
 
 
 class _Layers(torch.autograd.Function):

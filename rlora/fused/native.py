@@ -5,9 +5,11 @@ import functools
 import hashlib
 import os
 import platform
+import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,8 @@ _FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 def native_library(folder: Path) -> Any:
     """Return the functions compiled for this processor, kept in `folder`; None where it has no AVX-512 BF16.
 
-    Each takes the address of its arguments and a number. Raises CompilerError when the compiler fails.
+    Each takes its arguments and a number, and returns 0 when memory ran out (see `call`). Raises CompilerError when the
+    compiler fails.
     """
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return None
@@ -38,8 +41,14 @@ def native_library(folder: Path) -> Any:
         return None
     for name in _FUNCTIONS:
         function = getattr(library, name)
-        function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_double), None
+        function.argtypes, function.restype = (ctypes.c_char_p, ctypes.c_double), ctypes.c_int
     return library
+
+
+def call(function: Any, numbers: Sequence[int], scale: float) -> None:
+    """Call a function with the 64-bit numbers of its arguments (a ctypes.Structure takes twice as long)."""
+    if not function(struct.pack(f"{len(numbers)}q", *numbers), scale):
+        raise MemoryError("a compiled product found no memory")
 
 
 def has_amx() -> bool:

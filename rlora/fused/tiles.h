@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #if defined(__AVX512BF16__) && defined(__AVX512BW__) && defined(__AVX512VL__)
@@ -24,31 +25,46 @@ namespace {
 
 const i64 HIGH = 6, COLUMNS = 64;  // of a tile of an output, whose rows are whole lines
 
-#ifdef RLORA_GUARDED  // for a test: the page behind a buffer can be neither read nor written
-inline void* allocated(size_t size) {
-    char* data = static_cast<char*>(mmap(nullptr, size + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    return mprotect(data, size, PROT_READ | PROT_WRITE) == 0 ? data : nullptr;
-}
-inline void released(void*) {}
-#else
-inline void* allocated(size_t size) { return aligned_alloc(64, size); }
-inline void released(void* data) { free(data); }
-#endif
-
 struct Buffer {  // grows, and is kept by its thread
     void* data = nullptr;
     size_t size = 0;
+#ifdef RLORA_GUARDED  // for a test: made anew each time, of numbers that are none, to the end of a page before one that
+                      // can be neither read nor written
+    template <class T> T* of(size_t count) {
+        if (data != nullptr) munmap(data, size);
+        const size_t bytes = (count * sizeof(T) + 63) / 64 * 64, pages = (bytes + 4095) / 4096 * 4096;
+        size = pages + 4096;
+        data = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (data == MAP_FAILED || mprotect(data, pages, PROT_READ | PROT_WRITE) != 0) abort();
+        memset(data, 0xff, pages);
+        return reinterpret_cast<T*>(static_cast<char*>(data) + pages - bytes);
+    }
+#else
     template <class T> T* of(size_t count) {
         if (count * sizeof(T) > size) {
-            released(data);
+            free(data);
+            size = 0;
+            data = aligned_alloc(64, (count * sizeof(T) + 4095) / 4096 * 4096);
+            if (data == nullptr) throw std::bad_alloc();
             size = (count * sizeof(T) + 4095) / 4096 * 4096;
-            data = allocated(size);
-            if (data == nullptr) abort();
         }
         return static_cast<T*>(data);
     }
-    ~Buffer() { released(data); }
+    ~Buffer() { free(data); }
+#endif
 };
+
+// whether `run` had the memory that it needed; what is asked for within a parallel region is little, and ends the process
+template <class Run>
+inline int had_memory(Run run) {
+    try {
+        run();
+        return 1;
+    } catch (const std::bad_alloc&) {
+        return 0;
+    }
+}
+
 inline i64 divided(i64 a, i64 b) { return (a + b - 1) / b; }
 inline __mmask16 first(i64 count) { return count >= 16 ? 0xffff : count > 0 ? (1u << count) - 1 : 0; }
 inline __m512 widened(__m256i v) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(v), 16)); }
