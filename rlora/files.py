@@ -2,14 +2,18 @@
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+import psutil
+
 from rlora.errors import WriteError
 
 _TEMPORARY = ".tmp"
+_IN_MEMORY = "rlora-of-"  # and the number of the process that it belongs to
 
 
 @contextmanager
@@ -89,3 +93,17 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def folder_in_memory(parent: Path | None = None) -> Path:
+    """Return a new folder, in memory where there is /dev/shm, and remove those of processes that are gone.
+
+    A killed process leaves its own, which would lie in memory until the machine starts again.
+    """
+    if parent is None:
+        parent = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+    for folder in parent.glob(f"{_IN_MEMORY}*"):
+        owner = folder.name.removeprefix(_IN_MEMORY).partition("-")[0]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(folder, ignore_errors=True)  # another user's stays
+    return Path(tempfile.mkdtemp(prefix=f"{_IN_MEMORY}{os.getpid()}-", dir=parent))

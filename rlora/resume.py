@@ -96,7 +96,9 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
     changed = [line for name in _FIXED_IN_A_BRANCH for line in differences(found.config.get(name), here[name], name)]
     if changed:
         raise CheckpointError(
-            f"a branch keeps the model and the adapter of {old.run_dir}, but these differ:\n  " + "\n  ".join(changed)
+            f"a branch keeps the model and the adapter of {old.run_dir}, but these differ:\n  "
+            + "\n  ".join(changed)
+            + "\nStart a run of its own with them: another --run-dir, without --branch."
         )
     return replace(found, best=-1.0, seconds=0.0)
 

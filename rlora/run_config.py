@@ -1,5 +1,6 @@
 """The configuration of a training run: every field, its default, its help text and its rules."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -122,7 +123,7 @@ class RunConfig:
             raise ConfigError("oversample looks for groups whose rewards differ; with --advantage raw all are trained.")
         if self.curriculum and self.samples_per_problem < 2:
             raise ConfigError("curriculum needs samples_per_problem of at least 2: one sample is never a mixed group.")
-        if self.memory_budget is not None and not self.memory_budget > 0:
+        if self.memory_budget is not None and not (self.memory_budget > 0 and math.isfinite(self.memory_budget)):
             raise ConfigError(f"memory_budget is {self.memory_budget}; it must be above 0 GiB, or left out.")
         if self.consensus_penalty < 0:
             raise ConfigError(f"consensus_penalty is {self.consensus_penalty}; it must be at least 0.")

@@ -44,7 +44,10 @@ class RunDir:
         stored = path / "config.json"
         if not stored.is_file() and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
             raise RunDirError(f"{path} exists and is not a run directory; choose another --run-dir.")
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirError(f"{path} cannot be made ({error.strerror}); choose another --run-dir.") from error
         self._lock = FolderLock(path)
         try:
             remove_temporaries(path)

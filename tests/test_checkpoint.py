@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from io import FileIO
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 
 from rlora.checkpoint import Checkpoint, CheckpointConfig, CheckpointFolder, OptimizerState
 from rlora.errors import CheckpointError, ConfigError, RunDirError, WriteError
-from rlora.files import append_line, remove_temporaries, write_atomically, write_folder_atomically
+from rlora.files import append_line, folder_in_memory, remove_temporaries, write_atomically, write_folder_atomically
 from rlora.lock import FolderLock, holder
 from rlora.lora.flat import lay_out
 
@@ -230,3 +232,14 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path) -> None:
     assert holder(tmp_path) is None
     FolderLock(tmp_path).release()
     assert holder(tmp_path / "nothing") is None
+
+
+def test_folders_in_memory_of_a_process_that_was_killed_are_removed(tmp_path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left, alive, other = tmp_path / f"rlora-of-{gone.pid}-abc", folder_in_memory(tmp_path), tmp_path / "rlora-of-others"
+    for folder in (left, other):
+        folder.mkdir()
+        (folder / "adapter_model.safetensors").touch()
+    new = folder_in_memory(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other, new])

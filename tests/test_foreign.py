@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
 from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.lora.peft_format import save_adapter
+from rlora.lora.peft_format import check_adapter, save_adapter
 
 pytestmark = pytest.mark.unit
 
@@ -76,13 +76,28 @@ def test_a_tensor_without_a_place_is_refused(folder, toy_policy) -> None:
         ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
         ({"bias": "all"}, r"trains biases \(bias='all'\)"),
         ({"use_dora": True}, "is not a plain LoRA adapter"),
-        ({"r": None}, "is not the configuration of a LoRA adapter"),
+        ({"r": None}, "has r=None and lora_alpha=.*; both must be numbers above 0"),
+        ({"r": 0}, "has r=0"),
+        ({"r": "1"}, "has r='1'"),
+        ({"lora_alpha": None}, "lora_alpha=None"),
+        ({"rank_pattern": {"*q": 2}}, "rank_pattern that is no regular expression"),
+        ({"rank_pattern": {"q": "2"}}, "its ranks must be numbers"),
+        ({"lora_bias": True}, "has lora_bias=true, which is not read"),
+        ({"fan_in_fan_out": True}, "has fan_in_fan_out=true"),
     ],
 )
 def test_kinds_that_are_not_served_are_refused(folder, fields, message) -> None:
     change(folder, **fields)
     with pytest.raises(AdapterError, match=message):
         stored_shape(folder)
+
+
+@pytest.mark.parametrize("text", ["{ broken", "[]", '{"peft_type": "LORA", "lora_alpha": 32}'])
+def test_what_is_no_configuration_is_refused(folder, text) -> None:
+    (folder / "adapter_config.json").write_text(text)
+    for read in (stored_shape, lambda folder: check_adapter(folder, LoraConfig(rank=2))):
+        with pytest.raises(AdapterError, match=r"is not JSON|is not a configuration|has r=None"):
+            read(folder)
 
 
 def test_a_folder_without_an_adapter_is_refused(tmp_path) -> None:

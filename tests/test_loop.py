@@ -181,6 +181,13 @@ def test_bad_input_leaves_no_directory_behind(tmp_path, changes, error, message)
     assert not (tmp_path / "run").exists()
 
 
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file" / "run", Path("/proc/run")):
+        with pytest.raises(RunDirError, match=r"run cannot be made \(.*choose another --run-dir"):
+            run(toy(path))
+
+
 def test_bounds_end_a_run_well(tmp_path) -> None:
     late = run(toy(tmp_path / "late", stop_after_hours=0.0))
     assert len(rows(late)) == 1

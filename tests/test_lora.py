@@ -222,3 +222,10 @@ def test_a_layers_first_values_do_not_depend_on_the_other_layers(toy_dir) -> Non
 def test_model_without_such_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no linear layers for lora.layers='mlp'"):
         inject(nn.Sequential(nn.Linear(2, 2)), LoraConfig(layers="mlp"), seeds=[0])
+
+
+@pytest.mark.parametrize("is_enabled", [False, True])
+def test_a_layer_takes_an_input_without_rows(is_enabled) -> None:
+    layer = LoraLinear(nn.Linear(8, 6), nn.Parameter(torch.randn(1, 2, 8)), nn.Parameter(torch.randn(1, 6, 2)), 1.0)
+    layer.is_enabled = is_enabled
+    assert layer(torch.randn(0, 3, 8)).shape == (0, 3, 6)

@@ -1,5 +1,6 @@
 """The shape of the adapters: rank, scale, layers and variant."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,7 +35,7 @@ class LoraConfig:
         """Raise ConfigError for a value that breaks a rule."""
         if not 1 <= self.rank <= 512:
             raise ConfigError(f"lora.rank is {self.rank}; it must be from 1 to 512. Try --lora.rank 1.")
-        if not self.alpha > 0:
+        if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise ConfigError(f"lora.alpha is {self.alpha}; it must be above 0. Try --lora.alpha 32.")
         layer_kinds(self.layers)
         if self.variant == "dora":

@@ -4,7 +4,6 @@ An adapter of some layers only is the same function as one of all layers that is
 with zeros. Left out, with an error: DoRA, ranks or scales that differ between layers, saved full modules.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig, is_attention
-from rlora.lora.peft_format import CONFIG_FILE, TENSOR_FILE, check_adapter, load_adapter_tensors, our_name
+from rlora.lora.peft_format import TENSOR_FILE, check_adapter, load_adapter_tensors, our_name, read_adapter_config
 from rlora.lora.stored_ranks import stored_keys, stored_ranks
 
 
@@ -23,21 +22,16 @@ def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
     Its layers are attention where it adapts no others, else all, with the unembedding where it is adapted. Raises
     AdapterError for a folder that holds no adapter, or one of a kind that is not served.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        _, alpha = int(stored["r"]), float(stored["lora_alpha"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise AdapterError(f"{path} is not the configuration of a LoRA adapter: {error!r}") from error
+    stored = read_adapter_config(folder)
     for field in ("alpha_pattern", "modules_to_save"):
         if stored.get(field):
             raise AdapterError(f"{folder} has {field}={stored[field]!r}; only one rank and scale for all is read.")
     if stored.get("bias", "none") != "none":
         raise AdapterError(f"{folder} trains biases (bias={stored['bias']!r}), which are not read.")
     rank, _ = stored_ranks(folder / TENSOR_FILE, stored)
-    config = LoraConfig(rank=rank, alpha=alpha, variant="rslora" if stored.get("use_rslora") else "lora")
+    config = LoraConfig(
+        rank=rank, alpha=float(stored["lora_alpha"]), variant="rslora" if stored.get("use_rslora") else "lora"
+    )
     check_adapter(folder, config)
     layers = _layers(folder)
     kinds = ["attention" if all(is_attention(layer) for layer in layers - {"lm_head"}) else "all"]

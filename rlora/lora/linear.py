@@ -85,7 +85,7 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
         outputs = low_rank.outputs(x_NI, weights, all_a, all_b, scale)
     else:
         outputs = _LowRankUpdates.apply(x_NI, scale, kernels, bases, *all_a, *all_b)
-    return [y_NO.view(*x.shape[:-1], -1) for y_NO in outputs]
+    return [y_NO.view(*x.shape[:-1], y_NO.shape[1]) for y_NO in outputs]
 
 
 class SharedInput:
@@ -153,7 +153,7 @@ class LoraLinear(nn.Module):
         """Return the layer's output for x (..., I) as (..., O)."""
         if self.is_enabled:
             return _updated([self], x)[0] if self.shared is None else self.shared.output(self, x)
-        return self.base(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], -1)
+        return self.base(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.base.out_features)
 
 
 def forget_shared_inputs(model: nn.Module) -> None:

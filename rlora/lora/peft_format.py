@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -114,14 +115,36 @@ def save_adapter(adapter: Adapter, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def check_adapter(folder: Path, config: LoraConfig) -> None:
-    """Raise AdapterError unless `folder` holds a plain LoRA adapter of this rank and scale, in safetensors."""
-    if not (folder / CONFIG_FILE).is_file():
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """Return what a PEFT folder's configuration says; AdapterError where it is missing or not one of LoRA's."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
     try:
-        stored = json.loads((folder / CONFIG_FILE).read_text())
-    except ValueError as error:
-        raise AdapterError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
+        stored = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{path} is not JSON: {error}") from error
+    if not isinstance(stored, dict):
+        raise AdapterError(f"{path} is not a configuration of PEFT's.")
+    rank, alpha, patterns = stored.get("r"), stored.get("lora_alpha"), stored.get("rank_pattern") or {}
+    if not (isinstance(rank, int) and rank >= 1 and isinstance(alpha, int | float) and alpha > 0):
+        raise AdapterError(f"{path} has r={rank!r} and lora_alpha={alpha!r}; both must be numbers above 0.")
+    if not (isinstance(patterns, dict) and all(isinstance(one, int) and one >= 1 for one in patterns.values())):
+        raise AdapterError(f"{path} has rank_pattern={patterns!r}; its ranks must be numbers of at least 1.")
+    try:
+        for pattern in patterns:
+            re.compile(pattern)
+    except re.error as error:
+        raise AdapterError(f"{path} has a rank_pattern that is no regular expression: {error}") from error
+    for field in ("lora_bias", "fan_in_fan_out"):
+        if stored.get(field):
+            raise AdapterError(f"{path} has {field}=true, which is not read.")
+    return stored
+
+
+def check_adapter(folder: Path, config: LoraConfig) -> None:
+    """Raise AdapterError unless `folder` holds a plain LoRA adapter of this rank and scale, in safetensors."""
+    stored = read_adapter_config(folder)
     if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
         raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
     start = stored.get("init_lora_weights")

@@ -12,15 +12,14 @@ engine can drop its adapter).
 import gc
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from rlora.errors import EngineError, SamplerError
+from rlora.files import folder_in_memory
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
 from rlora.models import gpu_room, load_tokenizer
@@ -74,8 +73,7 @@ class VllmSampler:
         self._num_loads = 0
         self._weights: FullWeights | None = None  # of the policy, where there are no adapters
         self._holds_base = True
-        memory_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-        self._adapter_dir = Path(tempfile.mkdtemp(prefix="rlora-", dir=memory_dir))
+        self._adapter_dir = folder_in_memory()
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Serve these versions and forget those they replace."""
