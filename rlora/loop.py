@@ -15,7 +15,7 @@ from rlora.evaluate import evaluate
 from rlora.interrupts import Interrupts
 from rlora.lora.peft_format import check_adapter
 from rlora.models import model_dir
-from rlora.resume import MAY_CHANGE, Progress, branched, checkpoint_of, checkpoints_of, find_start, restore
+from rlora.resume import EXTENDS, MAY_CHANGE, Progress, branched, checkpoint_of, checkpoints_of, find_start, restore
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
@@ -44,7 +44,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     check_layers(config, folder)
     parent = None if point is None else str(point)
     with (
-        closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, parent=parent)) as run_dir,
+        closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, extends=EXTENDS, parent=parent)) as run_dir,
         Interrupts() as interrupts,
         Verifier(config.verifier) as verifier,
     ):

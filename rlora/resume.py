@@ -30,6 +30,7 @@ MAY_CHANGE = (
     "checkpoint",
     "verifier.num_workers",
 )
+EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
 
 

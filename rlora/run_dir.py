@@ -32,12 +32,19 @@ class RunDir:
     """Paths and writers of one run directory, held by one process at a time."""
 
     def __init__(
-        self, path: Path, config: Mapping[str, Any], *, may_change: Collection[str] = (), parent: str | None = None
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        may_change: Collection[str] = (),
+        extends: Collection[str] = (),
+        parent: str | None = None,
     ):
         """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
 
-        `may_change` names the fields (or the sections of fields) in which the two may differ; `parent` says what a
-        new run branches from. Raises RunDirError when another process writes there, when it holds a run that differs
+        `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
+        that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
+        run branches from. Raises RunDirError when another process writes there, when it holds a run that differs
         in other fields (naming them), or something else than a run.
         """
         self.path = path
@@ -54,9 +61,10 @@ class RunDir:
             old = read_json(stored) if stored.is_file() else None
             if old is not None:
                 _refuse_changes(path, old, config, may_change)
-            has_same_config = old is not None and not differences(old, dict(config))
-            self.is_finished = has_same_config and (path / "summary.json").is_file()
-            write_json(stored, config)  # first, since it is what makes the folder a run's
+            has_more = old is None or any(_is_allowed(line, extends) for line in differences(old, dict(config)))
+            self.is_finished = not has_more and (path / "summary.json").is_file()
+            if not self.is_finished:
+                write_json(stored, config)  # first, since it is what makes the folder a run's
             if not (path / "run.json").is_file():
                 about = {"id": uuid.uuid4().hex[:12], "created": _now(), "parent": parent}
                 write_json(path / "run.json", about)

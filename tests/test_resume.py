@@ -111,6 +111,10 @@ def test_a_finished_run_is_not_run_again_and_can_be_prolonged(straight, tmp_path
     before = (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns
     run(short)
     assert "is finished" in capsys.readouterr().err
+    stored = (tmp_path / "run" / "config.json").read_bytes()
+    run(toy(tmp_path / "run", **{**SIZE, "num_steps": 3}, memory_budget=3.0))  # gives it no more to do
+    assert "is finished" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.json").read_bytes() == stored
     assert (tmp_path / "run" / "metrics.jsonl").stat().st_mtime_ns == before
     run(toy(tmp_path / "run", **SIZE))
     assert "going on from step 3" in capsys.readouterr().err
