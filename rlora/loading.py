@@ -80,10 +80,8 @@ def _try_scoring(model: Any) -> None:
             )
     last_NH = hidden_BTH[:, -1]
     expected_NV = model(**given).logits[:, -1].float()
-    if (
-        _difference(logits(last_NH, model.get_output_embeddings().weight, last_NH.dtype), expected_NV)
-        > _SAME[model.dtype]
-    ):
+    found_NV = logits(last_NH, model.get_output_embeddings().weight, last_NH.dtype)
+    if _difference(found_NV, expected_NV) > _SAME[model.dtype]:
         raise ConfigError(
             f"{type(model).__name__} makes its logits of more than hidden states and the unembedding (a bias, a "
             "scale), which is not supported: it would be scored wrongly."
@@ -125,11 +123,11 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
 
 def refuse_unsupported(config: Any) -> None:
     """Raise ConfigError for a model whose log-probabilities would be computed wrongly."""
-    kinds = getattr(config, "layer_types", None) or ("sliding_attention",)
-    if getattr(config, "sliding_window", None) and set(kinds) != {"full_attention"}:
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if {"sliding_attention", "chunked_attention"} & set(kinds or ()) or (window and not kinds):
         raise ConfigError(
-            f"the model has sliding-window attention ({config.sliding_window} positions), which is not supported: long "
-            "rows would be scored wrongly."
+            f"the model has sliding-window attention ({window} positions), which is not supported: long rows would be "
+            "scored wrongly."
         )
     for field in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, field, None) not in (None, 1, 1.0):
