@@ -58,7 +58,7 @@ class Attention:
         scale: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradients of q, k and v for that of the output, contiguous."""
-        grads = tuple(torch.empty(one.shape, dtype=one.dtype) for one in (query, key, value))
+        grads = query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
         function = self.library.rlora_attend_backward
         self._call(function, query, key, value, seen_BT2, grad, normalizer, grads, scale)
         return grads

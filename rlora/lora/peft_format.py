@@ -159,7 +159,7 @@ def check_adapter(folder: Path, config: LoraConfig) -> None:
         )
     if stored.get("alpha_pattern"):
         raise AdapterError(f"{folder} has alpha_pattern={stored['alpha_pattern']!r}; only one scale for all is read.")
-    (rank, expert_rank), alpha = stored_ranks(folder / TENSOR_FILE, stored), stored.get("lora_alpha")
+    (rank, expert_rank), alpha = stored_ranks(folder / TENSOR_FILE, stored), stored["lora_alpha"]
     if rank != config.rank:
         raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
