@@ -279,7 +279,7 @@ print(budget.tokens, metrics["batch/num_out_of_memory"], trainer.policy.version)
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 @pytest.mark.parametrize(
     ("dtype", "compile_", "mebibytes"),
-    [("float32", "off", 192), ("bfloat16", "off", 96), ("bfloat16", "on", 48), ("bfloat16", "on", 96)],
+    [("float32", "off", 192), ("bfloat16", "off", 96), ("bfloat16", "on", 48)],
 )
 def test_a_kernel_that_refuses_memory_is_survived(dtype, compile_, mebibytes) -> None:
     command = [sys.executable, "-c", LIMITED, dtype, compile_, str(mebibytes)]
@@ -331,10 +331,8 @@ print(memory.of(4096), status("VmHWM") - before)
     ("dtype", "compile_", "method", "recompute"),
     [
         ("bfloat16", "on", "lora", "keep"),
-        ("bfloat16", "on", "lora", "recompute"),
         ("bfloat16", "on", "full", "recompute"),
         ("bfloat16", "off", "lora", "keep"),
-        ("float32", "off", "lora", "recompute"),
     ],
 )
 def test_the_memory_of_a_micro_batch_is_about_what_was_expected(dtype, compile_, method, recompute) -> None:
