@@ -8,13 +8,15 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt's names for them in malloc.
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed until `give_back_freed_memory`, for the rest of the process.
+    """Let the C library keep what is freed until `give_back_freed_memory`, but for tensors of a MiB and more, for the
+    rest of the process.
 
-    Left to itself it returns large tensors at once and gets them back page by page: 3 to 4 % of a pass. Does nothing
-    where the C library is not glibc.
+    Those kept as well left holes between what a pass saves, which were not always filled again: a fifth more memory at
+    the peak, and three times as much where layers are computed again, for no time (docs/log.md). Does nothing where the
+    C library is not glibc.
     """
-    for what in (_TRIM_THRESHOLD, _MMAP_THRESHOLD):
-        _set_malloc(what, 2**30)
+    _set_malloc(_TRIM_THRESHOLD, 2**30)
+    _set_malloc(_MMAP_THRESHOLD, 2**20)
 
 
 def _set_malloc(what: int, num_bytes: int) -> None:
@@ -33,7 +35,7 @@ def give_back_freed_memory() -> None:
 
 def recompute_layers(model: Any) -> None:
     """Let every decoder layer keep only its input and be computed again in the backward pass (activation
-    checkpointing); and the C library return large tensors at once again, for memory counts here and time does not.
+    checkpointing).
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -41,4 +43,3 @@ def recompute_layers(model: Any) -> None:
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.training = True  # of this module alone, which is what the library looks at: nothing drops out
-    _set_malloc(_MMAP_THRESHOLD, 2**20)  # kept inputs between freed tensors left holes that were never filled again

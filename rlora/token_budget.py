@@ -20,7 +20,7 @@ from rlora.trainer import Trainer
 from rlora.types import Group
 
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
-_KEPT = 1.3  # times what the forward pass saves: with what lies unused between, and gradients
+_KEPT = {"cpu": 1.0, "cuda": 1.3}  # times what the forward pass saves: on a GPU, what lies unused between counts
 _TEMPORARIES = 5  # times what a layer saves: what its backward pass holds beside, or, computed again, in all
 _SCORES = 5  # fp32 tensors of a block's scores that exist at once where they are materialised
 _SIGNS = (  # in messages of PyTorch's allocator, C++, oneDNN (which says no more) and CUDA's libraries
@@ -129,7 +129,7 @@ def batch_memory(policy: Policy, *, row_tokens: int, recompute: bool) -> BatchMe
     probe, config = _probe(row_tokens).to(policy.device), policy.model.config
     saved = _saved_bytes(policy, probe) / row_tokens
     layers, hidden = config.num_hidden_layers, config.hidden_size
-    kept = layers * hidden * policy.dtype.itemsize if recompute else _KEPT * saved
+    kept = layers * hidden * policy.dtype.itemsize if recompute else _KEPT[policy.device.type] * saved
     per_position = kept + min(_TEMPORARIES, layers) * saved / layers
     if policy.device.type == "cpu" and mask_for(probe.segments_BT, policy.kernels, policy.dtype).is_floating_point():
         per_position += _SCORES * config.num_attention_heads * min(BLOCK, row_tokens) * 4
