@@ -1,5 +1,6 @@
 """Files and folders that are either whole or absent: written under a temporary name, synced, then renamed."""
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -8,12 +9,10 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
-import psutil
-
 from rlora.errors import WriteError
 
 _TEMPORARY = ".tmp"
-_IN_MEMORY = "rlora-of-"  # and the number of the process that it belongs to
+_IN_MEMORY = "rlora-adapters-"
 
 
 @contextmanager
@@ -98,12 +97,30 @@ def _sync(path: Path) -> None:
 def folder_in_memory(parent: Path | None = None) -> Path:
     """Return a new folder, in memory where there is /dev/shm, and remove those of processes that are gone.
 
-    A killed process leaves its own, which would lie in memory until the machine starts again.
+    A killed process leaves its own, which would lie in memory until the machine starts again. Whether its process lives
+    is told by a lock on the folder, which the kernel ends with its holder.
     """
     if parent is None:
         parent = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
     for folder in parent.glob(f"{_IN_MEMORY}*"):
-        owner = folder.name.removeprefix(_IN_MEMORY).partition("-")[0]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            shutil.rmtree(folder, ignore_errors=True)  # another user's stays
-    return Path(tempfile.mkdtemp(prefix=f"{_IN_MEMORY}{os.getpid()}-", dir=parent))
+        if (lock := _lock(folder)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=_IN_MEMORY, dir=parent))
+        if _lock(folder) is not None and folder.exists():  # else another process took it for one that is left
+            return folder
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder for as long as this process lives and return the descriptor; None where another holds it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # gone, or another user's
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor

@@ -235,11 +235,21 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path) -> None:
 
 
 def test_folders_in_memory_of_a_process_that_was_killed_are_removed(tmp_path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left, alive, other = tmp_path / f"rlora-of-{gone.pid}-abc", folder_in_memory(tmp_path), tmp_path / "rlora-of-others"
-    for folder in (left, other):
-        folder.mkdir()
+    code = "import sys, time; from pathlib import Path; from rlora.files import folder_in_memory as make; "
+    code += "print(make(Path(sys.argv[1])), flush=True); time.sleep(60)"
+    command = [sys.executable, "-c", code, tmp_path]
+    killed, alive = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))
+    left, kept = (Path(process.stdout.readline().strip()) for process in (killed, alive))
+    other = tmp_path / "thesis"
+    for folder in (left, kept, other):
+        folder.mkdir(exist_ok=True)
         (folder / "adapter_model.safetensors").touch()
-    new = folder_in_memory(tmp_path)
-    assert sorted(tmp_path.iterdir()) == sorted([alive, other, new])
+    killed.kill()
+    killed.communicate()
+    own = folder_in_memory(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([kept, other, own])
+    assert (kept / "adapter_model.safetensors").exists()
+    alive.kill()
+    alive.communicate()
+    new = folder_in_memory(tmp_path)  # keeps this process's own
+    assert sorted(tmp_path.iterdir()) == sorted([other, own, new])
