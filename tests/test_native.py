@@ -4,7 +4,7 @@ import pytest
 
 from rlora.errors import CompilerError
 from rlora.fused import native
-from rlora.fused.native import native_library
+from rlora.fused.native import call, native_library
 
 pytestmark = pytest.mark.unit
 
@@ -28,3 +28,16 @@ def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch) -> None:
         assert not list(tmp_path.iterdir())
     finally:
         native_library.cache_clear()
+
+
+def test_memory_that_a_product_does_not_find_is_an_error_of_python(library) -> None:
+    sizes = [
+        1,
+        1,
+        1,
+        1,
+        2**41,
+        64,
+    ]  # threads, rows, heads, key heads, length, head size: 2^49 bytes are asked for first
+    with pytest.raises(MemoryError, match="found no memory"):
+        call(library.rlora_attend, [*sizes, *[0] * 21], 1.0)

@@ -55,10 +55,10 @@ def no_collection() -> Iterator[None]:
 def test_hostile_answers_are_refused_quickly_without_raising(gold: str, frame: str) -> None:
     with Verifier(VerifierConfig(deadline_seconds=0.5)) as verifier:
         for answer in REFUSED:
-            start = time.thread_time()
+            start = time.process_time()
             verdict = verifier.judge(frame.format(answer), gold)
             assert not verdict.is_correct, answer[:50]
-            assert time.thread_time() - start < 1.0, answer[:50]
+            assert time.process_time() - start < 1.0, answer[:50]
             verdict.extracted.encode()  # no surrogates, so that a log can be written
 
 
