@@ -44,7 +44,7 @@ GPU = RunConfig(
     optimizer=OptimizerConfig(learning_rate=5e-5),
     sampling=SamplingParams(max_tokens=8192),
     batch=BatchConfig(tokens_per_micro_batch=16384, tokens_per_row=8192),
-    sampler=SamplerConfig(kv_cache_gb=0),
+    sampler=SamplerConfig(kv_cache_gb=0, max_num_seqs=0),
     evaluation=EvaluationConfig(every=20, num_problems=200, num_problems_during_training=100),
 )
 CPU = replace(

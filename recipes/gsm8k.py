@@ -36,7 +36,7 @@ GPU = RunConfig(
     optimizer=OptimizerConfig(learning_rate=6e-5),
     sampling=SamplingParams(max_tokens=1024),
     batch=BatchConfig(tokens_per_micro_batch=16384, tokens_per_row=4096),
-    sampler=SamplerConfig(kv_cache_gb=0),
+    sampler=SamplerConfig(kv_cache_gb=0, max_num_seqs=0),
     evaluation=EvaluationConfig(every=20, num_problems=0, num_problems_during_training=200),
 )
 CPU = replace(

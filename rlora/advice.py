@@ -1,17 +1,29 @@
 """What can be said of a training run from its configuration and its model's shape alone, before anything is trained."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from rlora.batch_memory import DecoderSizes, expected_batch_memory
+from rlora.errors import OutOfMemoryError
+from rlora.logprobs import chunk_tokens
 from rlora.lora.config import LoraConfig
 from rlora.lora.inject import adapter_shapes, num_parameters
 from rlora.lora.learning_rate import Method, Recommendation, recommend
-from rlora.models import ModelConfig, empty_model, model_title
+from rlora.memory_plan import GIB, Card, MemoryPlan, Workload, plan_memory
+from rlora.models import DTYPES, ModelConfig, empty_model, model_title, num_weights
 from rlora.run_config import RunConfig
 from rlora.sampler.base import check_experts
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
+_TRAINED_BYTES = 16  # of an adapter's number: vector, gradient and AdamW's two moments
+_FULL_BYTES = (
+    20  # of a weight that is trained: those, the model's rounded copy and the base's (rlora/full/parameters.py)
+)
+_LEAST_TOKENS, _LEAST_TOKENS_OF_GPU = 128, 1024  # of a micro-batch, on the CPU and on a GPU
 
 
 def recommended_rate(
@@ -28,6 +40,66 @@ def recommended_rate(
         alpha=alpha,
         num_steps=num_steps,
     )
+
+
+def workload_of(config: RunConfig) -> Workload:
+    """Return what a run asks of the memory."""
+    completions, sampler = (
+        round(config.oversample * config.problems_per_step) * config.samples_per_problem,
+        config.sampler,
+    )
+    row_tokens = sampler.max_prompt_tokens + config.sampling.max_tokens
+    return Workload(
+        row_tokens=row_tokens,
+        max_length=max(row_tokens, sampler.max_prompt_tokens + config.evaluation.max_tokens),
+        micro_batch_tokens=config.batch.tokens_per_micro_batch,
+        num_sequences=sampler.max_num_seqs,
+        num_completions=completions,
+        cache_bytes=int(sampler.kv_cache_gb * GIB) or None,
+        batch_bytes=None if config.memory_budget is None else int(config.memory_budget * GIB),
+        is_recomputed=config.batch.recompute,
+        least_tokens=_LEAST_TOKENS_OF_GPU if torch.cuda.is_available() or sampler.kv_cache_gb == 0 else _LEAST_TOKENS,
+    )
+
+
+def plan_on_paper(config: RunConfig, model: Any, card: Card) -> MemoryPlan:
+    """Return where the memory of an empty card would go in a run; `model` may be on the meta device.
+
+    Raises OutOfMemoryError where the run would not fit.
+    """
+    sizes, dtype = DecoderSizes.of(model.config), DTYPES[config.model.dtype]
+    options = {
+        "itemsize": dtype.itemsize,
+        "chunk_tokens": chunk_tokens(torch.device("cuda")),
+        "score_block": 0,
+        "is_compiled": config.model.compile == "on",
+    }
+    plain = expected_batch_memory(sizes, is_recomputed=False, **options)
+    recomputed = expected_batch_memory(sizes, is_recomputed=True, **options)
+    base = num_weights(model)
+    trained = base * _FULL_BYTES if config.adapters is None else num_parameters(model, config.adapters) * _TRAINED_BYTES
+    taken = trained + (0 if config.adapters is None else base * dtype.itemsize)
+    return plan_memory(
+        Card(total=card.total, free=card.free - taken),
+        sizes,
+        workload_of(config),
+        batch_memory=(plain, recomputed),
+        weight_bytes=base * dtype.itemsize,
+        itemsize=dtype.itemsize,
+    )
+
+
+def memory_lines(config: RunConfig, model: Any, gigabytes: float) -> Iterator[str]:
+    """Yield where the memory of a card of so many GB would go, or why the run does not fit on it."""
+    if config.sampler.resolved_kind != "vllm":
+        config = replace(config, sampler=replace(config.sampler, kind="vllm"))
+    yield f"Memory of a GPU of {gigabytes:g} GB, in GiB (calculated):"
+    try:
+        plan = plan_on_paper(config, model, Card.named(gigabytes))
+    except OutOfMemoryError as error:
+        yield f"  does not fit: {error}"
+    else:
+        yield from (f"  {line}" for line in plan.lines())
 
 
 def check_layers(config: RunConfig, folder: Path) -> None:

@@ -1,16 +1,17 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from rlora.advice import workload_of
+from rlora.batch_memory import DecoderSizes
 from rlora.errors import DataError
 from rlora.lora.peft_format import served_modules
-from rlora.memory import recompute_layers
-from rlora.models import end_token_ids, gpu_room, load_tokenizer
+from rlora.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
+from rlora.models import empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
@@ -20,7 +21,7 @@ from rlora.seeding import derive_seed
 from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
-from rlora.token_budget import TokenBudget, batch_memory
+from rlora.token_budget import TokenBudget, measured_batch_memory
 from rlora.trainer import Trainer
 from rlora.types import Problem
 from rlora.verify import Verifier
@@ -39,6 +40,7 @@ class Parts:
     budget: TokenBudget
     hot_swap: HotSwap
     sampler: Sampler
+    plan: MemoryPlan | MicroBatches | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,9 @@ def assemble(
     warm_up(policy)
     temperature = config.sampling.temperature
     trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature)
-    budget, batch_bytes = _token_budget(config, folder, policy)
+    plan = plan_of(config, folder, policy)
+    budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
+    policy.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
     sampler = make_sampler(
         EngineSpec(
             folder=folder,
@@ -100,7 +104,8 @@ def assemble(
             target_modules=() if config.adapters is None else tuple(served_modules(policy.adapter())),
             max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
             run_name=Path(config.run_dir).name,
-            batch_bytes=batch_bytes,
+            cache_bytes=plan.cache if isinstance(plan, MemoryPlan) else None,
+            num_sequences=plan.num_sequences if isinstance(plan, MemoryPlan) else None,
         )
     )
     engine = RolloutEngine(renderer, sampler, verifier, task=chosen, max_prompt_tokens=config.sampler.max_prompt_tokens)
@@ -123,27 +128,30 @@ def assemble(
             longest=config.sampler.max_prompt_tokens,
         ),
         sampler=sampler,
+        plan=plan,
     )
 
 
-def _token_budget(config: RunConfig, folder: Path, policy: Policy) -> tuple[TokenBudget, int]:
-    """Return the budget of micro-batches, and the bytes that they take where the sampler's cache gets what they leave.
-
-    Where the GPU's memory sizes that cache, micro-batches take at most half of what both share.
+def plan_of(config: RunConfig, folder: Path, policy: Policy) -> MemoryPlan | MicroBatches | None:
+    """Return how memory is divided: all of a GPU that vLLM shares with the trainer, or what `memory_budget` allows for
+    micro-batches; None where nothing bounds them.
     """
-    tokens, num_bytes = config.batch.tokens_per_micro_batch, 0
-    has_shared_memory = config.sampler.resolved_kind == "vllm" and config.sampler.kv_cache_gb == 0
-    if config.memory_budget is not None or has_shared_memory:
-        longest = config.sampler.max_prompt_tokens + config.sampling.max_tokens
-        memory = batch_memory(policy, row_tokens=longest, recompute=config.batch.recompute)
-        if config.memory_budget is not None:
-            tokens = memory.tokens(config.memory_budget)
-        if has_shared_memory:
-            room = memory.tokens(gpu_room(folder, config.model) / 2 / 2**30)
-            if room < tokens:
-                print(f"The GPU's memory takes micro-batches of {room} tokens, not {tokens}.", file=sys.stderr)
-            tokens = min(tokens, room)
-            num_bytes = memory.of(tokens)
-    if config.batch.recompute:  # after measuring, which has to see what every layer saves
-        recompute_layers(policy.model)
-    return TokenBudget(config.batch, tokens), num_bytes
+    is_shared_card = config.sampler.resolved_kind == "vllm" and (
+        torch.cuda.is_available() or config.sampler.kv_cache_gb == 0
+    )
+    if not is_shared_card and config.memory_budget is None:
+        return None
+    workload = workload_of(config)
+    plain, recomputed = measured_batch_memory(policy, row_tokens=workload.row_tokens)
+    if not is_shared_card:
+        assert workload.batch_bytes is not None
+        return fit_micro_batches(workload.batch_bytes, workload, plain=plain, recomputed=recomputed)
+    model = empty_model(folder, config.model)
+    return plan_memory(
+        Card.present(),
+        DecoderSizes.of(model.config),
+        workload,
+        batch_memory=(plain, recomputed),
+        weight_bytes=num_weights(model) * policy.dtype.itemsize,
+        itemsize=policy.dtype.itemsize,
+    )

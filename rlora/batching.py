@@ -28,7 +28,7 @@ class BatchConfig:
     """
     recompute: bool = False
     """Keep only the input of each layer and compute the layer again in the backward pass: much less memory, a third
-    more time.
+    more time. False does so for rows alone that would not fit into memory otherwise, and says so.
     """
     mask_truncated: bool = False
     """Leave completions that hit the token limit out of the loss; otherwise they are trained with their reward, 0."""
@@ -60,6 +60,11 @@ class MicroBatch:
     sampler_logprobs_N: torch.Tensor
     advantages_N: torch.Tensor
     completion_N: torch.Tensor
+
+    @property
+    def num_positions(self) -> int:
+        """Positions computed, padding included."""
+        return self.tokens_BT.numel()
 
     @property
     def policy_N(self) -> torch.Tensor:

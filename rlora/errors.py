@@ -63,3 +63,7 @@ class SamplerError(RloraError, RuntimeError):
 
 class EngineError(RloraError, RuntimeError):
     """The sampling engine failed in the middle of its work; a new process can go on from the last checkpoint."""
+
+
+class EngineStartError(EngineError):
+    """The sampling engine did not start, and would not in a new process either; the message says what to change."""

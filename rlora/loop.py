@@ -14,6 +14,7 @@ from rlora.config import to_json
 from rlora.evaluate import evaluate
 from rlora.interrupts import Interrupts
 from rlora.lora.peft_format import check_adapter
+from rlora.memory import let_blocks_grow
 from rlora.models import model_dir
 from rlora.resume import EXTENDS, MAY_CHANGE, Progress, branched, checkpoint_of, checkpoints_of, find_start, restore
 from rlora.rollout import rollout_metrics
@@ -36,6 +37,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     """
     config.check()
     config, point = branched(config.resolved())
+    let_blocks_grow()
     is_new = point is None and not checkpoints_of(config).steps()
     if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)

@@ -1,6 +1,7 @@
 """Memory of training: give freed pages back to the system, and keep only the inputs of layers where asked to."""
 
 import ctypes
+import os
 import platform
 from typing import Any
 
@@ -24,6 +25,15 @@ def _set_malloc(what: int, num_bytes: int) -> None:
         ctypes.CDLL("libc.so.6").mallopt(what, num_bytes)
 
 
+def let_blocks_grow() -> None:
+    """Let PyTorch's allocator for CUDA grow its blocks (`expandable_segments`), so that little lies between them.
+
+    To be called before the first tensor lies on the GPU; what the environment says already stands. Not for an engine
+    whose cache sleeps: vLLM's allocator for that refuses such blocks.
+    """
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+
 def give_back_freed_memory() -> None:
     """Return the C library's free pages (about 20 ms), which it keeps and ever new shapes would pile up.
 
@@ -33,13 +43,14 @@ def give_back_freed_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-def recompute_layers(model: Any) -> None:
+def recompute_layers(model: Any, *, is_on: bool = True) -> None:
     """Let every decoder layer keep only its input and be computed again in the backward pass (activation
-    checkpointing).
+    checkpointing), or no longer; for passes that begin from now on.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for layer in model.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
-            layer.training = True  # of this module alone, which is what the library looks at: nothing drops out
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if is_on and not all(layer.gradient_checkpointing for layer in layers):
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for layer in layers:
+        layer.training = is_on  # of this module alone, which is what the library looks at: nothing drops out

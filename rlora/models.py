@@ -74,18 +74,31 @@ def model_dir(config: ModelConfig) -> Path:
 
     Raises ConfigError for a name that is no folder and cannot be had from the hub, or a folder without safetensors.
     """
+    folder = _named_dir(config)
+    if not any(folder.glob("*.safetensors")):
+        pickled = " Pickled weights (.bin) can run code and are refused." if any(folder.glob("*.bin")) else ""
+        raise ConfigError(f"{folder} holds no *.safetensors; save the model there by save_pretrained.{pickled}")
+    return folder
+
+
+def config_dir(config: ModelConfig) -> Path:
+    """Return a folder that holds the model's config.json; of a hub model no weights are fetched.
+
+    Raises ConfigError for a name that is no folder and cannot be had from the hub.
+    """
+    return _named_dir(config, only=["config.json", "*.py"])
+
+
+def _named_dir(config: ModelConfig, *, only: list[str] | None = None) -> Path:
     if config.name in (BUNDLED, TOY):
         return _made_once(config.name)
     folder = Path(config.name)
     if not folder.is_dir():
         if config.name.startswith((".", "/", "~")):
             raise ConfigError(f"model.name is {config.name!r}, which is not a folder.")
-        folder = _hub_dir(config.name, config.revision)
+        folder = _hub_dir(config.name, config.revision, only)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json; give the folder of a Hugging Face causal model.")
-    if not any(folder.glob("*.safetensors")):
-        pickled = " Pickled weights (.bin) can run code and are refused." if any(folder.glob("*.bin")) else ""
-        raise ConfigError(f"{folder} holds no *.safetensors; save the model there by save_pretrained.{pickled}")
     return folder
 
 
@@ -103,11 +116,12 @@ def told_as_config_errors(part: str, folder: Path) -> Iterator[None]:
         raise ConfigError(f"the {part} in {folder} cannot be read: {reason} Is the folder complete?") from error
 
 
-def _hub_dir(name: str, revision: str | None) -> Path:
+def _hub_dir(name: str, revision: str | None, only: list[str] | None) -> Path:
     from huggingface_hub import snapshot_download
 
+    ignored = ["*.bin", "*.pt", "*.pth", "*.gguf", "consolidated*"]  # the last: the same weights under other names
     try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.gguf"]))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=only, ignore_patterns=ignored))
     except (OSError, ValueError) as error:  # the hub's errors, bad names and failed connections are among these
         raise ConfigError(
             f"model.name is {name!r}: no such folder, and the hub did not give it ({type(error).__name__}). Check the "
@@ -245,26 +259,6 @@ def default_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def weight_bytes(folder: Path) -> int:
-    """Return the size of the model's weights on disk in bytes."""
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
-def gpu_room(folder: Path, config: ModelConfig) -> int:
-    """Return the bytes of the GPU that are left for the sampler's KV cache and the trainer's batches.
-
-    That is what is free now, with the trainer's copy of the model in place, less the sampler's copy and a tenth of the
-    card for the engine's buffers, the driver and fragments. Raises ConfigError when less than 2 GiB is left.
-    """
-    if not torch.cuda.is_available():
-        raise ConfigError("sampler.kv_cache_gb is 0, so the GPU's memory sizes the cache, and there is no GPU; try 1.")
-    free, total = torch.cuda.mem_get_info()
-    weights = weight_bytes(folder) * (2 if config.dtype == "float32" else 1)
-    left = free - total // 10 - weights
-    if left < 2 * 2**30:
-        raise ConfigError(
-            f"{free / 2**30:.1f} GiB of GPU memory are free, which cannot hold the sampler's copy of a "
-            f"{weights / 2**30:.1f} GiB model, its cache and the trainer's batches; take a smaller model, or set "
-            "--sampler.kv-cache-gb yourself."
-        )
-    return left
+def num_weights(model: Any) -> int:
+    """Return how many numbers a model without adapters has, tied weights once; it may lie on the meta device."""
+    return sum(parameter.numel() for parameter in model.parameters())

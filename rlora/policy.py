@@ -24,6 +24,7 @@ from rlora.lora.inject import inject
 from rlora.lora.linear import LoraLinear
 from rlora.lora.peft_format import Adapter, load_adapter_tensors
 from rlora.lora.unembedding import adapted_logits, adapted_token_logprobs
+from rlora.memory import recompute_layers
 from rlora.models import DTYPES, ModelConfig, default_device
 
 
@@ -64,6 +65,7 @@ class Policy:
                 print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
         self._base_dir, self._head_dtype, self.version = base_dir, head_dtype, 0
+        self.recompute_above: int | None = None
         self._full: FullParameters | None = None
         self._adapted_head: LoraLinear | None = None
         if config is None:
@@ -146,8 +148,21 @@ class Policy:
         copied = [] if self._adapted_head is None else [self._adapted_head_VH]
         return [*self.model.state_dict().values(), *copied]
 
+    @property
+    def has_materialised_scores(self) -> bool:
+        """Whether attention writes a block's scores to memory: on the CPU, unless a compiled product takes it all."""
+        is_one_product = (
+            self.kernels is not None and self.kernels.attention is not None and self.dtype == torch.bfloat16
+        )
+        return self.device.type == "cpu" and not is_one_product
+
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
-        """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
+        """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens.
+
+        Layers are computed again in the backward pass if there are more positions than `recompute_above` (None: never).
+        """
+        if self.recompute_above is not None:
+            recompute_layers(self.model, is_on=micro_batch.num_positions > self.recompute_above)
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from transformers.utils.logging import disable_progress_bar
 
 from rlora.config import cli
-from rlora.errors import EngineError, RloraError
+from rlora.errors import EngineError, EngineStartError, RloraError
 from rlora.interrupts import Interrupted
 from rlora.loop import run
 from rlora.resume import branched, checkpoints_of
@@ -28,6 +28,9 @@ def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
     disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
     try:
         run(config)
+    except EngineStartError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
     except EngineError as error:
         _start_again(config, error)
     except RloraError as error:

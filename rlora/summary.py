@@ -11,6 +11,7 @@ from rich.table import Table
 from rlora.advice import rate_warning
 from rlora.assemble import Parts, Problems
 from rlora.evaluate import Comparison, compare_with_base
+from rlora.memory_plan import MemoryPlan
 from rlora.models import model_title
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
@@ -29,6 +30,11 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
         f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
         f"run directory {config.run_dir}"
     ]
+    if isinstance(parts.plan, MemoryPlan):
+        lines.append(parts.plan.summary())
+    elif policy.recompute_above is not None:
+        above = f" of more than {policy.recompute_above} positions" if policy.recompute_above else ""
+        lines.append(f"Layers of rows{above} are computed again in the backward pass, to save memory.")
     if warning := rate_warning(config, policy.model):
         lines.append(f"Warning: {warning}")
     if problems.overlap:

@@ -4,12 +4,13 @@ out.
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from rlora.attention import BLOCK, mask_for
+from rlora.attention import BLOCK
+from rlora.batch_memory import BLOCK_SCORES, LOGITS, BatchMemory, batch_memory
 from rlora.batching import BatchConfig, MicroBatch, build_batch, made_up_row, stack
 from rlora.errors import OutOfMemoryError
 from rlora.logprobs import chunk_tokens
@@ -20,9 +21,7 @@ from rlora.trainer import Trainer
 from rlora.types import Group
 
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
-_KEPT = {"cpu": 1.0, "cuda": 1.3}  # times what the forward pass saves: on a GPU, what lies unused between counts
-_TEMPORARIES = 5  # times what a layer saves: what its backward pass holds beside, or, computed again, in all
-_SCORES = 5  # fp32 tensors of a block's scores that exist at once where they are materialised
+_PROBED_TOKENS = 512  # positions of the row that is measured
 _SIGNS = (  # in messages of PyTorch's allocator, C++, oneDNN (which says no more) and CUDA's libraries
     "can't allocate memory",
     "bad_alloc",
@@ -31,7 +30,6 @@ _SIGNS = (  # in messages of PyTorch's allocator, C++, oneDNN (which says no mor
     "out of memory",
     "ALLOC_FAILED",
 )
-_LOGITS = 4  # fp32 tensors of a chunk of logits that exist at once
 
 
 class TokenBudget:
@@ -65,23 +63,27 @@ class TokenBudget:
                 return metrics | {"batch/tokens_allowed": self.tokens, "batch/num_out_of_memory": num_failures}
             num_failures += 1
             forget_shared_inputs(trainer.policy.model)
-            self._halve(reason)
+            self._halve(trainer.policy, reason)
 
     def _cut(self) -> BatchConfig:
         row = min(self._config.tokens_per_row, self.tokens)
         return replace(self._config, tokens_per_micro_batch=self.tokens, tokens_per_row=row)
 
-    def _halve(self, reason: str) -> None:
+    def _halve(self, policy: Policy, reason: str) -> None:
+        """Halve the tokens; longer rows, each a micro-batch by itself, have their layers computed again from now on."""
         if self.tokens // 2 < LEAST_TOKENS:
             raise OutOfMemoryError(
-                f"memory ran out with micro-batches of {self.tokens} tokens ({reason}). Add --batch.recompute to the "
-                "same command, or go on in a branch (--branch NEW_DIR) with a lower --sampling.max-tokens or "
-                "--sampler.kv-cache-gb."
+                f"memory ran out with micro-batches of {self.tokens} tokens ({reason}), also with layers computed "
+                "again. Go on in a branch (--branch NEW_DIR) with a lower --sampling.max-tokens or "
+                "--sampler.kv-cache-gb, or free memory and start the same command again."
             )
         self.say(
-            f"Out of memory with micro-batches of {self.tokens} tokens ({reason}); going on with {self.tokens // 2}."
+            f"Out of memory with micro-batches of {self.tokens} tokens ({reason}); going on with {self.tokens // 2}, "
+            "longer rows with layers computed again."
         )
         self.tokens //= 2
+        above = policy.recompute_above
+        policy.recompute_above = self.tokens if above is None else min(above, self.tokens)
         gc.collect()
         give_back_freed_memory()
         if torch.cuda.is_available():
@@ -98,48 +100,29 @@ def is_out_of_memory(error: BaseException) -> bool:
     return False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchMemory:
-    """What training a micro-batch takes beside the model, in bytes: something for each position, and for logits."""
+def measured_batch_memory(policy: Policy, *, row_tokens: int) -> tuple[BatchMemory, BatchMemory]:
+    """Return what micro-batches with rows of up to `row_tokens` positions take, with layers kept and computed again.
 
-    per_position: float
-    logits: int
-    row_tokens: int
-
-    def of(self, tokens: int) -> int:
-        """Return the bytes that a micro-batch of `tokens` positions takes."""
-        return int(tokens * self.per_position) + self.logits
-
-    def tokens(self, memory_gb: float) -> int:
-        """Return how many positions fit into `memory_gb` GiB; OutOfMemoryError when not even one row does."""
-        tokens = int((memory_gb * 2**30 - self.logits) / self.per_position)
-        if tokens < self.row_tokens:
-            raise OutOfMemoryError(
-                f"there are {memory_gb * 1024:.4g} MiB for batches (--memory-budget, or on a GPU half of what is left "
-                f"there); a row of {self.row_tokens} tokens of this model takes "
-                f"{self.of(self.row_tokens) / 2**20:.4g}. Give more, or add --batch.recompute."
-            )
-        return tokens
-
-
-def batch_memory(policy: Policy, *, row_tokens: int, recompute: bool) -> BatchMemory:
-    """Measure what a micro-batch takes: what the forward pass of one row of `row_tokens` positions saves for the
-    backward pass, weights left out.
+    Measured is what the forward pass of one row saves for the backward pass, weights left out: a short row, since
+    memory is linear in positions.
     """
-    probe, config = _probe(row_tokens).to(policy.device), policy.model.config
-    saved = _saved_bytes(policy, probe) / row_tokens
-    layers, hidden = config.num_hidden_layers, config.hidden_size
-    kept = layers * hidden * policy.dtype.itemsize if recompute else _KEPT[policy.device.type] * saved
-    per_position = kept + min(_TEMPORARIES, layers) * saved / layers
-    if policy.device.type == "cpu" and mask_for(probe.segments_BT, policy.kernels, policy.dtype).is_floating_point():
-        per_position += _SCORES * config.num_attention_heads * min(BLOCK, row_tokens) * 4
-    logits = _LOGITS * chunk_tokens(policy.device) * config.vocab_size * 4
-    return BatchMemory(per_position=per_position, logits=logits, row_tokens=row_tokens)
-
-
-def _probe(num_tokens: int) -> MicroBatch:
+    num_tokens, config = min(row_tokens, _PROBED_TOKENS), policy.model.config.get_text_config()
     length = max(1, num_tokens // 2)
-    return stack([made_up_row(num_tokens - length, length + 1)])
+    probe = stack([made_up_row(num_tokens - length, length + 1)]).to(policy.device)
+    saved_by_layer = _saved_bytes(policy, probe) / probe.num_positions / config.num_hidden_layers
+    score_block = min(BLOCK, row_tokens) if policy.has_materialised_scores else 0
+
+    def memory(*, is_recomputed: bool) -> BatchMemory:
+        return batch_memory(
+            saved_by_layer,
+            layers=config.num_hidden_layers,
+            input_bytes=config.hidden_size * policy.dtype.itemsize,
+            scores=BLOCK_SCORES * config.num_attention_heads * score_block * 4,
+            logits=LOGITS * chunk_tokens(policy.device) * config.vocab_size * 4,
+            is_recomputed=is_recomputed,
+        )
+
+    return memory(is_recomputed=False), memory(is_recomputed=True)
 
 
 def _saved_bytes(policy: Policy, micro_batch: MicroBatch) -> int:

@@ -80,6 +80,11 @@ class Trainer:
         metrics["optimizer/adapter_norm"] = float(norms(self.policy.flat.theta_KD).norm())
         metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
         metrics["batch/num_positions"] = batch.num_positions
+        above = self.policy.recompute_above
+        recomputed = [
+            part.num_positions for part in batch.micro_batches if above is not None and part.num_positions > above
+        ]
+        metrics["batch/recomputed_share"] = sum(recomputed) / max(1, batch.num_positions)
         metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
         metrics["batch/num_micro_batches"] = len(batch.micro_batches)
         self.policy.version += 1

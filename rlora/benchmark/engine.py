@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rlora.batch_memory import DecoderSizes
 from rlora.benchmark.config import EvalConfig
 from rlora.benchmark.samples import SampleFile
 from rlora.benchmark.subject import Subject
@@ -16,7 +17,8 @@ from rlora.full.weights import load_weights
 from rlora.lora.foreign import padded_tensors
 from rlora.lora.inject import adapted_layers, adapter_shapes
 from rlora.lora.peft_format import served_modules
-from rlora.models import empty_model, end_token_ids, load_tokenizer
+from rlora.memory_plan import Card, plan_evaluation
+from rlora.models import DTYPES, empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.policy import Policy
 from rlora.rollout import RolloutEngine, Sampled
 from rlora.sampler.base import EngineSpec, Sampler, check_experts
@@ -63,6 +65,7 @@ def open_sampler(
     if subject.policy_file is not None and subject.adapters is not None:
         check_experts(adapter_shapes(empty_model(folder, subject.model), subject.adapters), config.sampler)
     policy = None if subject.policy_file is None else _load_policy(folder, subject)
+    cache_bytes, num_sequences = _engine_room(config, subject, folder, max_length)
     sampler = make_sampler(
         EngineSpec(
             folder=folder,
@@ -73,6 +76,8 @@ def open_sampler(
             target_modules=_target_modules(folder, subject, policy),
             max_length=max_length,
             run_name="eval",
+            cache_bytes=cache_bytes,
+            num_sequences=num_sequences,
         )
     )
     try:
@@ -91,6 +96,21 @@ def open_sampler(
         yield sampler, proof, confirm
     finally:
         sampler.close()
+
+
+def _engine_room(config: EvalConfig, subject: Subject, folder: Path, max_length: int) -> tuple[int | None, int | None]:
+    """Return bytes of vLLM's cache and completions at once where the GPU's memory decides; else None, None."""
+    if config.sampler.resolved_kind != "vllm" or config.sampler.kv_cache_gb > 0:
+        return None, None
+    card, model = Card.present(), empty_model(folder, subject.model)
+    return plan_evaluation(
+        card,
+        DecoderSizes.of(model.config),
+        max_length=max_length,
+        num_sequences=config.sampler.max_num_seqs,
+        num_completions=config.completions_per_batch,
+        weight_bytes=num_weights(model) * DTYPES[subject.model.dtype].itemsize,
+    )
 
 
 def check_length(folder: Path, max_length: int) -> None:

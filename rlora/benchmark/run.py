@@ -21,6 +21,7 @@ from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.files import write_atomically
 from rlora.lock import LOCK_FILE, FolderLock
+from rlora.memory import let_blocks_grow
 from rlora.models import model_dir
 from rlora.run_dir import environment, read_json, write_json
 from rlora.sampler.base import EngineSpec, Sampler, build_sampler
@@ -41,6 +42,7 @@ def evaluate_benchmarks(
     samples depend on.
     """
     config.check()
+    let_blocks_grow()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
     if config.num_threads is not None:

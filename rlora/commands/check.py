@@ -1,12 +1,14 @@
 """Show what a model is asked, what it says and how that is judged, before anything is trained on it."""
 
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.advice import check_layers, model_lines, plan_lines
+from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
+from rlora.batching import BatchConfig
 from rlora.benchmark.config import EvalConfig
 from rlora.benchmark.engine import Benchmark, open_sampler
 from rlora.benchmark.run import load_benchmarks
@@ -14,18 +16,20 @@ from rlora.benchmark.subject import resolve
 from rlora.commands.eval import parse
 from rlora.config import cli, from_json
 from rlora.errors import ConfigError
-from rlora.models import empty_model, model_dir, model_title
+from rlora.lora.config import LoraConfig
+from rlora.models import ModelConfig, config_dir, empty_model, model_title
 from rlora.run_config import RunConfig
 from rlora.run_dir import read_json
-from rlora.sampler.base import EngineSpec, Sampler, build_sampler
-from rlora.types import Completion, Problem, Prompt, SampleRequest, StopReason
+from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig, build_sampler
+from rlora.types import Completion, Problem, Prompt, SampleRequest, SamplingParams, StopReason
 from rlora.verify import JudgeRequest, Verifier
 
 _FEW = ("--limit", "1", "--samples", "1")  # defaults; what is given behind them overrides
 DESCRIPTION = """\
 Print the prompt of a benchmark's first problems as the model gets it, completions, and why each is right or wrong, the
 size of an adapter, and the learning rate to start from. `rlora check RECIPE.py [its options]` checks a training run's
-configuration instead, and loads no weights.
+configuration instead, and loads no weights. With --gpu GB it also prints where the memory of a GPU of that size would
+go (24, 48, 80, 141, ...); `rlora check --gpu GB --model NAME` prints that alone, for runs like GSM8K's.
 
 Takes the options of `rlora eval`; --limit problems of each benchmark, --samples completions of each (one and one by
 default). Nothing is kept."""
@@ -33,18 +37,52 @@ default). Nothing is kept."""
 
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora check`, which takes the options of `rlora eval`, or a recipe and its options."""
+    gigabytes, arguments = _gpu_of(arguments)
     if arguments and arguments[0].endswith(".py"):
-        for line in check_recipe(Path(arguments[0]), arguments[1:]):
-            print(line)
-        return
-    config = parse([*_FEW, *arguments], description=DESCRIPTION)
-    disable_progress_bar()
-    for line in check(config):
+        lines = check_recipe(Path(arguments[0]), arguments[1:], gigabytes=gigabytes)
+    elif gigabytes is not None:
+        lines = check_memory(arguments, gigabytes)
+    else:
+        disable_progress_bar()
+        lines = check(parse([*_FEW, *arguments], description=DESCRIPTION))
+    for line in lines:
         print(line)
 
 
-def check_recipe(path: Path, arguments: Sequence[str]) -> Iterator[str]:
-    """Yield what a recipe's command would train and at which rate; ConfigError for a wrong value or for no recipe."""
+def _gpu_of(arguments: Sequence[str]) -> tuple[float | None, list[str]]:
+    """Return what --gpu says, and the other arguments; ends the process with code 2 where it is no number."""
+    parser = ArgumentParser(prog="rlora check", add_help=False, allow_abbrev=False)
+    parser.add_argument("--gpu", type=float)
+    known, rest = parser.parse_known_args(arguments)
+    return known.gpu, rest
+
+
+def check_memory(arguments: Sequence[str], gigabytes: float) -> Iterator[str]:
+    """Yield where a GPU's memory would go in a run of GSM8K's size (64 problems x 16 samples of at most 1,024 tokens)
+    on the model that the arguments name.
+    """
+    parser = ArgumentParser(prog="rlora check --gpu GB", allow_abbrev=False)
+    parser.add_argument("--model", required=True, help="a folder with a config.json, or a name on the Hugging Face hub")
+    parser.add_argument("--max-tokens", type=int, default=1024, help="longest completion")
+    parser.add_argument("--rank", type=int, default=1, help="of the adapter")
+    options = parser.parse_args(arguments)
+    config = RunConfig(
+        run_dir="",
+        problems_per_step=64,
+        samples_per_problem=16,
+        model=ModelConfig(name=options.model),
+        lora=LoraConfig(rank=options.rank),
+        sampling=SamplingParams(max_tokens=options.max_tokens),
+        batch=BatchConfig(tokens_per_micro_batch=16384),
+        sampler=SamplerConfig(kv_cache_gb=0, max_num_seqs=0),
+    )
+    yield from memory_lines(config, empty_model(config_dir(config.model), config.model), gigabytes)
+
+
+def check_recipe(path: Path, arguments: Sequence[str], *, gigabytes: float | None = None) -> Iterator[str]:
+    """Yield what a recipe's command would train and at which rate, and where the memory of a GPU would go; ConfigError
+    for a wrong value or for no recipe.
+    """
     spec = spec_from_file_location(path.stem, path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"{path} is not a file; name a recipe, as in `rlora check recipes/gsm8k.py`.")
@@ -55,9 +93,12 @@ def check_recipe(path: Path, arguments: Sequence[str]) -> Iterator[str]:
         raise ConfigError(f"{path} is not a recipe of a training run: it has no PRESETS of RunConfig.")
     config = cli(presets, description=module.__doc__ or "", arguments=arguments)
     config.check()
-    folder = model_dir(config.model)
+    folder = config_dir(config.model)
     check_layers(config, folder)
-    yield from plan_lines(config, empty_model(folder, config.model))
+    model = empty_model(folder, config.model)
+    yield from plan_lines(config, model)
+    if gigabytes is not None:
+        yield from memory_lines(config, model, gigabytes)
 
 
 def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:

@@ -27,7 +27,7 @@ class SamplerConfig:
     kv_cache_gb: float = 1.0
     """Memory for vLLM's KV cache in GiB; on a GPU 0 takes what the models and the trainer's batches leave."""
     max_num_seqs: int = 256
-    """Completions that vLLM generates at once."""
+    """Completions that vLLM generates at once; 0 takes as many as the cache has room for (256 without a GPU)."""
     max_prompt_tokens: int = 1024
     """Longer prompts are dropped and counted."""
 
@@ -41,9 +41,9 @@ class SamplerConfig:
                 "'rlora[cuda]'`, or take "
                 "the slow reference with --sampler.kind torch."
             )
-        if self.kv_cache_gb < 0 or self.max_num_seqs < 1 or self.max_prompt_tokens < 1:
+        if self.kv_cache_gb < 0 or self.max_num_seqs < 0 or self.max_prompt_tokens < 1:
             raise ConfigError(
-                "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs and max_prompt_tokens at least 1."
+                "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens at least 1."
             )
 
     @property
@@ -63,8 +63,8 @@ def is_vllm_installed() -> bool:
 class EngineSpec:
     """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion.
 
-    `lora` None: one policy, handed over as all weights of the model. `batch_bytes` of the GPU are to be left to the
-    trainer's batches.
+    `lora` None: one policy, handed over as all weights of the model. `cache_bytes` and `num_sequences` are what a
+    memory plan gives the KV cache and generates at once; None: what `config` says.
     """
 
     folder: Path
@@ -76,7 +76,8 @@ class EngineSpec:
     max_length: int
     run_name: str = "rlora"
     num_policies: int = 1
-    batch_bytes: int = 0
+    cache_bytes: int | None = None
+    num_sequences: int | None = None
 
 
 class Sampler(Protocol):

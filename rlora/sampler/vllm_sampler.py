@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
-from rlora.errors import EngineError, SamplerError
+from rlora.errors import EngineError, EngineStartError, SamplerError
 from rlora.files import folder_in_memory
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
-from rlora.models import gpu_room, load_tokenizer
+from rlora.memory_plan import GIB, SEQUENCES, Card, prefill_tokens
+from rlora.models import cache_dir, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm_weights import put_weights, weights_of
@@ -32,7 +33,10 @@ from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 _IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
 _DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
 _CPU_BLOCK_SIZE = 32  # smallest that the CPU attention takes; its default of 128 caches no prompt shorter than that
-_PREFILL_TOKENS = 4096  # prompt tokens computed at once; never below the longest prompt, which must not be cut
+_PREFILL_TOKENS = (
+    4096  # prompt tokens computed at once; on the CPU never below the longest prompt, which must not be cut
+)
+_GRAPH_STEP = 1.3  # ratio of neighbouring batch sizes that have a CUDA graph: 22 of them up to 1,024
 
 
 class VllmSampler:
@@ -41,31 +45,15 @@ class VllmSampler:
     def __init__(self, spec: EngineSpec):
         """Start an engine for `spec`, which serves the base."""
         os.environ.update(_IN_THIS_PROCESS)
-        for name, value in _DEFAULTS.items():
+        for name, value in (_DEFAULTS | {"VLLM_CACHE_ROOT": str(cache_dir() / "vllm")}).items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
         from vllm import LLM
 
-        block_size = None if torch.cuda.is_available() else _CPU_BLOCK_SIZE
-        kv_cache_bytes = int(spec.config.kv_cache_gb * 2**30)
-        self._llm = LLM(
-            str(spec.folder),
-            dtype=spec.model.dtype,
-            trust_remote_code=spec.model.trust_remote_code,
-            max_model_len=spec.max_length,
-            max_num_seqs=spec.config.max_num_seqs,
-            max_num_batched_tokens=max(_PREFILL_TOKENS, spec.max_length),
-            enable_chunked_prefill=False,
-            enable_prefix_caching=True,
-            block_size=block_size,
-            kv_cache_memory_bytes=kv_cache_bytes or gpu_room(spec.folder, spec.model) - spec.batch_bytes,
-            **_lora_options(spec),
-            logprobs_mode="processed_logprobs",
-            hf_overrides={"head_dtype": spec.model.head_dtype},
-            generation_config="vllm",
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-        )
+        try:
+            self._llm = LLM(str(spec.folder), **engine_options(spec))
+        except Exception as error:  # a foreign engine fails to start in any way
+            raise EngineStartError(_why_not_started(error)) from error
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._spec = spec
         self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
@@ -192,6 +180,74 @@ class VllmSampler:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def engine_options(spec: EngineSpec) -> dict[str, Any]:
+    """Return what vLLM's `LLM` is given beside the model's folder."""
+    num_sequences = spec.num_sequences or spec.config.max_num_seqs or SEQUENCES
+    cache_bytes = spec.cache_bytes if spec.cache_bytes is not None else int(spec.config.kv_cache_gb * GIB)
+    return {
+        "dtype": spec.model.dtype,
+        "trust_remote_code": spec.model.trust_remote_code,
+        "max_model_len": spec.max_length,
+        "max_num_seqs": num_sequences,
+        "enable_prefix_caching": True,
+        "kv_cache_memory_bytes": cache_bytes,
+        **(_gpu_options(spec, num_sequences) if torch.cuda.is_available() else _cpu_options(spec)),
+        **_lora_options(spec),
+        "logprobs_mode": "processed_logprobs",
+        "hf_overrides": {"head_dtype": spec.model.head_dtype},
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+
+
+def _cpu_options(spec: EngineSpec) -> dict[str, Any]:
+    return {
+        "block_size": _CPU_BLOCK_SIZE,
+        "enable_chunked_prefill": False,  # a seeded request whose prefill is cut ends the CPU build's engine
+        "max_num_batched_tokens": max(_PREFILL_TOKENS, spec.max_length),
+    }
+
+
+def _gpu_options(spec: EngineSpec, num_sequences: int) -> dict[str, Any]:
+    """Return the options of a GPU, whose memory trainer and engine share.
+
+    vLLM starts only if the share of the card that it is given is free, whatever its cache takes. Long sequences would
+    make it reserve activations for a prefill of their whole length; prompts are shorter, so prefills may be cut there.
+    """
+    num_tokens = prefill_tokens(spec.max_length)
+    return {
+        "gpu_memory_utilization": Card.present().engine_share,
+        "enable_chunked_prefill": num_tokens < spec.max_length,
+        "max_num_batched_tokens": num_tokens,
+        "compilation_config": {
+            "cudagraph_capture_sizes": graph_sizes(num_sequences),
+            "cudagraph_specialize_lora": False,  # requests to the base alone are rare: the canary's and evaluations'
+        },
+    }
+
+
+def graph_sizes(num_sequences: int) -> list[int]:
+    """Return the batch sizes for which a CUDA graph is recorded, up to `num_sequences`; others are padded to the next.
+
+    Example: `graph_sizes(40)` is `[1, 2, 4, 8, 16, 24, 32, 40]`.
+    """
+    sizes = [1, 2, 4, 8]
+    while sizes[-1] < num_sequences:
+        sizes.append(max(sizes[-1] + 8, int(sizes[-1] * _GRAPH_STEP) // 8 * 8))
+    return [size for size in sizes if size < num_sequences] + [num_sequences]
+
+
+def _why_not_started(error: Exception) -> str:
+    reason = next(iter(str(error).strip().splitlines()), "it gives no reason")
+    return (
+        f"vLLM did not start ({type(error).__name__}: {reason}). If it lacks memory: `rlora check RECIPE --gpu GB` "
+        "shows where that goes; lower --sampler.kv-cache-gb, --sampler.max-num-seqs or --sampling.max-tokens, and end "
+        "what else runs on the GPU. VLLM_LOGGING_LEVEL=INFO before the command shows all that it says; --sampler.kind "
+        "torch is the slow reference."
+    )
 
 
 def _lora_options(spec: EngineSpec) -> dict[str, Any]:
