@@ -1,14 +1,18 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from rlora.advice import workload_of
 from rlora.batch_memory import DecoderSizes
-from rlora.errors import DataError
+from rlora.checkpoint import Checkpoint
+from rlora.errors import DataError, OutOfMemoryError
 from rlora.lora.peft_format import served_modules
 from rlora.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
 from rlora.models import empty_model, end_token_ids, load_tokenizer, num_weights
@@ -70,11 +74,11 @@ def assemble(
     verifier: Verifier,
     make_sampler: Callable[[EngineSpec], Sampler],
     *,
-    is_new: bool = True,
+    start: Checkpoint | None = None,
 ) -> Parts:
     """Load tokenizer, policy and sampler of the model in `folder`, and join them; the canary borrows its prompts.
 
-    A run that goes on (`is_new` false) does not need its initial adapter any more.
+    A run that goes on from `start` does not need its initial adapter any more, and keeps the sizes of its engine.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -86,12 +90,12 @@ def assemble(
         config.model,
         config.adapters,
         seeds=[derive_seed(config.seed, "policy", 0)],
-        init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
+        init_adapter=Path(config.init_adapter) if config.init_adapter and start is None else None,
     )
     warm_up(policy)
     temperature = config.sampling.temperature
-    trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature)
-    plan = plan_of(config, folder, policy)
+    trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature, is_exact=config.sampler.exact)
+    plan = plan_of(config, folder, policy, engine={} if start is None else start.engine)
     budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
     policy.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
     sampler = make_sampler(
@@ -132,9 +136,13 @@ def assemble(
     )
 
 
-def plan_of(config: RunConfig, folder: Path, policy: Policy) -> MemoryPlan | MicroBatches | None:
+def plan_of(
+    config: RunConfig, folder: Path, policy: Policy, *, engine: Mapping[str, int] = MappingProxyType({})
+) -> MemoryPlan | MicroBatches | None:
     """Return how memory is divided: all of a GPU that vLLM shares with the trainer, or what `memory_budget` allows for
     micro-batches; None where nothing bounds them.
+
+    The sizes of the engine in `engine` are kept where they still fit; where they do not, it is said on stderr.
     """
     is_shared_card = config.sampler.resolved_kind == "vllm" and (
         torch.cuda.is_available() or config.sampler.kv_cache_gb == 0
@@ -146,12 +154,21 @@ def plan_of(config: RunConfig, folder: Path, policy: Policy) -> MemoryPlan | Mic
     if not is_shared_card:
         assert workload.batch_bytes is not None
         return fit_micro_batches(workload.batch_bytes, workload, plain=plain, recomputed=recomputed)
-    model = empty_model(folder, config.model)
-    return plan_memory(
-        Card.present(),
-        DecoderSizes.of(model.config),
-        workload,
+    model, card, itemsize = empty_model(folder, config.model), Card.present(), policy.dtype.itemsize
+    plan = partial(
+        plan_memory,
+        sizes=DecoderSizes.of(model.config),
         batch_memory=(plain, recomputed),
-        weight_bytes=num_weights(model) * policy.dtype.itemsize,
-        itemsize=policy.dtype.itemsize,
+        weight_bytes=num_weights(model) * itemsize,
+        itemsize=itemsize,
     )
+    if engine:
+        about_as_free = replace(card, free=card.free + card.total // 100)  # from start to start a little more or less
+        try:
+            return plan(about_as_free, workload=replace(workload, **engine))
+        except OutOfMemoryError as error:
+            print(
+                f"The engine's sizes of the steps before do not fit here any more, so others are taken: {error}",
+                file=sys.stderr,
+            )
+    return plan(card, workload=workload)

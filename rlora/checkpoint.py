@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ class Checkpoint:
     `slots` says where each tensor lies in a policy's vector, `position` is that of the problem stream, `best` the best
     held-out accuracy so far (-1: none), `seconds` what the steps took, `tokens_per_micro_batch` what memory has allowed
     so far, `problems` the fingerprint of the training set, `solved_P2` the curriculum's counts of right and wrong
-    rollouts of each problem (None without a curriculum).
+    rollouts of each problem (None without a curriculum), `engine` what a memory plan gave the sampler: the bytes of its
+    cache and the completions at once, on which batches and so bits depend (empty where memory did not decide).
     """
 
     step: int
@@ -90,6 +91,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
     solved_P2: torch.Tensor | None = None
+    engine: Mapping[str, int] = field(default_factory=dict)
 
     def tensors(self, policy: int = 0) -> dict[str, torch.Tensor]:
         """Return one policy's tensors by name."""
@@ -155,6 +157,7 @@ class CheckpointFolder:
                     num_updates_K=tuple(state["num_updates_K"]),
                 ),
                 solved_P2=tensors.get("solved_P2"),
+                engine=state.get("engine", {}),
                 **{name: state[name] for name in _PLAIN if name != "step"},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -194,6 +197,7 @@ def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
 def _state(checkpoint: Checkpoint) -> bytes:
     state = {name: getattr(checkpoint, name) for name in _PLAIN}
     state["layout"] = {slot.name: list(slot.shape) for slot in checkpoint.slots}
+    state["engine"] = dict(checkpoint.engine)
     state["num_updates_K"] = list(checkpoint.optimizer.num_updates_K)
     return (json.dumps(state, indent=2) + "\n").encode()
 

@@ -67,6 +67,16 @@ def _typed(hint: Any, value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return stored values with those of fields that did not exist yet when they were written."""
+    nested = {
+        name: filled(value, defaults[name])
+        for name, value in values.items()
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict)
+    }
+    return {**defaults, **values, **nested}
+
+
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """Return one line a field in which two JSON values differ, as `field: old -> new`, dotted."""
     if isinstance(old, dict) and isinstance(new, dict):

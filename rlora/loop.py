@@ -12,11 +12,12 @@ from rlora.advice import check_layers
 from rlora.assemble import Parts, assemble, load_problems
 from rlora.config import to_json
 from rlora.evaluate import evaluate
+from rlora.exactness import make_exact
 from rlora.interrupts import Interrupts
 from rlora.lora.peft_format import check_adapter
 from rlora.memory import let_blocks_grow
 from rlora.models import model_dir
-from rlora.resume import EXTENDS, MAY_CHANGE, Progress, branched, checkpoint_of, checkpoints_of, find_start, restore
+from rlora.resume import Progress, branched, checkpoint_of, checkpoints_of, find_start, open_run_dir, restore
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir
@@ -38,15 +39,17 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     config.check()
     config, point = branched(config.resolved())
     let_blocks_grow()
+    if config.sampler.exact:
+        make_exact()
     is_new = point is None and not checkpoints_of(config).steps()
     if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)
     problems = load_problems(config)
-    folder, values = model_dir(config.model), to_json(config)
+    folder = model_dir(config.model)
     check_layers(config, folder)
     parent = None if point is None else str(point)
     with (
-        closing(RunDir(Path(config.run_dir), values, may_change=MAY_CHANGE, extends=EXTENDS, parent=parent)) as run_dir,
+        closing(open_run_dir(config, parent=parent)) as run_dir,
         Interrupts() as interrupts,
         Verifier(config.verifier) as verifier,
     ):
@@ -54,10 +57,10 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
             print(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.", file=sys.stderr)
             return run_dir.path
         with MetricsLog(
-            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=values
+            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
         ) as log:
             start = find_start(config, point, log)
-            parts = assemble(config, folder, problems.train, verifier, make_sampler, is_new=start is None)
+            parts = assemble(config, folder, problems.train, verifier, make_sampler, start=start)
             with closing(parts.sampler):
                 log.display.say(opening(config, parts, problems))
                 parts.budget.say = log.display.say

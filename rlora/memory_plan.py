@@ -146,6 +146,11 @@ class MemoryPlan:
         held = max(self.batches, self.cache) if self.is_shared else self.batches + self.cache
         return self.taken + self.engine_weights + held
 
+    @property
+    def engine(self) -> dict[str, int]:
+        """What the sampler's batches depend on, to be kept by a run that goes on."""
+        return {"cache_bytes": self.cache, "num_sequences": self.num_sequences}
+
     def summary(self) -> str:
         """Return what is divided, in one line."""
         return (

@@ -8,6 +8,7 @@ from rlora.assemble import Parts
 from rlora.checkpoint import Checkpoint, CheckpointFolder
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
+from rlora.memory_plan import MemoryPlan
 from rlora.run_config import RunConfig
 from rlora.run_dir import RunDir, environment, read_json
 from rlora.tasks.curriculum import SolveRates
@@ -104,6 +105,19 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
     return replace(found, best=-1.0, seconds=0.0)
 
 
+def open_run_dir(config: RunConfig, *, parent: str | None) -> RunDir:
+    """Claim the run's directory; RunDirError when it holds another run, or one that another process writes."""
+    defaults = to_json(RunConfig(run_dir=config.run_dir).resolved())
+    return RunDir(
+        Path(config.run_dir),
+        to_json(config),
+        may_change=MAY_CHANGE,
+        extends=EXTENDS,
+        parent=parent,
+        defaults=defaults,
+    )
+
+
 def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) -> Checkpoint | None:
     """Return the checkpoint to go on from: the run's newest whole one, else the branch point's; None starts afresh.
 
@@ -158,6 +172,11 @@ def restore(
             "This is not the machine or the software of the steps before, so the run goes on correctly, but not bit "
             "for bit as it would have there:\n  " + "\n  ".join(changed)
         )
+    if start is not None and parts.policy.device.type == "cuda" and not config.sampler.exact:
+        log.display.say(
+            "On a GPU the run goes on equal in distribution to one that was never stopped, not bit for bit: "
+            "--sampler.exact would have made it so."
+        )
     rows = run_dir.rows()
     if progress.step > 0 and (not rows or rows[-1]["step"] != progress.step - 1):
         log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
@@ -181,5 +200,6 @@ def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: P
         problems=stream.fingerprint,
         config=to_json(config),
         environment=environment(),
+        engine=parts.plan.engine if isinstance(parts.plan, MemoryPlan) else {},
         solved_P2=None if stream.solve_rates is None else stream.solve_rates.counts_P2.clone(),
     )

@@ -12,11 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from rlora.config import differences
+from rlora.config import differences, filled
 from rlora.errors import RunDirError
 from rlora.files import remove_temporaries, write_atomically
 from rlora.full.weights import Snapshot, save_weights
@@ -39,13 +40,15 @@ class RunDir:
         may_change: Collection[str] = (),
         extends: Collection[str] = (),
         parent: str | None = None,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
     ):
         """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
 
         `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
         that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
-        run branches from. Raises RunDirError when another process writes there, when it holds a run that differs
-        in other fields (naming them), or something else than a run.
+        run branches from; `defaults` are those of fields that did not exist yet when an old run began. Raises
+        RunDirError when another process writes there, when it holds a run that differs in other fields (naming them),
+        or something else than a run.
         """
         self.path = path
         stored = path / "config.json"
@@ -60,6 +63,7 @@ class RunDir:
             remove_temporaries(path)
             old = read_json(stored) if stored.is_file() else None
             if old is not None:
+                old = filled(old, defaults)
                 _refuse_changes(path, old, config, may_change)
             has_more = old is None or any(_is_allowed(line, extends) for line in differences(old, dict(config)))
             self.is_finished = not has_more and (path / "summary.json").is_file()

@@ -41,6 +41,8 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
         lines.append(overlap_report(problems.overlap))
     if config.sampler.kind == "auto" and kind == "torch":
         lines.append("vLLM is not installed here: sampling with rlora's own PyTorch sampler, which is slow.")
+    if policy.device.type == "cuda" and not config.sampler.exact:
+        lines.append("On a GPU samples and gradients do not repeat bit for bit unless --sampler.exact is given.")
     if torch.cuda.device_count() > 1:
         lines.append(f"{torch.cuda.device_count()} GPUs are here; one is used.")
     return "\n".join(lines)

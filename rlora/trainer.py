@@ -11,6 +11,7 @@ import torch
 from rlora.batching import Batch, MicroBatch
 from rlora.checkpoint import Checkpoint, OptimizerState
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
+from rlora.exactness import deterministic
 from rlora.lora.flat import norms
 from rlora.losses import LOSSES, LossConfig, LossInputs, k3
 from rlora.memory import give_back_freed_memory, keep_freed_memory
@@ -31,9 +32,21 @@ class _TokenLog:
 class Trainer:
     """Holds the optimizer of a cohort and applies batches to its policies."""
 
-    def __init__(self, policy: Policy, optimizer: OptimizerConfig, loss: LossConfig, *, temperature: float = 1.0):
-        """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too."""
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: OptimizerConfig,
+        loss: LossConfig,
+        *,
+        temperature: float = 1.0,
+        is_exact: bool = False,
+    ):
+        """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too.
+
+        `is_exact` takes deterministic kernels on a GPU; the CPU's are.
+        """
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
+        self._is_exact = is_exact
         keep_freed_memory()
         self._optimizer = FlatAdamW(policy.flat, optimizer)
 
@@ -71,7 +84,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
-            with self._unchanged_on_error():
+            with self._unchanged_on_error(), deterministic(is_on=self._is_exact):
                 metrics = self._updates(micro_batches, batch.num_trained_tokens_K)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.unit
 PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 
 LAYERS = {
-    0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts"],
+    0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts", "exactness"],
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators"],
     2: ["lora", "full", "fused", "losses", "logprobs", "attention", "batching", "batch_memory", "memory_plan"],
     3: ["models", "loading", "policy", "sampler"],

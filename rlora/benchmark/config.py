@@ -77,7 +77,9 @@ class EvalConfig:
     """Completions sampled at once and kept together: fewer are lost by a kill, more are faster."""
     num_threads: int | None = None
     """Threads of PyTorch on the CPU; all cores when left out."""
-    sampler: SamplerConfig = field(default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=2048))
+    sampler: SamplerConfig = field(
+        default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=2048)
+    )
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
 
     def check(self) -> None:

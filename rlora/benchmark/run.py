@@ -19,6 +19,7 @@ from rlora.benchmark.subject import Subject, resolve
 from rlora.config import differences as config_differences
 from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
+from rlora.exactness import make_exact
 from rlora.files import write_atomically
 from rlora.lock import LOCK_FILE, FolderLock
 from rlora.memory import let_blocks_grow
@@ -43,6 +44,8 @@ def evaluate_benchmarks(
     """
     config.check()
     let_blocks_grow()
+    if config.sampler.exact:
+        make_exact()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
     if config.num_threads is not None:

@@ -30,6 +30,10 @@ class SamplerConfig:
     """Completions that vLLM generates at once; 0 takes as many as the cache has room for (256 without a GPU)."""
     max_prompt_tokens: int = 1024
     """Longer prompts are dropped and counted."""
+    exact: bool = False
+    """On a GPU: repeat samples and gradients bit for bit, so that a resumed run equals one that was never stopped;
+    slower (vLLM's batch-invariant kernels, deterministic backward passes). The CPU does so anyway.
+    """
 
     def check(self) -> None:
         """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
@@ -43,7 +47,7 @@ class SamplerConfig:
             )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 0 or self.max_prompt_tokens < 1:
             raise ConfigError(
-                "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens at least 1."
+                "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens 1 or more."
             )
 
     @property

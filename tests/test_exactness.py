@@ -1,0 +1,125 @@
+"""What `--sampler.exact` sets before a GPU is used, and what is said and kept where a GPU does not repeat its bits."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import ROOT
+from test_loop import toy
+from test_trainer import ADVANTAGES, SGD_LIKE, groups
+
+from rlora import assemble
+from rlora.batching import BatchConfig, build_batch
+from rlora.config import filled
+from rlora.errors import ConfigError
+from rlora.exactness import deterministic, make_exact
+from rlora.loop import run
+from rlora.losses import LossConfig
+from rlora.memory_plan import GIB, MemoryPlan
+from rlora.policy import Policy
+from rlora.sampler.base import SamplerConfig
+from rlora.trainer import Trainer
+
+
+@pytest.mark.unit
+def test_exactness_is_refused_once_the_gpu_is_in_use(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(ConfigError, match=r"sampler\.exact must be known before anything is computed on the GPU"):
+        make_exact()
+
+
+@pytest.mark.loop
+def test_a_run_sets_it_before_a_model_is_loaded(tmp_path) -> None:
+    """In a process of its own, since what is set stays."""
+    code = """
+import os, sys
+from rlora import loop
+from rlora.policy import Policy
+load = Policy.load.__func__
+
+def seen(cls, *args, **options):
+    print(os.environ["VLLM_BATCH_INVARIANT"], os.environ["CUBLAS_WORKSPACE_CONFIG"], file=sys.stderr)
+    return load(cls, *args, **options)
+
+Policy.load = classmethod(seen)
+sys.argv = ["arithmetic.py", "--preset", "toy", "--run-dir", sys.argv[1], "--num-steps", "1", "--sampler.exact", "True"]
+import runpy
+runpy.run_path("recipes/arithmetic.py", run_name="__main__")
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_BATCH_INVARIANT"}
+    command = [sys.executable, "-c", code, str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "1 :16:8" in done.stderr
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("is_exact", [False, True])
+def test_passes_of_an_exact_run_take_deterministic_kernels(toy_policy, monkeypatch, is_exact) -> None:
+    seen, score = [], Policy.score
+
+    def noted(self, micro_batch, **options):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return score(self, micro_batch, **options)
+
+    monkeypatch.setattr(Policy, "score", noted)
+    trainer = Trainer(toy_policy, SGD_LIKE, LossConfig(), is_exact=is_exact)
+    trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    assert set(seen) == {is_exact}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.unit
+def test_deterministic_kernels_are_left_as_they_were_after_an_error() -> None:
+    with pytest.raises(ZeroDivisionError), deterministic(is_on=True):
+        raise ZeroDivisionError
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.fixture
+def gpu_of_24_gb(toy_policy, monkeypatch):
+    """Pretend that there is a GPU of 24 GiB with 20 free; nothing is computed on it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (20 * GIB, 24 * GIB))
+
+
+@pytest.mark.loop
+def test_a_run_that_goes_on_keeps_the_sizes_of_its_engine(toy_policy, toy_dir, gpu_of_24_gb, tmp_path, capsys) -> None:
+    config = toy(tmp_path / "run", sampler=SamplerConfig(kind="vllm", kv_cache_gb=0, max_num_seqs=0))
+    fresh = assemble.plan_of(config, toy_dir, toy_policy)
+    assert isinstance(fresh, MemoryPlan)
+    kept = {"cache_bytes": fresh.cache - 4096, "num_sequences": 24}
+    going_on = assemble.plan_of(config, toy_dir, toy_policy, engine=kept)
+    assert isinstance(going_on, MemoryPlan)
+    assert going_on.engine == kept
+    assert capsys.readouterr().err == ""
+    too_much = {"cache_bytes": 30 * GIB, "num_sequences": 24}
+    other = assemble.plan_of(config, toy_dir, toy_policy, engine=too_much)
+    assert isinstance(other, MemoryPlan)
+    assert other.engine == fresh.engine
+    assert "do not fit here any more" in capsys.readouterr().err
+
+
+@pytest.mark.loop
+def test_a_run_of_a_version_without_the_new_fields_goes_on(tmp_path) -> None:
+    """Fields that did not exist yet had the value that is their default now."""
+    config = toy(tmp_path / "run", num_steps=1)
+    run(config)
+    stored = tmp_path / "run" / "config.json"
+    values = json.loads(stored.read_text())
+    del values["sampler"]["exact"]
+    stored.write_text(json.dumps(values))
+    run(replace(config, num_steps=2))
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.unit
+def test_missing_fields_are_filled_at_every_depth() -> None:
+    defaults = {"a": 1, "b": {"c": 2, "d": {"e": 3}}, "f": None}
+    assert filled({"a": 5, "b": {"d": {}}}, defaults) == {"a": 5, "b": {"c": 2, "d": {"e": 3}}, "f": None}
+    assert filled({"f": {"x": 1}}, defaults)["f"] == {"x": 1}
