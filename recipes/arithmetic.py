@@ -1,6 +1,7 @@
 """Teach a small model to add: rank 1, generated sums, held-out pairs.
 
     python recipes/arithmetic.py                     (what `make quickstart` runs)
+    python recipes/arithmetic.py --preset gpu        (the same on one GPU, in larger micro-batches)
     python recipes/arithmetic.py --preset toy        (random weights, torch sampler, seconds; for tests)
 
 Hardware: two CPU cores, 5 GB. README.md states time and scores as measured.
@@ -32,6 +33,13 @@ CPU = RunConfig(
     sampler=SamplerConfig(max_prompt_tokens=128),
     evaluation=EvaluationConfig(every=10),
 )
+GPU = replace(
+    CPU,
+    run_dir="runs/arithmetic-gpu",
+    preset="gpu",
+    batch=BatchConfig(tokens_per_micro_batch=16384, tokens_per_row=1024),
+    sampler=SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=128),
+)
 TOY_PRESET = replace(
     CPU,
     run_dir="runs/toy",
@@ -47,7 +55,7 @@ TOY_PRESET = replace(
     sampler=SamplerConfig(kind="torch", max_prompt_tokens=64),
     evaluation=EvaluationConfig(every=2, num_problems=0),
 )
-PRESETS = {"cpu": CPU, "toy": TOY_PRESET}
+PRESETS = {"cpu": CPU, "gpu": GPU, "toy": TOY_PRESET}
 
 if __name__ == "__main__":
     main(PRESETS, description=__doc__)

