@@ -4,7 +4,8 @@ Registered with Transformers under `ATTENTION`. On the CPU scores are materialis
 them), and PyTorch's fused kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). They are
 computed again in the backward pass, so that no layer keeps them: memory would grow with the square of a row. In
 bfloat16, with the processor's instructions for it, a compiled product leaves out what is not seen and writes no scores
-at all (rlora.fused.attention). On CUDA the fused kernel is used.
+at all (rlora.fused.attention). On CUDA blocks that nothing sees are left out (rlora.block_attention). What is seen is
+said by two numbers a position (`visible_ranges`), so nothing of T x T is made anywhere.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlora.block_attention import attend_blocks, kept_with, working_flex
 from rlora.fused.kernels import PLAIN, Kernels
 
 ATTENTION = "rlora"
@@ -52,14 +54,6 @@ def _mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
     return (place_T < before_B1T1) | ((place_T >= start_B1T1) & (place_T <= place_T[:, None]))
 
 
-def mask_for(segments_BT: torch.Tensor, kernels: Kernels | None, dtype: torch.dtype) -> torch.Tensor:
-    """Return which positions see which, in the form that is cheapest for `attend` in a model of this precision."""
-    if kernels is not None and kernels.attention is not None and dtype == torch.bfloat16:
-        return visible_ranges(segments_BT)
-    mask_B1TT = visibility_mask(segments_BT)
-    return as_bias(mask_B1TT) if segments_BT.device.type == "cpu" else mask_B1TT
-
-
 def attend(
     module: nn.Module,
     query: torch.Tensor,
@@ -79,19 +73,30 @@ def attend(
     """
     assert dropout == 0.0
     kernels: Kernels = getattr(module, "kernels", PLAIN)
-    if attention_mask.dtype == torch.int32:
-        if kernels.attention is not None and kernels.attention.takes(query, key, value):
-            return kernels.attention.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
-        attention_mask = _mask_of(attention_mask)
+    has_ranges = attention_mask.dtype == torch.int32
+    if has_ranges and kernels.attention is not None and kernels.attention.takes(query, key, value):
+        return kernels.attention.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
     if query.device.type != "cpu":
-        if attention_mask.is_floating_point():
-            attention_mask = attention_mask.to(query.dtype)
-        # with heads that share keys, only some GPUs have a fused kernel for a mask; the others would keep all scores
-        key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
-        out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, scale=scaling)
-        return out.transpose(1, 2).contiguous(), None
-    mask = attention_mask if attention_mask.is_floating_point() else as_bias(attention_mask)
+        return _attend_on_gpu(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
+    mask = as_bias(attention_mask) if attention_mask.dtype == torch.bool else attention_mask
     return _Attend.apply(query, key, value, mask, scaling, kernels), None
+
+
+def _attend_on_gpu(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """Return (B, heads, T, D): by blocks where ranges say what is seen, else with a dense mask."""
+    num_shared = query.shape[1] // key.shape[1]
+    if mask.dtype == torch.int32:
+        flex = working_flex(query.device, query.dtype, num_shared, query.shape[3])
+        if flex is not None:
+            return attend_blocks(query, key, value, mask, scaling, flex=flex)
+        mask = kept_with(mask, _mask_of)
+    elif mask.is_floating_point():
+        mask = mask.to(query.dtype)
+    # with heads that share keys, only some GPUs have a fused kernel for a mask; the others would keep all scores
+    key, value = (one.repeat_interleave(num_shared, 1) for one in (key, value))
+    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
@@ -99,8 +104,19 @@ def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
     return torch.zeros(is_seen.shape, device=is_seen.device).masked_fill_(~is_seen, float("-inf"))
 
 
+def _bias_of_block(mask: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor:
+    """Return what is added to the scores of a block, (B, 1, queries, keys), of a bias or of ranges."""
+    if mask.dtype != torch.int32:
+        return mask[:, :, queries, keys]
+    key_K = torch.arange(keys.stop, device=mask.device)
+    query_Q1 = torch.arange(queries.start, queries.stop, device=mask.device)[:, None]
+    before_B1Q1, start_B1Q1 = mask[:, :, queries].split(1, -1)
+    return as_bias((key_K < before_B1Q1) | ((key_K >= start_B1Q1) & (key_K <= query_Q1)))
+
+
 class _Attend(torch.autograd.Function):
-    """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); mask is a bias (B, 1, T, keys).
+    """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); mask is a bias (B, 1, T, keys), or
+    ranges of what is seen, whose bias is made block by block.
 
     Blocks of queries leave out the keys that come after them, since nothing sees what comes later.
     """
@@ -110,7 +126,8 @@ class _Attend(torch.autograd.Function):
         num_heads, outs, normalizers = query.shape[1], [], []
         for queries, keys in _blocks(query.shape[2], key.shape[2]):
             scores = _grouped(query[:, :, queries], key) @ key[:, :, keys].transpose(2, 3)
-            weights, normalizer = kernels.softmax(_by_head(scores, num_heads), mask[:, :, queries, keys], scaling)
+            bias = _bias_of_block(mask, queries, keys)
+            weights, normalizer = kernels.softmax(_by_head(scores, num_heads), bias, scaling)
             product = weights.view(scores.shape) @ value[:, :, keys]
             outs.append(_by_head(product, num_heads).transpose(1, 2))
             normalizers.append(normalizer)
@@ -130,7 +147,7 @@ class _Attend(torch.autograd.Function):
             scores, grad_weights = q @ k.transpose(2, 3), grad @ v.transpose(2, 3)
             weights, grad_scores = ctx.kernels.softmax_backward(
                 _by_head(scores, num_heads),
-                mask[:, :, queries, keys],
+                _bias_of_block(mask, queries, keys),
                 ctx.scaling,
                 normalizer,
                 _by_head(grad_weights, num_heads),

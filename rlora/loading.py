@@ -66,7 +66,7 @@ def _try_scoring(model: Any) -> None:
     given = {
         "input_ids": tokens_BT,
         "position_ids": positions_T.expand(3, -1),
-        "attention_mask": attention.visibility_mask(segments_BT),
+        "attention_mask": attention.visible_ranges(segments_BT),
         "use_cache": False,
     }
     hidden_BTH = model.base_model(**given).last_hidden_state

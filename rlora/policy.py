@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlora.attention import mask_for
+from rlora.attention import visible_ranges
 from rlora.batching import MicroBatch
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
@@ -166,7 +166,7 @@ class Policy:
         hidden_BTH = self.model.base_model(
             input_ids=micro_batch.tokens_BT,
             position_ids=micro_batch.positions_BT,
-            attention_mask=mask_for(micro_batch.segments_BT, self.kernels, self.dtype),
+            attention_mask=visible_ranges(micro_batch.segments_BT),
             use_cache=False,
         ).last_hidden_state
         hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]

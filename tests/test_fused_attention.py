@@ -3,7 +3,6 @@
 import itertools
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
@@ -13,10 +12,11 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
 from rlora import attention as module
-from rlora.attention import attend, mask_for, visibility_mask, visible_ranges
+from rlora.attention import attend, visibility_mask, visible_ranges
 from rlora.batching import BatchConfig, build_batch
 from rlora.fused.attention import Attention
 from rlora.fused.kernels import PLAIN
+from rlora.fused.native import has_amx
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
@@ -162,14 +162,8 @@ def test_what_it_does_not_take_is_computed_with_a_mask(attention, dtype) -> None
     assert torch.equal(found, expected)
 
 
-def test_only_a_model_in_bfloat16_with_the_kernel_is_given_ranges(attention) -> None:
-    segments_BT, kernels = segments(LAYOUTS["short rows"]), replace(PLAIN, attention=attention)
-    assert mask_for(segments_BT, kernels, torch.bfloat16).dtype == torch.int32
-    assert mask_for(segments_BT, kernels, torch.float32).dtype == torch.float32
-    assert mask_for(segments_BT, PLAIN, torch.bfloat16).dtype == torch.float32
-
-
 @pytest.mark.parametrize("is_full", [False, True])
+@pytest.mark.skipif(has_amx(), reason="processors with AMX take PyTorch's attention")
 def test_a_models_step_takes_it_in_every_layer(attention, toy_dir, monkeypatch, is_full) -> None:
     calls = []
     counted = Attention.outputs
