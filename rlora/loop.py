@@ -112,6 +112,7 @@ def iterate(
         run_dir.save_rollouts(metrics.step, groups)
     with metrics.timed("swap"):
         metrics.update(parts.hot_swap.check(groups))
+        parts.sampler.free_cache()
     with metrics.timed("train"):
         advantages = [
             advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups
@@ -119,6 +120,7 @@ def iterate(
         has_kl = config.loss.kl_coefficient > 0
         metrics.update(parts.budget.step(parts.trainer, groups, advantages, keep_all=has_kl))
     with metrics.timed("swap"):
+        parts.sampler.restore_cache()
         metrics.update(parts.hot_swap.swap())
     return metrics.finished()
 

@@ -13,13 +13,14 @@ from conftest import ROOT
 from engines import RANK_1, IgnoresAdapter, ServesPrevious, random_b, spec
 
 from rlora.batching import Row, stack
-from rlora.errors import StaleAdapterError
+from rlora.errors import LayoutError, StaleAdapterError
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.sampler.base import SamplerConfig, is_vllm_installed
 from rlora.sampler.proof import HotSwap
+from rlora.sampler.vllm_memory import zero_cache
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
 from rlora.types import SampleRequest, SamplingParams, StopReason
@@ -114,6 +115,20 @@ def test_the_same_version_is_sampled_the_same_from_a_warm_cache(bench) -> None:
     first = bench.draw(seed=5)
     assert bench.draw(seed=5) == first
     assert bench.draw(seed=6) != first
+
+
+def test_an_emptied_cache_changes_no_sample(bench) -> None:
+    """What is done to the cache when an engine wakes, which this build cannot: it has no sleep mode."""
+    bench.put(version=25)
+    first = bench.draw(seed=5)
+    assert bench.sampler._llm.collective_rpc(zero_cache) == [None]
+    assert bench.sampler._llm.reset_prefix_cache()
+    assert bench.draw(seed=5) == first
+
+
+def test_weights_that_are_packed_away_are_not_shared(bench) -> None:
+    with pytest.raises(LayoutError, match="is empty: its numbers were packed away for the CPU"):
+        bench.sampler.base_weights()
 
 
 def test_base_requests_beside_adapter_requests_get_the_base(bench) -> None:

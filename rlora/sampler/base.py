@@ -1,10 +1,10 @@
 """What every sampler does: hold the cohort's current snapshots and draw completions from them."""
 
 import importlib.util
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -16,6 +16,7 @@ from rlora.models import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
 
 SamplerKind = Literal["auto", "vllm", "torch"]
+ShareName = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +31,11 @@ class SamplerConfig:
     """Completions that vLLM generates at once."""
     max_prompt_tokens: int = 1024
     """Longer prompts are dropped and counted."""
+    share_base: ShareName = "auto"
+    """In training on a GPU, let trainer and vLLM compute with one copy of the base, and the KV cache give its memory to
+    the trainer's batches while they are computed: on, off, or auto, which is off until it has run on a GPU
+    (docs/gpu.md).
+    """
 
     def check(self) -> None:
         """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
@@ -40,6 +46,10 @@ class SamplerConfig:
                 "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU), or `pip install "
                 "'rlora[cuda]'`, or take "
                 "the slow reference with --sampler.kind torch."
+            )
+        if self.share_base not in get_args(ShareName):
+            raise ConfigError(
+                f"sampler.share_base is {self.share_base!r}; it must be one of {', '.join(get_args(ShareName))}."
             )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 1 or self.max_prompt_tokens < 1:
             raise ConfigError(
@@ -53,6 +63,11 @@ class SamplerConfig:
             return "vllm" if is_vllm_installed() else "torch"
         return self.kind
 
+    @property
+    def shares_base(self) -> bool:
+        """Whether trainer and sampler are to have one copy of the base."""
+        return self.share_base == "on"
+
 
 def is_vllm_installed() -> bool:
     """Whether vLLM can be imported, found without importing it."""
@@ -64,7 +79,7 @@ class EngineSpec:
     """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion.
 
     `lora` None: one policy, handed over as all weights of the model. `batch_bytes` of the GPU are to be left to the
-    trainer's batches.
+    trainer's batches. With `shares_base` the trainer computes with the engine's weights, and the cache can be freed.
     """
 
     folder: Path
@@ -77,6 +92,7 @@ class EngineSpec:
     run_name: str = "rlora"
     num_policies: int = 1
     batch_bytes: int = 0
+    shares_base: bool = False
 
 
 class Sampler(Protocol):
@@ -90,6 +106,21 @@ class Sampler(Protocol):
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return `num_samples` completions a request, in order: a function of seed, keys, prompts and versions."""
+        ...
+
+    def base_weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the base's weights where they lie, by the names of the model's parameters; nobody may write to them.
+
+        Raises LayoutError where the engine does not hold them as the trainer's model would read them.
+        """
+        ...
+
+    def free_cache(self) -> None:
+        """Give the memory of the cache away, if the engine was built to; nothing is sampled before `restore_cache`."""
+        ...
+
+    def restore_cache(self) -> None:
+        """Take the memory back; what the policies are has then to be loaded again before they are sampled from."""
         ...
 
     def close(self) -> None:
@@ -116,6 +147,28 @@ def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelC
             f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
             "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "
             "--lora.layers all, or --sampler.kind torch."
+        )
+
+
+def check_shareable(lora: LoraConfig | None, config: SamplerConfig) -> None:
+    """Raise ConfigError where one copy of the base is asked for and cannot be had."""
+    if not config.shares_base:
+        return
+    way_out = "Take --sampler.share-base off, or leave it out."
+    if lora is None:
+        raise ConfigError(
+            "sampler.share_base is 'on', and method is 'full', which changes the weights that it trains: the sampler "
+            f"needs a copy of its own. {way_out}"
+        )
+    if config.resolved_kind != "vllm":
+        raise ConfigError(
+            f"sampler.share_base is 'on', and the sampler is {config.resolved_kind}; only vLLM's weights are shared. "
+            f"{way_out}"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "sampler.share_base is 'on', and there is no GPU: vLLM's CPU build packs its weights into a form of its "
+            f"own, which a trainer cannot read. {way_out}"
         )
 
 

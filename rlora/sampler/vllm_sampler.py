@@ -5,15 +5,20 @@ make it load that again. Which of the two it serves is for the proof to say.
 
 The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this
 process, so all requests of a call are there before the first step, and prefills are never cut in two. Left out on
-purpose: in-place reloading (`load_inplace` is sticky and re-reads the files on every request) and sleeping (a sleeping
-engine can drop its adapter).
+purpose: in-place reloading (`load_inplace` is sticky and re-reads the files on every request).
+
+An engine that shares its weights with the trainer sleeps while the trainer computes, so that the KV cache's memory is
+free for batches. A sleeping engine can drop its adapter, and more (vLLM issue 53888), so all but the cache is kept out
+of the memory that sleeping gives away, and after it nothing is sampled from a policy that was not loaded anew: under a
+new name and id, and proven, as after every update.
 """
 
 import gc
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -22,9 +27,11 @@ from rlora.errors import EngineError, SamplerError
 from rlora.files import folder_in_memory
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
-from rlora.models import gpu_room, load_tokenizer
+from rlora.models import DTYPES, empty_model, gpu_room, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
+from rlora.sampler.shared_base import base_views, check_rows
+from rlora.sampler.vllm_memory import model_of, only_the_cache_sleeps, zero_cache
 from rlora.sampler.vllm_weights import put_weights, weights_of
 from rlora.seeding import derive_seed
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
@@ -46,6 +53,10 @@ class VllmSampler:
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
         from vllm import LLM
 
+        if spec.shares_base:
+            from vllm.v1.worker.gpu_worker import Worker
+
+            only_the_cache_sleeps(Worker)
         block_size = None if torch.cuda.is_available() else _CPU_BLOCK_SIZE
         kv_cache_bytes = int(spec.config.kv_cache_gb * 2**30)
         self._llm = LLM(
@@ -63,6 +74,7 @@ class VllmSampler:
             logprobs_mode="processed_logprobs",
             hf_overrides={"head_dtype": spec.model.head_dtype},
             generation_config="vllm",
+            enable_sleep_mode=spec.shares_base,
             disable_log_stats=True,
             use_tqdm_on_load=False,
         )
@@ -74,9 +86,12 @@ class VllmSampler:
         self._weights: FullWeights | None = None  # of the policy, where there are no adapters
         self._holds_base = True
         self._adapter_dir = folder_in_memory()
+        self._sleeps = self._has_slept = False  # now; since policies were loaded
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Serve these versions and forget those they replace."""
+        if self._sleeps:
+            raise SamplerError("vLLM's cache was freed; restore it before a policy is loaded.")
         for snapshot in snapshots:
             if isinstance(snapshot, FullWeights):
                 self._weights, self._holds_base = snapshot, True
@@ -84,6 +99,7 @@ class VllmSampler:
             else:
                 self._load_adapter(snapshot)
             self._versions[snapshot.policy] = snapshot.version
+        self._has_slept = False
 
     def _load_adapter(self, adapter: Adapter) -> None:
         """Serve an adapter under a name and an id never used before, then remove the one it replaces."""
@@ -114,6 +130,10 @@ class VllmSampler:
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
+        if self._sleeps:
+            raise SamplerError("vLLM's cache was freed; restore it before anything is sampled.")
+        if self._has_slept and any(request.policy is not None for request in requests):
+            raise SamplerError("vLLM's cache was freed since the policy was loaded; load it again before sampling.")
         if self._spec.lora is not None:
             return self._generate(requests, sampling, seed)
         results: dict[int, list[Completion]] = {}
@@ -132,10 +152,8 @@ class VllmSampler:
         adapters: Any = [self._current[r.policy] if has_adapters and r.policy is not None else None for r in requests]
         prompts: Any = [{"prompt_token_ids": list(request.token_ids)} for request in requests]
         params = [self._params(request, sampling, seed) for request in requests]
-        try:
+        with _failing_as_an_engine("sampling"):
             outputs = self._llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
-        except Exception as error:  # a foreign engine, in this process, fails in any way; none of them is ours to judge
-            raise EngineError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
         results = []
         for request, output in zip(requests, outputs, strict=True):
             if len(output.outputs) != request.num_samples:
@@ -179,6 +197,36 @@ class VllmSampler:
             version=-1 if request.policy is None else self._versions[request.policy],
         )
 
+    def base_weights(self) -> dict[str, torch.Tensor]:
+        """Return the engine's weights by the names of the trainer's parameters, as views; LayoutError if unknown."""
+        engine = self._llm.collective_rpc(model_of)[0]
+        model = self._spec.model
+        views = base_views(engine, empty_model(self._spec.folder, model), DTYPES[model.dtype])
+        check_rows(views, self._spec.folder)
+        return views
+
+    def free_cache(self) -> None:
+        """Let the engine sleep, which gives the KV cache's memory away, if it shares its weights with the trainer."""
+        if self._spec.shares_base:
+            self._sleeps = self._has_slept = True
+            with _failing_as_an_engine("freeing its cache"):
+                self._llm.sleep(level=1)
+
+    def restore_cache(self) -> None:
+        """Wake the engine with an empty cache, if it shares its weights with the trainer."""
+        if not self._spec.shares_base:
+            return
+        gc.collect()
+        torch.cuda.empty_cache()  # freed batches lie in PyTorch's cache, where vLLM's allocator cannot get at them
+        with _failing_as_an_engine("taking its cache's memory back"):
+            self._llm.wake_up()
+            is_asleep = self._llm.llm_engine.is_sleeping()
+            self._llm.collective_rpc(zero_cache)
+            is_reset = self._llm.reset_prefix_cache()
+        if is_asleep or not is_reset:
+            raise EngineError("vLLM did not wake up, or did not clear its prefix cache, whose blocks are gone.")
+        self._sleeps = False
+
     @property
     def num_adapters(self) -> int:
         """Adapters that the engine holds."""
@@ -187,11 +235,23 @@ class VllmSampler:
     def close(self) -> None:
         """Shut the engine down and remove the adapter files."""
         shutil.rmtree(self._adapter_dir, ignore_errors=True)
+        if self._sleeps:  # training failed: memory that is not mapped would be released a second time
+            with suppress(Exception):  # of a foreign engine, which may find no memory any more
+                self._llm.wake_up()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def _failing_as_an_engine(doing: str) -> Iterator[None]:
+    """Raise EngineError for whatever vLLM raises."""
+    try:
+        yield
+    except Exception as error:  # a foreign engine, in this process, fails in any way; none of them is ours to judge
+        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {error}") from error
 
 
 def _lora_options(spec: EngineSpec) -> dict[str, Any]:
