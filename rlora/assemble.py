@@ -2,7 +2,8 @@
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -92,18 +93,19 @@ def assemble(
         run_name=Path(config.run_dir).name,
     )
     shared = _shared_engine(spec, make_sampler) if config.sampler.shares_base else None
-    policy = Policy.load(
-        folder,
-        config.model,
-        config.adapters,
-        seeds=[derive_seed(config.seed, "policy", 0)],
-        init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
-        weights=None if shared is None else _base_weights(shared),
-    )
-    warm_up(policy)
-    temperature = config.sampling.temperature
-    trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature)
-    budget, batch_bytes = _token_budget(config, folder, policy)
+    with _closed_on_failure(shared):
+        policy = Policy.load(
+            folder,
+            config.model,
+            config.adapters,
+            seeds=[derive_seed(config.seed, "policy", 0)],
+            init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
+            weights=None if shared is None else _base_weights(shared),
+        )
+        warm_up(policy)
+        temperature = config.sampling.temperature
+        trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature)
+        budget, batch_bytes = _token_budget(config, folder, policy)
     if shared is None:
         sampler = make_sampler(replace(spec, batch_bytes=batch_bytes))
     else:
@@ -144,6 +146,17 @@ def _shared_engine(spec: EngineSpec, make_sampler: Callable[[EngineSpec], Sample
     sampler = make_sampler(replace(spec, shares_base=True))
     sampler.free_cache()
     return sampler
+
+
+@contextmanager
+def _closed_on_failure(sampler: Sampler | None) -> Iterator[None]:
+    """Free a sampler that nobody else knows of yet when the block fails."""
+    try:
+        yield
+    except BaseException:
+        if sampler is not None:
+            sampler.close()
+        raise
 
 
 def _base_weights(sampler: Sampler) -> Mapping[str, torch.Tensor] | None:

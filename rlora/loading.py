@@ -31,6 +31,7 @@ def load_model(
     model = _read(folder, config) if weights is None else _pointed_at(weights, folder, config)
     model = model.to(device).eval()
     for name, parameter in model.named_parameters():
+        assert weights is None or parameter.data_ptr() == weights[name].data_ptr()  # else it is a copy elsewhere
         if not bool(parameter.isfinite().all()):
             raise ConfigError(f"{name} in {folder} holds numbers that are not finite: copy the model again.")
     refuse_unsupported(model.config)

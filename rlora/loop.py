@@ -111,8 +111,8 @@ def iterate(
     with metrics.timed("save"):
         run_dir.save_rollouts(metrics.step, groups)
     with metrics.timed("swap"):
-        metrics.update(parts.hot_swap.check(groups))
         parts.sampler.free_cache()
+        metrics.update(parts.hot_swap.check(groups))
     with metrics.timed("train"):
         advantages = [
             advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups

@@ -416,6 +416,20 @@ def test_where_the_layout_differs_the_trainer_loads_a_copy_and_says_so(tmp_path,
     assert not any(p.untyped_storage().data_ptr() in held for p in parts.policy.model.parameters())
 
 
+def test_a_trainer_that_fails_to_load_leaves_no_engine_behind(tmp_path, toy_dir, monkeypatch) -> None:
+    def failing(*_, **__):
+        raise ConfigError("no such model")
+
+    monkeypatch.setattr(assembling.Policy, "load", failing)
+    events: list[str] = []
+    monkeypatch.setattr(Recording, "__init__", lambda self, *_: setattr(self, "events", events))
+    monkeypatch.setattr(Recording, "base_weights", lambda self: {})
+    monkeypatch.setattr(Recording, "close", lambda self: events.append("closed"))
+    with pytest.raises(ConfigError, match="no such model"):
+        assembled(tmp_path, toy_dir, events, nn.Module())
+    assert events == ["engine", "free", "closed"]
+
+
 def test_micro_batches_get_what_is_free_while_the_cache_gives_way(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30 * 2**30, 80 * 2**30))

@@ -43,9 +43,12 @@ class Bench:
         self.policy = Policy.load(self.folder, model, lora, seeds=[0])
         config = SamplerConfig(kind="vllm", kv_cache_gb=kv_cache_gb, max_num_seqs=64)
         self.sampler = VllmSampler(spec(self.policy, self.folder, model, config))
+        self.prompts = self.arithmetic_prompts(model)
+
+    def arithmetic_prompts(self, model: ModelConfig) -> list:
         tokenizer = load_tokenizer(self.folder, model)
         renderer = PromptRenderer(tokenizer, PromptConfig(), instruction=task("arithmetic").instruction)
-        self.prompts = [renderer.render(problem).token_ids for problem in task("arithmetic").load("test", None)[:8]]
+        return [renderer.render(problem).token_ids for problem in task("arithmetic").load("test", None)[:8]]
 
     def put(self, *, version: int, scale: float = 1e-2) -> Adapter:
         """Give the policy new numbers and load them."""

@@ -42,5 +42,8 @@ def model_of(worker: Any) -> Any:
 @torch.inference_mode()
 def zero_cache(worker: Any) -> None:
     """Fill the KV cache with zeros, as it was at the start: memory that was mapped anew may hold anything, NaN too."""
-    for cache in worker.model_runner.kv_caches:
+    caches = worker.model_runner.kv_caches
+    for cache in caches:
         cache.zero_()
+    if any(cache.is_cuda for cache in caches):
+        torch.cuda.synchronize()  # the engine's next step need not be on this stream
