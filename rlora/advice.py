@@ -1,8 +1,9 @@
 """What can be said of a training run from its configuration and its model's shape alone, before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -62,10 +63,12 @@ def workload_of(config: RunConfig) -> Workload:
     )
 
 
-def plan_on_paper(config: RunConfig, model: Any, card: Card) -> MemoryPlan:
+def plan_on_paper(
+    config: RunConfig, model: Any, card: Card, *, engine: Mapping[str, int] = MappingProxyType({})
+) -> MemoryPlan:
     """Return where the memory of an empty card would go in a run; `model` may be on the meta device.
 
-    Raises OutOfMemoryError where the run would not fit.
+    `engine` holds sizes that the engine had before and keeps. Raises OutOfMemoryError where the run would not fit.
     """
     sizes, dtype = DecoderSizes.of(model.config), DTYPES[config.model.dtype]
     options = {
@@ -82,10 +85,11 @@ def plan_on_paper(config: RunConfig, model: Any, card: Card) -> MemoryPlan:
     return plan_memory(
         Card(total=card.total, free=card.free - taken),
         sizes,
-        workload_of(config),
+        replace(workload_of(config), **engine),
         batch_memory=(plain, recomputed),
         weight_bytes=base * dtype.itemsize,
         itemsize=dtype.itemsize,
+        is_shared=config.sampler.shares_base,
     )
 
 

@@ -1,7 +1,8 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,12 @@ from types import MappingProxyType
 
 import torch
 
-from rlora.advice import workload_of
+from rlora.advice import plan_on_paper, workload_of
 from rlora.batch_memory import DecoderSizes
 from rlora.checkpoint import Checkpoint
-from rlora.errors import DataError, OutOfMemoryError
-from rlora.lora.peft_format import served_modules
+from rlora.errors import DataError, LayoutError, OutOfMemoryError
+from rlora.lora.inject import adapter_shapes
+from rlora.lora.peft_format import modules_of
 from rlora.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
 from rlora.models import empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.policy import Policy
@@ -85,33 +87,38 @@ def assemble(
     chosen = task(config.data.task_name)
     tokenizer = load_tokenizer(folder, config.model)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
-    policy = Policy.load(
-        folder,
-        config.model,
-        config.adapters,
-        seeds=[derive_seed(config.seed, "policy", 0)],
-        init_adapter=Path(config.init_adapter) if config.init_adapter and start is None else None,
+    spec = EngineSpec(
+        folder=folder,
+        model=config.model,
+        lora=config.adapters and config.adapters.served,
+        config=config.sampler,
+        end_token_ids=end_token_ids(folder, tokenizer),
+        target_modules=_target_modules(config, folder),
+        max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
+        run_name=Path(config.run_dir).name,
     )
-    warm_up(policy)
-    temperature = config.sampling.temperature
-    trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature, is_exact=config.sampler.exact)
-    plan = plan_of(config, folder, policy, engine={} if start is None else start.engine)
-    budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
-    policy.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
-    sampler = make_sampler(
-        EngineSpec(
-            folder=folder,
-            model=config.model,
-            lora=config.adapters and config.adapters.served,
-            config=config.sampler,
-            end_token_ids=end_token_ids(folder, tokenizer),
-            target_modules=() if config.adapters is None else tuple(served_modules(policy.adapter())),
-            max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
-            run_name=Path(config.run_dir).name,
-            cache_bytes=plan.cache if isinstance(plan, MemoryPlan) else None,
-            num_sequences=plan.num_sequences if isinstance(plan, MemoryPlan) else None,
+    engine_sizes = {} if start is None else start.engine
+    shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
+    with _closed_on_failure(shared and shared.sampler):
+        policy = Policy.load(
+            folder,
+            config.model,
+            config.adapters,
+            seeds=[derive_seed(config.seed, "policy", 0)],
+            init_adapter=Path(config.init_adapter) if config.init_adapter and start is None else None,
+            weights=shared and shared.weights,
         )
-    )
+        warm_up(policy)
+        temperature = config.sampling.temperature
+        trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature, is_exact=config.sampler.exact)
+        plan = plan_of(config, folder, policy, engine=shared.sizes if shared else engine_sizes, is_shared=bool(shared))
+        budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
+        policy.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
+    if shared is None:
+        sampler = make_sampler(_with_sizes(spec, plan))
+    else:
+        sampler = shared.sampler
+        sampler.restore_cache()
     engine = RolloutEngine(renderer, sampler, verifier, task=chosen, max_prompt_tokens=config.sampler.max_prompt_tokens)
     prompts = engine.render(problems[:_CANARY_CANDIDATES])
     if not prompts:
@@ -137,12 +144,18 @@ def assemble(
 
 
 def plan_of(
-    config: RunConfig, folder: Path, policy: Policy, *, engine: Mapping[str, int] = MappingProxyType({})
+    config: RunConfig,
+    folder: Path,
+    policy: Policy,
+    *,
+    engine: Mapping[str, int] = MappingProxyType({}),
+    is_shared: bool = False,
 ) -> MemoryPlan | MicroBatches | None:
     """Return how memory is divided: all of a GPU that vLLM shares with the trainer, or what `memory_budget` allows for
     micro-batches; None where nothing bounds them.
 
-    The sizes of the engine in `engine` are kept where they still fit; where they do not, it is said on stderr.
+    The sizes of the engine in `engine` are kept where they still fit; where they do not, it is said on stderr. With
+    `is_shared` it runs already, its cache has given way, and the trainer computes with its weights.
     """
     is_shared_card = config.sampler.resolved_kind == "vllm" and (
         torch.cuda.is_available() or config.sampler.kv_cache_gb == 0
@@ -161,6 +174,8 @@ def plan_of(
         batch_memory=(plain, recomputed),
         weight_bytes=num_weights(model) * itemsize,
         itemsize=itemsize,
+        is_shared=is_shared,
+        has_started=is_shared,
     )
     if engine:
         about_as_free = replace(card, free=card.free + card.total // 100)  # from start to start a little more or less
@@ -172,3 +187,56 @@ def plan_of(
                 file=sys.stderr,
             )
     return plan(card, workload=workload)
+
+
+def _target_modules(config: RunConfig, folder: Path) -> tuple[str, ...]:
+    """Return the layers that the engine has to adapt, known from the model's shapes alone."""
+    if config.adapters is None:
+        return ()
+    return tuple(modules_of(adapter_shapes(empty_model(folder, config.model), config.adapters)))
+
+
+def _with_sizes(spec: EngineSpec, plan: MemoryPlan | MicroBatches | None) -> EngineSpec:
+    if not isinstance(plan, MemoryPlan):
+        return spec
+    return replace(spec, cache_bytes=plan.cache, num_sequences=plan.num_sequences)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _SharedEngine:
+    """An engine whose cache has given way, its weights for the trainer, and the sizes that it was started with."""
+
+    sampler: Sampler
+    weights: Mapping[str, torch.Tensor]
+    sizes: Mapping[str, int]
+
+
+def _shared_engine(
+    config: RunConfig, spec: EngineSpec, make_sampler: Callable[[EngineSpec], Sampler], sizes: Mapping[str, int]
+) -> _SharedEngine | None:
+    """Start the engine before the trainer's model, which will compute with its weights; its cache gives way at once.
+
+    None, said on stderr, where its weights are not known to be those that the trainer needs: both load their own then.
+    """
+    model = empty_model(spec.folder, config.model)
+    plan = plan_on_paper(config, model, Card.present(), engine=sizes)
+    sampler = make_sampler(replace(_with_sizes(spec, plan), shares_base=True))
+    with _closed_on_failure(sampler):
+        sampler.free_cache()
+        try:
+            return _SharedEngine(sampler=sampler, weights=sampler.base_weights(), sizes=plan.engine)
+        except LayoutError as error:
+            print(f"Trainer and engine each load their own copy of the base: {error}", file=sys.stderr)
+    sampler.close()
+    return None
+
+
+@contextmanager
+def _closed_on_failure(sampler: Sampler | None) -> Iterator[None]:
+    """Free a sampler that nobody else knows of yet when the block fails."""
+    try:
+        yield
+    except BaseException:
+        if sampler is not None:
+            sampler.close()
+        raise

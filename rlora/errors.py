@@ -41,6 +41,10 @@ class ModelError(RloraError, ValueError):
     """A model folder's weights are missing, damaged, or another model's."""
 
 
+class LayoutError(RloraError, ValueError):
+    """The engine's weights do not lie as the trainer's model would read them; the trainer can load a copy instead."""
+
+
 class StaleAdapterError(RloraError, RuntimeError):
     """The sampler does not serve the policy version that it was given: it serves another one, or the base."""
 

@@ -1,10 +1,12 @@
 """A model's folder -> the model in memory with rlora's attention, or why it would be scored wrongly."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 
 from rlora import attention
 from rlora.errors import CompilerError, ConfigError
@@ -16,14 +18,31 @@ from rlora.models import DTYPES, ModelConfig, cache_dir, told_as_config_errors
 _SAME = {torch.float32: 2e-5, torch.bfloat16: 0.02, torch.float16: 0.02}  # of the norm: some times what is rounding
 
 
-def load_model(folder: Path, config: ModelConfig, device: torch.device) -> Any:
+def load_model(
+    folder: Path, config: ModelConfig, device: torch.device, *, weights: Mapping[str, torch.Tensor] | None = None
+) -> Any:
     """Return the causal language model in `folder` on `device`; pickled weights are refused.
 
-    Raises ConfigError for a model that cannot be read, lacks weights, or would be scored wrongly.
+    With `weights`, one tensor on `device` for each of the model's parameters, the model computes with those as they are
+    (whoever holds them goes on holding them, and nothing here writes to them) and no file of weights is read. Raises
+    ConfigError for a model that cannot be read, lacks weights, or would be scored wrongly.
     """
+    attention.register()
+    model = _read(folder, config) if weights is None else _pointed_at(weights, folder, config)
+    model = model.to(device).eval()
+    for name, parameter in model.named_parameters():
+        assert weights is None or parameter.data_ptr() == weights[name].data_ptr()  # else it is a copy elsewhere
+        if not bool(parameter.isfinite().all()):
+            raise ConfigError(f"{name} in {folder} holds numbers that are not finite: copy the model again.")
+    refuse_unsupported(model.config)
+    _try_scoring(model)
+    return model
+
+
+def _read(folder: Path, config: ModelConfig) -> Any:
+    """Return the model with its weights read from files, on the CPU."""
     from transformers import AutoModelForCausalLM
 
-    attention.register()
     with told_as_config_errors("model", folder):
         model, report = cast(
             tuple[Any, dict[str, Any]],
@@ -41,12 +60,29 @@ def load_model(folder: Path, config: ModelConfig, device: torch.device) -> Any:
             f"{folder} lacks {len(missing)} of the weights that its config.json asks for, {missing[0]} for one: copy "
             "the model again."
         )
-    model = model.to(device).eval()
-    for name, parameter in model.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise ConfigError(f"{name} in {folder} holds numbers that are not finite: copy the model again.")
-    refuse_unsupported(model.config)
-    _try_scoring(model)
+    return model
+
+
+def _pointed_at(weights: Mapping[str, torch.Tensor], folder: Path, config: ModelConfig) -> Any:
+    """Return the model with `weights` as its parameters, without gradients; its buffers are made on the CPU."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with told_as_config_errors("configuration", folder), init_empty_weights(include_buffers=False):
+        stored = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
+        model: Any = AutoModelForCausalLM.from_config(
+            stored,
+            dtype=DTYPES[config.dtype],
+            attn_implementation=attention.ATTENTION,
+            trust_remote_code=config.trust_remote_code,
+        )
+    model.tie_weights()  # while it is made empty each parameter is replaced, a tied one by two
+    parameters = dict(model.named_parameters())
+    assert parameters.keys() == weights.keys()
+    views = {id(parameter): nn.Parameter(weights[name], requires_grad=False) for name, parameter in parameters.items()}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            setattr(module, name, views[id(parameter)])
     return model
 
 

@@ -38,7 +38,8 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     """
     config.check()
     config, point = branched(config.resolved())
-    let_blocks_grow()
+    if not config.sampler.shares_base:  # vLLM's allocator for a cache that gives way refuses such blocks
+        let_blocks_grow()
     if config.sampler.exact:
         make_exact()
     is_new = point is None and not checkpoints_of(config).steps()
@@ -116,6 +117,7 @@ def iterate(
     with metrics.timed("save"):
         run_dir.save_rollouts(metrics.step, groups)
     with metrics.timed("swap"):
+        parts.sampler.free_cache()
         metrics.update(parts.hot_swap.check(groups))
     with metrics.timed("train"):
         advantages = [
@@ -124,6 +126,7 @@ def iterate(
         has_kl = config.loss.kl_coefficient > 0
         metrics.update(parts.budget.step(parts.trainer, groups, advantages, keep_all=has_kl))
     with metrics.timed("swap"):
+        parts.sampler.restore_cache()
         metrics.update(parts.hot_swap.swap())
     return metrics.finished()
 

@@ -192,16 +192,18 @@ def plan_memory(
     weight_bytes: int,
     itemsize: int,
     is_shared: bool = False,
+    has_started: bool = False,
 ) -> MemoryPlan:
     """Return how the rest of a card, on which the trainer's base lies already, is divided.
 
     `batch_memory` is that of layers kept and of layers computed again. Micro-batches get at most half of what they and
-    the cache of the engine share, more only where the longest row needs it. Raises OutOfMemoryError for a model, or a
+    the cache of the engine share, more only where the longest row needs it; all of that where they share one base and
+    the cache gives way. An engine that `has_started` has its graphs already. Raises OutOfMemoryError for a model, or a
     row, that can never fit.
     """
     plain, recomputed = batch_memory
     engine_weights = 0 if is_shared else weight_bytes
-    reserved = _GRAPHS + int(_RESERVED * card.total)
+    reserved = int(_RESERVED * card.total) + (0 if has_started else _GRAPHS)
     left = card.free - engine_weights - reserved
     token = sizes.cache_bytes(itemsize)
     least_cache = token * workload.max_length if workload.cache_bytes is None else workload.cache_bytes

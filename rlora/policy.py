@@ -1,7 +1,7 @@
 """The base model and the cohort of policies on it: load, score tokens, hand over a snapshot."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,12 +94,15 @@ class Policy:
         seeds: Sequence[int],
         init_adapter: Path | None = None,
         device: torch.device | None = None,
+        weights: Mapping[str, torch.Tensor] | None = None,
     ) -> "Policy":
         """Load the base from `folder` onto `device` and start every policy from its seed, or from a PEFT adapter.
 
-        `lora` None makes every weight trainable. Raises ConfigError for a model that is not supported.
+        `lora` None makes every weight trainable; otherwise the base may lie in `weights` already, by the names of its
+        parameters, which are read and never written to. Raises ConfigError for a model that is not supported.
         """
-        model = load_model(folder, model_config, device or default_device())
+        assert weights is None or lora is not None
+        model = load_model(folder, model_config, device or default_device(), weights=weights)
         if lora is None:
             check_names(folder, {name: tuple(weight.shape) for name, weight in model.named_parameters()})
         policy = cls(

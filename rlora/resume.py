@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "stop_at_reward",
     "memory_budget",
     "batch.recompute",  # the same bits
+    "sampler.share_base",  # the same weights, wherever they lie
     "branch",
     "tracking",
     "evaluation",

@@ -16,7 +16,7 @@ from rlora.lora.learning_rate import Method
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.optimizer import OptimizerConfig
-from rlora.sampler.base import SamplerConfig, check_servable
+from rlora.sampler.base import SamplerConfig, check_servable, check_shareable
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
@@ -107,6 +107,7 @@ class RunConfig:
         if self.init_adapter is not None and self.lora.variant == "pissa":
             raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
         check_servable(self.adapters, self.sampler, self.model)
+        check_shareable(self.adapters, self.sampler)
         task(self.data.task_name)
         self._check_method()
         if self.num_steps < 1 or self.problems_per_step < 1:

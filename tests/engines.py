@@ -1,6 +1,6 @@
 """Engines for tests, and samplers that lie."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +28,25 @@ def spec(
     )
 
 
-class IgnoresAdapter:
+class Around:
+    """Passes on to another sampler what those below do not change."""
+
+    _sampler: Sampler
+
+    def base_weights(self) -> Mapping[str, torch.Tensor]:
+        return self._sampler.base_weights()
+
+    def free_cache(self) -> None:
+        self._sampler.free_cache()
+
+    def restore_cache(self) -> None:
+        self._sampler.restore_cache()
+
+    def close(self) -> None:
+        self._sampler.close()
+
+
+class IgnoresAdapter(Around):
     """Serves the base model whatever it is given."""
 
     def __init__(self, sampler: Sampler):
@@ -45,11 +63,8 @@ class IgnoresAdapter:
         completions = self._sampler.sample(stripped, sampling, seed=seed)
         return [[replace(one, version=self._version) for one in group] for group in completions]
 
-    def close(self) -> None:
-        self._sampler.close()
 
-
-class ServesPrevious:
+class ServesPrevious(Around):
     """Loads each adapter one swap late, from the `after`-th on, and claims the new version."""
 
     def __init__(self, sampler: Sampler, *, after: int = 1):
@@ -65,9 +80,6 @@ class ServesPrevious:
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         return self._sampler.sample(requests, sampling, seed=seed)
-
-    def close(self) -> None:
-        self._sampler.close()
 
 
 def random_b(policy: Policy, *, scale: float, seed: int = 0) -> None:

@@ -145,3 +145,57 @@ def test_adapters_of_experts_are_served_as_trained(tmp_path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@needs_vllm
+def test_one_copy_of_the_base_and_a_cache_that_gives_way() -> None:
+    """In a process of its own: all of the engine's memory is counted. Never run yet (docs/gpu.md)."""
+    code = """if True:
+        import dataclasses, sys
+        sys.path.insert(0, "tests")
+        import torch
+        from engines import RANK_1, random_b, spec
+        from test_vllm import BUNDLED, Bench
+        from rlora.models import model_dir
+        from rlora.policy import Policy
+        from rlora.sampler.base import SamplerConfig
+        from rlora.sampler.proof import HotSwap
+        from rlora.sampler.vllm_sampler import VllmSampler
+
+        class Shared(Bench):
+            def __init__(self):
+                self.folder = model_dir(BUNDLED)
+                config = SamplerConfig(kind="vllm", kv_cache_gb=4.0, max_num_seqs=64)
+                on_cpu = Policy.load(self.folder, BUNDLED, RANK_1, seeds=[0], device=torch.device("cpu"))
+                wanted = spec(on_cpu, self.folder, BUNDLED, config)
+                self.sampler = VllmSampler(dataclasses.replace(wanted, shares_base=True))
+                before = torch.cuda.memory_allocated()
+                self.policy = Policy.load(
+                    self.folder, BUNDLED, RANK_1, seeds=[0], weights=self.sampler.base_weights()
+                )
+                assert torch.cuda.memory_allocated() - before < 2**26, "a copy of the base was loaded"
+                self.prompts = self.arithmetic_prompts(BUNDLED)
+
+        made = Shared()
+        kept = {name: weight.clone() for name, weight in made.sampler.base_weights().items()}
+        swap = HotSwap(made.policy, made.sampler, made.prompts, seed=1)
+        swap.swap()
+        for version in (1, 2, 3):
+            free, _ = torch.cuda.mem_get_info()
+            made.sampler.free_cache()
+            gained = torch.cuda.mem_get_info()[0] - free
+            assert gained > 3.9 * 2**30, gained
+            random_b(made.policy, scale=5e-2, seed=version)
+            made.policy.version = version
+            made.sampler.restore_cache()
+            metrics = swap.swap()
+            assert metrics["proof/canary_is_decided_base"] == 1
+            assert made.difference(made.draw(num_samples=8, max_tokens=24)) <= 0.04
+            assert made.difference(made.draw(policy=None, num_samples=8, max_tokens=24), is_base=True) <= 0.05
+        for name, weight in made.sampler.base_weights().items():
+            assert torch.equal(weight, kept[name]), name
+        made.sampler.free_cache()
+        made.sampler.close()
+    """
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]

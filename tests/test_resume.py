@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from engines import Around
 from safetensors.torch import load_file
 from test_loop import rows, toy, without_clock
 
@@ -33,7 +34,7 @@ class Stop(Exception):
     """What the test stops a run with."""
 
 
-class StopsAfter:
+class StopsAfter(Around):
     """Samples as usual `count` times for training, then raises Stop."""
 
     def __init__(self, sampler, count: int):
@@ -48,9 +49,6 @@ class StopsAfter:
                 raise Stop
             self._left -= 1
         return self._sampler.sample(requests, sampling, seed=seed)
-
-    def close(self) -> None:
-        self._sampler.close()
 
 
 def stopped(config, *, after: int) -> None:
@@ -388,8 +386,9 @@ from pathlib import Path
 from rlora import loop, recipe
 from rlora.errors import EngineError
 from rlora.sampler.base import build_sampler
+from engines import Around
 
-class Fails:
+class Fails(Around):
     def __init__(self, sampler): self._sampler = sampler
     def load(self, adapters): self._sampler.load(adapters)
     def sample(self, requests, sampling, *, seed):
@@ -398,7 +397,6 @@ class Fails:
             (marks / str(os.times().elapsed)).write_text("")
             raise EngineError("the engine died")
         return self._sampler.sample(requests, sampling, seed=seed)
-    def close(self): self._sampler.close()
 
 real = loop.run
 recipe.run = lambda config: real(config, make_sampler=lambda spec: Fails(build_sampler(spec)))

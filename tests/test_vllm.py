@@ -13,13 +13,14 @@ from conftest import ROOT
 from engines import RANK_1, IgnoresAdapter, ServesPrevious, random_b, spec
 
 from rlora.batching import Row, stack
-from rlora.errors import StaleAdapterError
+from rlora.errors import LayoutError, StaleAdapterError
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig, load_tokenizer, model_dir
 from rlora.policy import Policy
 from rlora.sampler.base import SamplerConfig, is_vllm_installed
 from rlora.sampler.proof import HotSwap
+from rlora.sampler.vllm_memory import zero_cache
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
 from rlora.types import SampleRequest, SamplingParams, StopReason
@@ -42,9 +43,12 @@ class Bench:
         self.policy = Policy.load(self.folder, model, lora, seeds=[0])
         config = SamplerConfig(kind="vllm", kv_cache_gb=kv_cache_gb, max_num_seqs=64)
         self.sampler = VllmSampler(spec(self.policy, self.folder, model, config))
+        self.prompts = self.arithmetic_prompts(model)
+
+    def arithmetic_prompts(self, model: ModelConfig) -> list:
         tokenizer = load_tokenizer(self.folder, model)
         renderer = PromptRenderer(tokenizer, PromptConfig(), instruction=task("arithmetic").instruction)
-        self.prompts = [renderer.render(problem).token_ids for problem in task("arithmetic").load("test", None)[:8]]
+        return [renderer.render(problem).token_ids for problem in task("arithmetic").load("test", None)[:8]]
 
     def put(self, *, version: int, scale: float = 1e-2) -> Adapter:
         """Give the policy new numbers and load them."""
@@ -114,6 +118,20 @@ def test_the_same_version_is_sampled_the_same_from_a_warm_cache(bench) -> None:
     first = bench.draw(seed=5)
     assert bench.draw(seed=5) == first
     assert bench.draw(seed=6) != first
+
+
+def test_an_emptied_cache_changes_no_sample(bench) -> None:
+    """What is done to the cache when an engine wakes, which this build cannot: it has no sleep mode."""
+    bench.put(version=25)
+    first = bench.draw(seed=5)
+    assert bench.sampler._llm.collective_rpc(zero_cache) == [None]
+    assert bench.sampler._llm.reset_prefix_cache()
+    assert bench.draw(seed=5) == first
+
+
+def test_weights_that_are_packed_away_are_not_shared(bench) -> None:
+    with pytest.raises(LayoutError, match="is empty: its numbers were packed away for the CPU"):
+        bench.sampler.base_weights()
 
 
 def test_base_requests_beside_adapter_requests_get_the_base(bench) -> None:

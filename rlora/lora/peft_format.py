@@ -12,7 +12,7 @@ models when it loads them. Left out: what PEFT itself saves of fused experts, wh
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,12 @@ def target_modules(adapter: Adapter) -> list[str]:
 
 def served_modules(adapter: Adapter) -> list[str]:
     """Return the adapted layers as an engine names them, which holds all experts of a layer in one module."""
-    paths = {name.rpartition(".lora_")[0] for name in adapter.tensors}
+    return modules_of(adapter.tensors)
+
+
+def modules_of(names: Iterable[str]) -> list[str]:
+    """Return what `served_modules` says of an adapter whose tensors have these names."""
+    paths = {name.rpartition(".lora_")[0] for name in names}
     return sorted({"experts" if is_of_expert(path) else path.rpartition(".")[2] for path in paths})
 
 

@@ -2,11 +2,11 @@
 
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -19,6 +19,7 @@ from rlora.types import Completion, SampleRequest, SamplingParams
 
 SamplerKind = Literal["auto", "vllm", "torch"]
 VLLM_VERSIONS = ((0, 26), (0, 33))  # from, and before: 0.26.0 ran on a GPU, 0.32.0 runs on CPUs
+ShareName = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,11 @@ class SamplerConfig:
     """On a GPU: repeat samples and gradients bit for bit, so that a resumed run equals one that was never stopped;
     slower (vLLM's batch-invariant kernels, deterministic backward passes). The CPU does so anyway.
     """
+    share_base: ShareName = "auto"
+    """In training on a GPU, let trainer and vLLM compute with one copy of the base, and the KV cache give its memory to
+    the trainer's batches while they are computed: on, off, or auto, which is off until it has run on a GPU
+    (docs/gpu.md).
+    """
 
     def check(self) -> None:
         """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
@@ -49,6 +55,10 @@ class SamplerConfig:
             )
         if self.resolved_kind == "vllm":
             check_vllm_version()
+        if self.share_base not in get_args(ShareName):
+            raise ConfigError(
+                f"sampler.share_base is {self.share_base!r}; it must be one of {', '.join(get_args(ShareName))}."
+            )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 0 or self.max_prompt_tokens < 1:
             raise ConfigError(
                 "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens 1 or more."
@@ -60,6 +70,11 @@ class SamplerConfig:
         if self.kind == "auto":
             return "vllm" if is_vllm_installed() else "torch"
         return self.kind
+
+    @property
+    def shares_base(self) -> bool:
+        """Whether trainer and sampler are to have one copy of the base."""
+        return self.share_base == "on"
 
 
 def is_vllm_installed() -> bool:
@@ -90,7 +105,8 @@ class EngineSpec:
     """What an engine is built from: the model, the shape of its adapters, the longest prompt with completion.
 
     `lora` None: one policy, handed over as all weights of the model. `cache_bytes` and `num_sequences` are what a
-    memory plan gives the KV cache and generates at once; None: what `config` says.
+    memory plan gives the KV cache and generates at once; None: what `config` says. With
+    `shares_base` the trainer computes with the engine's weights, and the cache can be freed.
     """
 
     folder: Path
@@ -104,6 +120,7 @@ class EngineSpec:
     num_policies: int = 1
     cache_bytes: int | None = None
     num_sequences: int | None = None
+    shares_base: bool = False
 
 
 class Sampler(Protocol):
@@ -117,6 +134,21 @@ class Sampler(Protocol):
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return `num_samples` completions a request, in order: a function of seed, keys, prompts and versions."""
+        ...
+
+    def base_weights(self) -> Mapping[str, torch.Tensor]:
+        """Return the base's weights where they lie, by the names of the model's parameters; nobody may write to them.
+
+        Raises LayoutError where the engine does not hold them as the trainer's model would read them.
+        """
+        ...
+
+    def free_cache(self) -> None:
+        """Give the memory of the cache away, if the engine was built to; nothing is sampled before `restore_cache`."""
+        ...
+
+    def restore_cache(self) -> None:
+        """Take the memory back; what the policies are has then to be loaded again before they are sampled from."""
         ...
 
     def close(self) -> None:
@@ -143,6 +175,28 @@ def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelC
             f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
             "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "
             "--lora.layers all, or --sampler.kind torch."
+        )
+
+
+def check_shareable(lora: LoraConfig | None, config: SamplerConfig) -> None:
+    """Raise ConfigError where one copy of the base is asked for and cannot be had."""
+    if not config.shares_base:
+        return
+    way_out = "Take --sampler.share-base off, or leave it out."
+    if lora is None:
+        raise ConfigError(
+            "sampler.share_base is 'on', and method is 'full', which changes the weights that it trains: the sampler "
+            f"needs a copy of its own. {way_out}"
+        )
+    if config.resolved_kind != "vllm":
+        raise ConfigError(
+            f"sampler.share_base is 'on', and the sampler is {config.resolved_kind}; only vLLM's weights are shared. "
+            f"{way_out}"
+        )
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "sampler.share_base is 'on', and there is no GPU: vLLM's CPU build packs its weights into a form of its "
+            f"own, which a trainer cannot read. {way_out}"
         )
 
 

@@ -4,11 +4,11 @@ Each request is computed by itself, so its completions do not depend on what is 
 fallback where vLLM does not install.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from rlora.errors import SamplerError
+from rlora.errors import LayoutError, SamplerError
 from rlora.full.weights import Snapshot
 from rlora.lora.peft_format import Adapter
 from rlora.models import load_tokenizer
@@ -101,6 +101,16 @@ class TorchSampler:
             policy=request.policy or 0,
             version=-1 if request.policy is None else self._versions[request.policy],
         )
+
+    def base_weights(self) -> Mapping[str, torch.Tensor]:
+        """Raise LayoutError: adapters are put into this sampler's model, so the trainer has one of its own."""
+        raise LayoutError("the torch sampler computes with a model of its own.")
+
+    def free_cache(self) -> None:
+        """Nothing to free: a cache lasts as long as its request."""
+
+    def restore_cache(self) -> None:
+        """Nothing to take back."""
 
     def close(self) -> None:
         """Nothing to free beyond the object itself."""

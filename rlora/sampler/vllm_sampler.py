@@ -5,15 +5,20 @@ make it load that again. Which of the two it serves is for the proof to say.
 
 The settings make sampling a function of its seeds (measured on the CPU build, docs/log.md): the engine steps in this
 process, so all requests of a call are there before the first step, and prefills are never cut in two. Left out on
-purpose: in-place reloading (`load_inplace` is sticky and re-reads the files on every request) and sleeping (a sleeping
-engine can drop its adapter).
+purpose: in-place reloading (`load_inplace` is sticky and re-reads the files on every request).
+
+An engine that shares its weights with the trainer sleeps while the trainer computes, so that the KV cache's memory is
+free for batches. A sleeping engine can drop its adapter, and more (vLLM issue 53888), so all but the cache is kept out
+of the memory that sleeping gives away, and after it nothing is sampled from a policy that was not loaded anew: under a
+new name and id, and proven, as after every update.
 """
 
 import gc
 import os
 import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -22,21 +27,18 @@ from rlora.errors import EngineError, EngineStartError, SamplerError
 from rlora.files import folder_in_memory
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.peft_format import Adapter, save_adapter
-from rlora.memory_plan import GIB, SEQUENCES, Card, prefill_tokens
-from rlora.models import cache_dir, load_tokenizer
+from rlora.models import DTYPES, cache_dir, empty_model, load_tokenizer
 from rlora.sampler import vllm_cpu_lora
 from rlora.sampler.base import EngineSpec
+from rlora.sampler.shared_base import base_views, check_rows
+from rlora.sampler.vllm_memory import model_of, only_the_cache_sleeps, zero_cache
+from rlora.sampler.vllm_options import engine_options, why_not_started
 from rlora.sampler.vllm_weights import put_weights, weights_of
 from rlora.seeding import derive_seed
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
 _IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
 _DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
-_CPU_BLOCK_SIZE = 32  # smallest that the CPU attention takes; its default of 128 caches no prompt shorter than that
-_PREFILL_TOKENS = (
-    4096  # prompt tokens computed at once; on the CPU never below the longest prompt, which must not be cut
-)
-_GRAPH_STEP = 1.3  # ratio of neighbouring batch sizes that have a CUDA graph: 22 of them up to 1,024
 
 
 class VllmSampler:
@@ -50,10 +52,16 @@ class VllmSampler:
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
         from vllm import LLM
 
+        if spec.shares_base:
+            from vllm.v1.worker.gpu_worker import Worker
+
+            only_the_cache_sleeps(Worker)
+        if spec.lora is not None and not torch.cuda.is_available():
+            vllm_cpu_lora.install()
         try:
             self._llm = LLM(str(spec.folder), **engine_options(spec))
         except Exception as error:  # a foreign engine fails to start in any way
-            raise EngineStartError(_why_not_started(error)) from error
+            raise EngineStartError(why_not_started(error)) from error
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._spec = spec
         self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
@@ -62,9 +70,12 @@ class VllmSampler:
         self._weights: FullWeights | None = None  # of the policy, where there are no adapters
         self._holds_base = True
         self._adapter_dir = folder_in_memory()
+        self._sleeps = self._has_slept = False  # now; since policies were loaded
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Serve these versions and forget those they replace."""
+        if self._sleeps:
+            raise SamplerError("vLLM's cache was freed; restore it before a policy is loaded.")
         for snapshot in snapshots:
             if isinstance(snapshot, FullWeights):
                 self._weights, self._holds_base = snapshot, True
@@ -72,6 +83,7 @@ class VllmSampler:
             else:
                 self._load_adapter(snapshot)
             self._versions[snapshot.policy] = snapshot.version
+        self._has_slept = False
 
     def _load_adapter(self, adapter: Adapter) -> None:
         """Serve an adapter under a name and an id never used before, then remove the one it replaces."""
@@ -102,6 +114,10 @@ class VllmSampler:
         self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
+        if self._sleeps:
+            raise SamplerError("vLLM's cache was freed; restore it before anything is sampled.")
+        if self._has_slept and any(request.policy is not None for request in requests):
+            raise SamplerError("vLLM's cache was freed since the policy was loaded; load it again before sampling.")
         if self._spec.lora is not None:
             return self._generate(requests, sampling, seed)
         results: dict[int, list[Completion]] = {}
@@ -120,10 +136,8 @@ class VllmSampler:
         adapters: Any = [self._current[r.policy] if has_adapters and r.policy is not None else None for r in requests]
         prompts: Any = [{"prompt_token_ids": list(request.token_ids)} for request in requests]
         params = [self._params(request, sampling, seed) for request in requests]
-        try:
+        with _failing_as_an_engine("sampling"):
             outputs = self._llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
-        except Exception as error:  # a foreign engine, in this process, fails in any way; none of them is ours to judge
-            raise EngineError(f"vLLM failed while sampling: {type(error).__name__}: {error}") from error
         results = []
         for request, output in zip(requests, outputs, strict=True):
             if len(output.outputs) != request.num_samples:
@@ -167,6 +181,36 @@ class VllmSampler:
             version=-1 if request.policy is None else self._versions[request.policy],
         )
 
+    def base_weights(self) -> dict[str, torch.Tensor]:
+        """Return the engine's weights by the names of the trainer's parameters, as views; LayoutError if unknown."""
+        engine = self._llm.collective_rpc(model_of)[0]
+        model = self._spec.model
+        views = base_views(engine, empty_model(self._spec.folder, model), DTYPES[model.dtype])
+        check_rows(views, self._spec.folder)
+        return views
+
+    def free_cache(self) -> None:
+        """Let the engine sleep, which gives the KV cache's memory away, if it shares its weights with the trainer."""
+        if self._spec.shares_base:
+            self._sleeps = self._has_slept = True
+            with _failing_as_an_engine("freeing its cache"):
+                self._llm.sleep(level=1)
+
+    def restore_cache(self) -> None:
+        """Wake the engine with an empty cache, if it shares its weights with the trainer."""
+        if not self._spec.shares_base:
+            return
+        gc.collect()
+        torch.cuda.empty_cache()  # freed batches lie in PyTorch's cache, where vLLM's allocator cannot get at them
+        with _failing_as_an_engine("taking its cache's memory back"):
+            self._llm.wake_up()
+            is_asleep = self._llm.llm_engine.is_sleeping()
+            self._llm.collective_rpc(zero_cache)
+            is_reset = self._llm.reset_prefix_cache()
+        if is_asleep or not is_reset:
+            raise EngineError("vLLM did not wake up, or did not clear its prefix cache, whose blocks are gone.")
+        self._sleeps = False
+
     @property
     def num_adapters(self) -> int:
         """Adapters that the engine holds."""
@@ -175,6 +219,9 @@ class VllmSampler:
     def close(self) -> None:
         """Shut the engine down and remove the adapter files."""
         shutil.rmtree(self._adapter_dir, ignore_errors=True)
+        if self._sleeps:  # training failed: memory that is not mapped would be released a second time
+            with suppress(Exception):  # of a foreign engine, which may find no memory any more
+                self._llm.wake_up()
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()
@@ -182,89 +229,10 @@ class VllmSampler:
             torch.cuda.empty_cache()
 
 
-def engine_options(spec: EngineSpec) -> dict[str, Any]:
-    """Return what vLLM's `LLM` is given beside the model's folder."""
-    num_sequences = spec.num_sequences or spec.config.max_num_seqs or SEQUENCES
-    cache_bytes = spec.cache_bytes if spec.cache_bytes is not None else int(spec.config.kv_cache_gb * GIB)
-    return {
-        "dtype": spec.model.dtype,
-        "trust_remote_code": spec.model.trust_remote_code,
-        "max_model_len": spec.max_length,
-        "max_num_seqs": num_sequences,
-        "enable_prefix_caching": True,
-        "kv_cache_memory_bytes": cache_bytes,
-        **(_gpu_options(spec, num_sequences) if torch.cuda.is_available() else _cpu_options(spec)),
-        **_lora_options(spec),
-        "logprobs_mode": "processed_logprobs",
-        "hf_overrides": {"head_dtype": spec.model.head_dtype},
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-        "use_tqdm_on_load": False,
-    }
-
-
-def _cpu_options(spec: EngineSpec) -> dict[str, Any]:
-    return {
-        "block_size": _CPU_BLOCK_SIZE,
-        "enable_chunked_prefill": False,  # a seeded request whose prefill is cut ends the CPU build's engine
-        "max_num_batched_tokens": max(_PREFILL_TOKENS, spec.max_length),
-    }
-
-
-def _gpu_options(spec: EngineSpec, num_sequences: int) -> dict[str, Any]:
-    """Return the options of a GPU, whose memory trainer and engine share.
-
-    vLLM starts only if the share of the card that it is given is free, whatever its cache takes. Long sequences would
-    make it reserve activations for a prefill of their whole length; prompts are shorter, so prefills may be cut there.
-    """
-    num_tokens = prefill_tokens(spec.max_length)
-    return {
-        "gpu_memory_utilization": Card.present().engine_share,
-        "enable_chunked_prefill": num_tokens < spec.max_length,
-        "max_num_batched_tokens": num_tokens,
-        "compilation_config": {
-            "cudagraph_capture_sizes": graph_sizes(num_sequences),
-            "cudagraph_specialize_lora": False,  # requests to the base alone are rare: the canary's and evaluations'
-        },
-    }
-
-
-def graph_sizes(num_sequences: int) -> list[int]:
-    """Return the batch sizes for which a CUDA graph is recorded, up to `num_sequences`; others are padded to the next.
-
-    Example: `graph_sizes(40)` is `[1, 2, 4, 8, 16, 24, 32, 40]`.
-    """
-    sizes = [1, 2, 4, 8]
-    while sizes[-1] < num_sequences:
-        sizes.append(max(sizes[-1] + 8, int(sizes[-1] * _GRAPH_STEP) // 8 * 8))
-    return [size for size in sizes if size < num_sequences] + [num_sequences]
-
-
-def _why_not_started(error: Exception) -> str:
-    reason = next(iter(str(error).strip().splitlines()), "it gives no reason")
-    return (
-        f"vLLM did not start ({type(error).__name__}: {reason}). If it lacks memory: `rlora check RECIPE --gpu GB` "
-        "shows where that goes; lower --sampler.kv-cache-gb, --sampler.max-num-seqs or --sampling.max-tokens, and end "
-        "what else runs on the GPU. VLLM_LOGGING_LEVEL=INFO before the command shows all that it says; --sampler.kind "
-        "torch is the slow reference."
-    )
-
-
-def _lora_options(spec: EngineSpec) -> dict[str, Any]:
-    """Return the engine's options for adapters: none where all weights are handed over."""
-    if spec.lora is None:
-        return {}
-    if not torch.cuda.is_available():
-        vllm_cpu_lora.install()
-    return {
-        "enable_lora": True,
-        "max_lora_rank": _legal_rank(spec.lora.rank),
-        "max_loras": spec.num_policies,
-        "max_cpu_loras": 2 * spec.num_policies,
-        "lora_target_modules": list(spec.target_modules),
-    }
-
-
-def _legal_rank(rank: int) -> int:
-    """Return the smallest `max_lora_rank` that vLLM accepts and that holds `rank`."""
-    return next(legal for legal in (1, 8, 16, 32, 64, 128, 256, 320, 512) if legal >= rank)
+@contextmanager
+def _failing_as_an_engine(doing: str) -> Iterator[None]:
+    """Raise EngineError for whatever vLLM raises."""
+    try:
+        yield
+    except Exception as error:  # a foreign engine, in this process, fails in any way; none of them is ours to judge
+        raise EngineError(f"vLLM failed while {doing}: {type(error).__name__}: {error}") from error
