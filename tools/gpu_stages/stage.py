@@ -1,0 +1,103 @@
+"""What a stage is, what it is given, and how it measures seconds and memory."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+RECORDS = "gpu.jsonl"
+GIB = 2**30
+
+
+class CheckError(Exception):
+    """What a stage measured breaks what it is there to show."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """A stage: what it runs, the seconds it may take, the seconds below which starting it is no use, and what for.
+
+    `environment` holds variables that have to be set before its process starts.
+    """
+
+    run: Callable[["Context"], None]
+    limit_s: int
+    least_s: int
+    why: str
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a stage is given: its name and limit, the folders for records and made models, and whether it rehearses."""
+
+    stage: str
+    limit_s: float
+    out: Path
+    models: Path
+    is_tiny: bool
+
+    def say(self, **fields: Any) -> None:
+        """Write what was measured as one line, at once and synced: whatever happens next, it is kept."""
+        line = json.dumps({"stage": self.stage, "at": round(time.time(), 2)} | fields)
+        with (self.out / RECORDS).open("a") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        print(line, flush=True)
+
+    def records(self, stage: str) -> list[dict[str, Any]]:
+        """Return what a stage has written into this folder so far, oldest first."""
+        path = self.out / RECORDS
+        lines = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
+        return [record for record in lines if record["stage"] == stage]
+
+
+class Clock:
+    """Seconds and peak memory (GiB, PyTorch's count) by phase, with the device's work finished at both ends of each.
+
+    `ballast` bytes are held by the check itself and left out of the peaks. Without a GPU there are no peaks.
+    """
+
+    def __init__(self, ballast: int = 0):
+        """Start with no phase."""
+        self._ballast = ballast
+        self.seconds: dict[str, float] = {}
+        self.peak_gib: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Measure the block; a phase that comes again replaces the first."""
+        import torch
+
+        has_gpu = torch.cuda.is_available()
+        if has_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        yield
+        if has_gpu:
+            torch.cuda.synchronize()
+            self.peak_gib[phase] = round((torch.cuda.max_memory_allocated() - self._ballast) / GIB, 2)
+        self.seconds[phase] = time.perf_counter() - start
+
+
+def used_memory() -> dict[str, float]:
+    """Return the GiB of the card that are used now, by anyone, and how many it has; nothing without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    free, total = torch.cuda.mem_get_info()
+    return {"used_gib": round((total - free) / GIB, 2), "card_gib": round(total / GIB, 2)}
+
+
+def digest(*values: Any) -> str:
+    """Return twelve characters that differ when any of the values does."""
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
