@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,15 @@ from types import SimpleNamespace
 import engines
 import psutil
 import pytest
+import torch
 from conftest import ROOT
+from gpu_check import STAGES
 from gpu_stages.card import ballast_bytes, of_card
 from gpu_stages.engines import engine_tests
 from gpu_stages.pytest_runs import ENGINE_TESTS, outcomes, run_pytest
 from gpu_stages.runs import _differences
 from gpu_stages.setting import planned_gib
-from gpu_stages.stage import GIB, CheckError, Context
+from gpu_stages.stage import GIB, CheckError, Clock, Context
 
 TOOL = ROOT / "tools" / "gpu_check.py"
 MADE_UP = f"""
@@ -135,6 +138,22 @@ def test_a_smaller_card_has_what_the_ballast_leaves_and_says_so() -> None:
 
 
 @pytest.mark.unit
+def test_peaks_are_of_their_phase_the_greatest_and_without_the_ballast(monkeypatch) -> None:
+    peaks = iter([5, 9, 4, 7])
+    for name, value in (("is_available", lambda: True), ("synchronize", lambda: None)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(peaks) * GIB)
+    clock = Clock(ballast=3 * GIB)
+    for phase in ("swap", "train", "swap", ""):
+        clock.begin(phase)
+    with clock.timed("start"):
+        pass
+    assert clock.peak_gib == {"swap": 2.0, "train": 6.0, "start": 4.0}
+    assert list(clock.seconds) == ["start"]
+
+
+@pytest.mark.unit
 def test_every_test_of_a_gpu_is_in_one_stage() -> None:
     """`unit` leaves out what `engine-tests` chooses by words in names: those must be the tests that need vLLM."""
     tree = ast.parse((ROOT / "tests" / "test_gpu.py").read_text())
@@ -142,6 +161,13 @@ def test_every_test_of_a_gpu_is_in_one_stage() -> None:
     of_engine = {node.name for node in tests if any(ast.unparse(mark) == "needs_vllm" for mark in node.decorator_list)}
     assert len(of_engine) == 3
     assert {node.name for node in tests if any(word in node.name for word in ENGINE_TESTS)} == of_engine
+
+
+@pytest.mark.unit
+def test_the_page_has_every_stage_with_its_limits_in_order() -> None:
+    rows = re.findall(r"^\| ([\w.-]+) \| (\d+) \| (\d+) \|", (ROOT / "docs" / "gpu-check.md").read_text(), re.MULTILINE)
+    stages = [(name, stage.limit_s, stage.least_s) for name, stage in STAGES.items()]
+    assert [(name, int(limit), int(least)) for name, limit, least in rows] == stages
 
 
 @pytest.mark.unit
@@ -254,7 +280,7 @@ def test_three_stages_rehearsed(tmp_path) -> None:
 def test_every_stage_rehearsed(tmp_path) -> None:
     rehearse(tmp_path)
     ended = {record["stage"]: record["ended"] for record in records(tmp_path) if "ended" in record}
-    assert len(ended) == 14
+    assert list(ended) == list(STAGES)
     assert set(ended.values()) == {"ok"}
     for stage, steps in {"iterate-1.7b": 2, "iterate-1.7b-compiled": 2, "iterate-8b-8k": 1, "full": 2}.items():
         assert_iterated(tmp_path, stage, steps=steps)

@@ -98,7 +98,7 @@ def iterate(
         config,
         run_dir=str(context.out / f"run-{context.stage}"),
         model=replace(config.model, compile=compiled),
-        batch=replace(config.batch, recompute=recompute),
+        batch=replace(config.batch, recompute=recompute or config.batch.recompute),
     )
     records = []
     with (
@@ -125,11 +125,11 @@ def _iteration(config: Any, parts: Any, stream: Any, run_dir: Any, clock: Clock,
     from rlora.loop import iterate as iteration
     from rlora.tracking import StepMetrics
 
-    with clock.timed("iteration"):
-        metrics = iteration(config, parts, stream, run_dir, StepMetrics(step))
+    metrics = iteration(config, parts, stream, run_dir, StepMetrics(step, clock.begin))
+    clock.begin("")
     completions = parts.engine.completions
     phases = {key.partition("/")[2]: value for key, value in metrics.items() if key.startswith("seconds/")}
-    iteration_s = clock.seconds["iteration"]
+    iteration_s = phases.pop("step")
     positions, train_s, count = metrics["batch/num_positions"], phases["train"], metrics["rollout/num_tokens"]
     flop = positions * flop_per_position(
         parts.policy.model.config, recompute=config.batch.recompute, is_full=config.method == "full"
@@ -138,7 +138,7 @@ def _iteration(config: Any, parts: Any, stream: Any, run_dir: Any, clock: Clock,
         "step": step,
         "iteration_s": round(iteration_s, 3),
         "swap_share": round(phases["swap"] / iteration_s, 4),  # rollouts checked, swapped, proven
-        "seconds": {phase: round(value, 3) for phase, value in phases.items() if phase != "step"},
+        "seconds": {phase: round(value, 3) for phase, value in phases.items()},
         "completions": len(completions),
         "tokens": count,
         "mean_tokens": round(metrics["rollout/mean_tokens"], 1),

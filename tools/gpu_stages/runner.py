@@ -25,6 +25,7 @@ from gpu_stages.stage import GIB, ROOT, Context, Stage, used_memory
 
 _ADOPT_ORPHANS = 36  # prctl's PR_SET_CHILD_SUBREAPER
 _MODELS_GIB = 24  # what the made models of all stages take together
+_REHEARSING = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # tiny: others only wait
 _LOG_LINES = 4  # of a failed stage's log, shown below its row
 _REAP_S = 15  # a killed process that the driver holds on to does not hold up the rest for longer
 
@@ -158,7 +159,7 @@ def _run_process(stage: Stage, context: Context) -> Outcome:
 def _environment(stage: Stage, context: Context) -> dict[str, str]:
     """Return the variables of a stage's process: rlora is the one beside this tool, and a rehearsal sees no GPU."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    rehearsing = {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"} if context.is_tiny else {}
+    rehearsing = _REHEARSING if context.is_tiny else {}
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)} | rehearsing | stage.environment
 
 

@@ -67,25 +67,31 @@ class Clock:
 
     def __init__(self, ballast: int = 0):
         """Start with no phase."""
-        self._ballast = ballast
+        self._ballast, self._phase = ballast, ""
         self.seconds: dict[str, float] = {}
         self.peak_gib: dict[str, float] = {}
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Measure the block; a phase that comes again replaces the first."""
-        import torch
-
-        has_gpu = torch.cuda.is_available()
-        if has_gpu:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
+        """Measure the block; the seconds of a phase that comes again replace the first's."""
+        self.begin(phase)
         start = time.perf_counter()
         yield
-        if has_gpu:
-            torch.cuda.synchronize()
-            self.peak_gib[phase] = round((torch.cuda.max_memory_allocated() - self._ballast) / GIB, 2)
+        self.begin("")
         self.seconds[phase] = time.perf_counter() - start
+
+    def begin(self, phase: str) -> None:
+        """Note the peak of the phase that ends here, and count from here for `phase`; an empty name counts nothing."""
+        import torch
+
+        if not torch.cuda.is_available():
+            return
+        torch.cuda.synchronize()
+        if self._phase:
+            peak = (torch.cuda.max_memory_allocated() - self._ballast) / GIB
+            self.peak_gib[self._phase] = max(self.peak_gib.get(self._phase, 0.0), round(peak, 2))
+        torch.cuda.reset_peak_memory_stats()
+        self._phase = phase
 
 
 def used_memory() -> dict[str, float]:
