@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import ROOT
 from gpu_check import STAGES
-from gpu_stages.card import ballast_bytes, of_card
+from gpu_stages.card import ballast_bytes, of_card, smaller_card
 from gpu_stages.engines import engine_tests
 from gpu_stages.pytest_runs import ENGINE_TESTS, outcomes, run_pytest
 from gpu_stages.runs import _differences
@@ -135,6 +135,41 @@ def test_a_smaller_card_has_what_the_ballast_leaves_and_says_so() -> None:
     told = of_card(lambda device=None: (5 * GIB, total), 23.5)
     assert told(device=0) == (5 * GIB, int(23.5 * GIB))
     assert of_card(lambda: (GIB, 2 * GIB), 23.5)() == (GIB, 2 * GIB)
+
+
+@pytest.mark.unit
+def test_the_ballast_is_held_and_the_total_told_for_as_long_as_the_block(monkeypatch) -> None:
+    held, total = [], 80 * GIB
+
+    def empty(size: int, *, dtype: torch.dtype, device: str) -> SimpleNamespace:
+        held.append((size, dtype, device))
+        return SimpleNamespace(numel=lambda: size)
+
+    def told() -> list[tuple[int, int]]:
+        return [torch.cuda.mem_get_info(), torch.accelerator.get_memory_info()]
+
+    monkeypatch.setattr(torch, "empty", empty)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for module, name in ((torch.cuda, "mem_get_info"), (torch.accelerator, "get_memory_info")):
+        monkeypatch.setattr(module, name, lambda: (total - sum(size for size, *_ in held) - GIB, total))
+    with smaller_card(24) as ballast:
+        assert held == [(56 * GIB, torch.uint8, "cuda")]
+        assert ballast == 56 * GIB
+        assert told() == [(23 * GIB, 24 * GIB)] * 2
+    assert told() == [(23 * GIB, 80 * GIB)] * 2
+    with smaller_card(None) as ballast:
+        assert (ballast, len(held)) == (0, 1)
+
+
+@pytest.mark.unit
+def test_a_line_that_a_kill_cut_short_is_left_out_and_old_runs_do_not_count(tmp_path) -> None:
+    context(tmp_path).say(value=1)
+    with (tmp_path / "gpu.jsonl").open("a") as file:
+        file.write('{"stage": "made-up", "val\n')
+    context(tmp_path).say(value=2)
+    assert [record["value"] for record in context(tmp_path).records("made-up")] == [1, 2]
+    (tmp_path / "run-straight").mkdir()
+    assert not context(tmp_path).run_dir("straight").exists()
 
 
 @pytest.mark.unit

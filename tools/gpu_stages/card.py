@@ -1,7 +1,7 @@
 """A smaller card than there is: a ballast takes what it would not have, and its total is what anyone is told."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -36,8 +36,8 @@ def smaller_card(card_gib: float | None) -> Iterator[int]:
         yield 0
         return
     ballast = torch.empty(ballast_bytes(torch.cuda.mem_get_info()[1], card_gib), dtype=torch.uint8, device="cuda")
-    with (
-        mock.patch("torch.cuda.mem_get_info", of_card(torch.cuda.mem_get_info, card_gib)),
-        mock.patch("torch.accelerator.get_memory_info", of_card(torch.accelerator.get_memory_info, card_gib)),
-    ):
+    with ExitStack() as patches:
+        for module, name in ((torch.cuda, "mem_get_info"), (torch.accelerator, "get_memory_info")):
+            if hasattr(module, name):  # the second is of newer versions
+                patches.enter_context(mock.patch.object(module, name, of_card(getattr(module, name), card_gib)))
         yield ballast.numel()

@@ -96,7 +96,7 @@ def iterate(
     config = run_config(context, folder, name, **changes)
     config = replace(
         config,
-        run_dir=str(context.out / f"run-{context.stage}"),
+        run_dir=str(context.run_dir(context.stage)),
         model=replace(config.model, compile=compiled),
         batch=replace(config.batch, recompute=recompute or config.batch.recompute),
     )

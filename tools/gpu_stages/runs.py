@@ -22,7 +22,7 @@ _START_S = 150  # an engine's start and a last evaluation: what a bound on a run
 
 def resume(context: Context) -> None:
     """The toy model on digits, straight and killed after two steps; CheckError when the two runs differ."""
-    straight, killed = context.out / "run-straight", context.out / "run-killed"
+    straight, killed = context.run_dir("straight"), context.run_dir("killed")
     _to_the_end(context, _start(context, straight))
     killed_at = _kill_after(_start(context, killed), killed, rows=2)
     _to_the_end(context, _start(context, killed))
@@ -93,7 +93,7 @@ def _differences(straight: Path, other: Path) -> Iterator[str]:
 
 def gsm8k(context: Context) -> None:
     """The bundled model on GSM8K for as long as the stage may take; in a rehearsal, two steps of toy arithmetic."""
-    run_dir, clock = context.out / "run-gsm8k", Clock()
+    run_dir, clock = context.run_dir("gsm8k"), Clock()
     command = [*_TOY, "--num-steps", "2"]
     if not context.is_tiny:
         hours = max(60.0, context.limit_s - _START_S) / 3600

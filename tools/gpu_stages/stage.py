@@ -3,9 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,18 @@ class Context:
         print(line, flush=True)
 
     def records(self, stage: str) -> list[dict[str, Any]]:
-        """Return what a stage has written into this folder so far, oldest first."""
-        path = self.out / RECORDS
-        lines = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
-        return [record for record in lines if record["stage"] == stage]
+        """Return what a stage has written into this folder so far, oldest first, less lines that a kill cut short."""
+        path, records = self.out / RECORDS, []
+        for line in path.read_text().splitlines() if path.is_file() else ():
+            with suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        return [record for record in records if record["stage"] == stage]
+
+    def run_dir(self, name: str) -> Path:
+        """Return the path of a run that begins anew: what an earlier check left there would count as finished."""
+        path = self.out / f"run-{name}"
+        shutil.rmtree(path, ignore_errors=True)
+        return path
 
 
 class Clock:
