@@ -332,4 +332,4 @@ def test_every_stage_rehearsed(tmp_path) -> None:
     assert values(tmp_path, "engine-tests", "honest_refused") == [None]
     assert all("does not serve" in refusal for refusal in values(tmp_path, "engine-tests", "lies_refused")[0].values())
     assert values(tmp_path, "gsm8k", "steps") == [2]
-    assert values(tmp_path, "cohort", "equal_alone") == [[True] * 3]
+    assert values(tmp_path, "cohort", "equal_alone") == [[{"tokens": 1.0, "logprobs": 1.0}] * 3]

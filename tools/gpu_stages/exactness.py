@@ -39,13 +39,7 @@ def bits(context: Context, parts: Any, config: Any) -> dict[str, Any]:
         for count in (few, few, few, 2 * few)
     ]
     completions = [[completion for group in draw for completion in group.completions] for draw in draws]
-    record: dict[str, Any] = {
-        name: {
-            "tokens": _equal_share(completions[a], completions[b], "token_ids"),
-            "logprobs": _equal_share(completions[a], completions[b], "logprobs"),
-        }
-        for name, (a, b) in _DRAWS.items()
-    }
+    record: dict[str, Any] = {name: equal_shares(completions[a], completions[b]) for name, (a, b) in _DRAWS.items()}
     gradients = {_gradient(parts, config, draws[2]) for _ in range(3)}
     record["gradients_the_same"] = len(gradients) == 1
     shares = ", ".join(f"{name.replace('_', ' ')} {record[name]['logprobs']:.0%}" for name in _DRAWS)
@@ -58,9 +52,13 @@ def bits(context: Context, parts: Any, config: Any) -> dict[str, Any]:
     return record
 
 
-def _equal_share(first: Sequence[Any], second: Sequence[Any], part: str) -> float:
+def equal_shares(first: Sequence[Any], second: Sequence[Any]) -> dict[str, float]:
+    """Return the shares of completions whose tokens, and whose log-probabilities, are the same bits in both."""
     pairs = list(zip(first, second, strict=True))
-    return round(sum(getattr(a, part) == getattr(b, part) for a, b in pairs) / len(pairs), 4)
+    return {
+        name: round(sum(getattr(a, part) == getattr(b, part) for a, b in pairs) / len(pairs), 4)
+        for name, part in (("tokens", "token_ids"), ("logprobs", "logprobs"))
+    }
 
 
 def _gradient(parts: Any, config: Any, sampled: Sequence[Any]) -> str:
