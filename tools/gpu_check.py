@@ -54,8 +54,8 @@ STAGES = {
     ),
     "resume": Stage(
         run=runs.resume,
-        limit_s=300,
-        least_s=120,
+        limit_s=360,
+        least_s=150,
         why="killed and gone on equals straight, with batch-invariant kernels",
         environment=exactness.INVARIANT,
     ),
