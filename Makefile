@@ -7,9 +7,10 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+OUT ?= build/$@
 RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup setup-cuda setup-dev quickstart test test-all lint bench bench-verify bench-site lock clean
+.PHONY: help setup setup-cuda setup-dev quickstart test test-all lint bench bench-verify bench-site gpu-check gpu-rehearse lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +60,13 @@ bench: bench-site  ## measure the figures of docs/log.md again and write bench.j
 
 bench-verify: bench-site  ## measure the verifier alone, beside Math-Verify
 	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run --only verify
+
+# The GPU's environment is the user's own: .venv holds PyTorch's CPU build.
+gpu-check:  ## on a machine with a GPU, with the $(PYTHON) that has vLLM for it: every stage of docs/gpu-check.md
+	$(PYTHON) tools/gpu_check.py --out $(OUT)
+
+gpu-rehearse: setup-dev  ## the same stages on the CPU, each in seconds on a tiny model
+	$(BIN)/python tools/gpu_check.py --tiny --out $(OUT)
 
 lock:  ## resolve the lock files again
 	$(PYTHON) -m venv .lock-venv && .lock-venv/bin/python tools/lock.py && rm -r .lock-venv

@@ -14,7 +14,7 @@ from rlora.errors import ConfigError
 
 # vLLM sets the last two itself, for its own products; cuBLAS reads them when its first handle is made, which is the
 # trainer's. Without room for parts of a sum it does not divide one among blocks.
-_VARIABLES = {"VLLM_BATCH_INVARIANT": "1", "CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}
+VARIABLES = {"VLLM_BATCH_INVARIANT": "1", "CUBLAS_WORKSPACE_CONFIG": ":16:8", "CUBLASLT_WORKSPACE_SIZE": "1"}
 
 
 def make_exact() -> None:
@@ -23,7 +23,7 @@ def make_exact() -> None:
         raise ConfigError(
             "sampler.exact must be known before anything is computed on the GPU: give the run a process of its own."
         )
-    os.environ.update(_VARIABLES)
+    os.environ.update(VARIABLES)
 
 
 @contextmanager

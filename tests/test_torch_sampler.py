@@ -1,11 +1,12 @@
 """The reference sampler against the trainer and against the distribution it claims."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import TOY_MODEL, make_policy
-from engines import spec
+from engines import random_b, spec
 
 from rlora.batching import Row, stack
 from rlora.errors import SamplerError
@@ -106,6 +107,30 @@ def test_base_requests_ignore_the_adapter_beside_others(engine) -> None:
     assert mixed[1:] == base
     assert base[0][0].version == -1
     assert mixed[0] != base[0]
+
+
+def test_several_policies_are_each_served_as_loaded_alone_beside_others_and_after_one_is_replaced(toy_dir) -> None:
+    policy, sampling, snapshots = make_policy(toy_dir), SamplingParams(max_tokens=8), []
+    for index in range(3):
+        random_b(policy, scale=0.05, seed=index)
+        snapshots.append(replace(policy.adapter(), policy=index))
+    engine_of = spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch"))
+    sampler = TorchSampler(replace(engine_of, num_policies=3))
+    sampler.load(snapshots)
+    mixed = [request for triple in zip(*(requests(3, policy=k) for k in (2, 0, 1)), strict=True) for request in triple]
+    together = sampler.sample(mixed, sampling, seed=0)
+    for index, snapshot in enumerate(snapshots):
+        own = [group for request, group in zip(mixed, together, strict=True) if request.policy == index]
+        single = TorchSampler(engine_of)
+        single.load([replace(snapshot, policy=0)])
+        expected = single.sample(requests(3), sampling, seed=0)
+        assert own == [[replace(one, policy=index) for one in group] for group in expected]
+    sampler.load([replace(snapshots[0], policy=1, version=1)])
+    replaced = sampler.sample(mixed, sampling, seed=0)
+    assert [group for group in replaced if group[0].policy != 1] == [g for g in together if g[0].policy != 1]
+    assert [[one.logprobs for one in group] for group in replaced if group[0].policy == 1] == [
+        [one.logprobs for one in group] for group in together if group[0].policy == 0
+    ]
 
 
 def test_stop_strings_cut_the_text_in_evaluation(engine) -> None:

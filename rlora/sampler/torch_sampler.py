@@ -5,6 +5,7 @@ fallback where vLLM does not install.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -19,20 +20,31 @@ from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
 
 class TorchSampler:
-    """The Sampler on a second copy of the base model in this process."""
+    """The Sampler on a second copy of the base model in this process, which computes with one policy at a time."""
 
     def __init__(self, spec: EngineSpec):
         """Load the base model of `spec`, which is what is served until `load`."""
-        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seeds=[0] * spec.num_policies)
+        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seeds=[0])
+        self._snapshots: dict[int, Snapshot] = {}  # policy -> what it serves, numbered as the one policy there is
+        self._computed: int | None = None  # the policy that the model computes with
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._end_token_ids = torch.tensor(spec.end_token_ids, device=self._policy.device)
         self._versions: dict[int, int] = {}
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
-        """Copy the snapshots into this sampler's own flat vector."""
+        """Keep the snapshots in place of those of the same policies."""
         for snapshot in snapshots:
-            self._policy.assign(snapshot.served() if isinstance(snapshot, Adapter) else snapshot)
+            is_adapter = isinstance(snapshot, Adapter)
+            self._snapshots[snapshot.policy] = replace(snapshot.served(), policy=0) if is_adapter else snapshot
             self._versions[snapshot.policy] = snapshot.version
+            if self._computed == snapshot.policy:
+                self._computed = None
+
+    def _compute_with(self, policy: int) -> None:
+        """Copy a policy's snapshot into this sampler's own flat vector, unless it is there."""
+        if self._computed != policy:
+            self._policy.assign(self._snapshots[policy])
+            self._computed = policy
 
     @torch.no_grad()
     def sample(
@@ -45,6 +57,7 @@ class TorchSampler:
                 with self._policy.adapter_off():
                     results.append(self._sample_one(request, sampling, seed))
             else:
+                self._compute_with(request.policy)
                 results.append(self._sample_one(request, sampling, seed))
         return results
 

@@ -1,0 +1,1 @@
+"""The stages of tools/gpu_check.py and what runs them."""
