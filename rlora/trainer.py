@@ -21,8 +21,12 @@ from rlora.policy import Policy, TokenScores
 
 @dataclass(slots=True, eq=False)
 class _TokenLog:
-    """Per-token observations of one pass over a batch, on the CPU, from which the metrics are made."""
+    """Observations of one pass over a batch, from which the metrics are made, where they were computed: copying them
+    micro-batch by micro-batch would make a GPU wait for each.
+    """
 
+    losses: list[torch.Tensor]
+    kls_to_base: list[torch.Tensor]
     trainer_logprobs: list[torch.Tensor]
     sampler_logprobs: list[torch.Tensor]
     entropies: list[torch.Tensor]
@@ -151,7 +155,7 @@ class Trainer:
         flat.zero_grad()
         # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
         scale = 2.0 ** math.floor(math.log2(max(1, min(num_trained_K))))
-        log, loss, kl_to_base = _TokenLog([], [], [], []), 0.0, 0.0
+        log = _TokenLog([], [], [], [], [], [])
         denominator_K = torch.tensor(num_trained_K, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
             weight_N = 1 / denominator_K[micro_batch.policy_N]
@@ -170,14 +174,15 @@ class Trainer:
                     base_logprobs_N = self._score(micro_batch).logprobs_N
                 kl_N = k3(scores.logprobs_N, base_logprobs_N)
                 loss_N = loss_N + self._loss.kl_coefficient * kl_N
-                kl_to_base += float((kl_N.detach() * weight_N).sum())
+                log.kls_to_base.append((kl_N.detach() * weight_N).sum())
             micro_loss = (loss_N * weight_N).sum()
             (micro_loss * scale).backward()
-            loss += float(micro_loss.detach())
-            log.trainer_logprobs.append(inputs.logprobs_N.detach().cpu())
-            log.sampler_logprobs.append(inputs.sampler_logprobs_N.cpu())
-            log.entropies.append(scores.entropy_N.cpu())
-            log.is_clipped.append(outputs.is_clipped_N.cpu())
+            log.losses.append(micro_loss.detach())
+            log.trainer_logprobs.append(inputs.logprobs_N.detach())
+            log.sampler_logprobs.append(inputs.sampler_logprobs_N)
+            log.entropies.append(scores.entropy_N)
+            log.is_clipped.append(outputs.is_clipped_N)
+        loss = sum(torch.stack(log.losses).tolist())
         flat.grad_KD.div_(scale)
         grad_norm_K = norms(flat.grad_KD)
         if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
@@ -188,7 +193,7 @@ class Trainer:
             )
         metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}
         if self._loss.kl_coefficient:
-            metrics["loss/kl_to_base"] = kl_to_base
+            metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())
         self._apply(grad_norm_K)
         return metrics
 
@@ -200,14 +205,14 @@ class Trainer:
 
 
 def _token_metrics(log: _TokenLog) -> dict[str, float]:
-    trainer_N, sampler_N = torch.cat(log.trainer_logprobs), torch.cat(log.sampler_logprobs)
+    trainer_N, sampler_N = torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu()
     difference_N = (trainer_N - sampler_N).abs()
     return {
         "agreement/mean_abs_logprob_difference": float(difference_N.mean()),
         "agreement/p99_abs_logprob_difference": float(np.quantile(difference_N.numpy(), 0.99)),  # torch's: up to 2^24
         "agreement/max_abs_logprob_difference": float(difference_N.max()),
         "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
-        "loss/clipped_share": float(torch.cat(log.is_clipped).float().mean()),
-        "policy/entropy": float(torch.cat(log.entropies).mean()),
+        "loss/clipped_share": float(torch.cat(log.is_clipped).cpu().float().mean()),
+        "policy/entropy": float(torch.cat(log.entropies).cpu().mean()),
         "batch/num_trained_tokens": float(trainer_N.numel()),
     }

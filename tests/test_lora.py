@@ -4,11 +4,12 @@ from conftest import make_policy
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.lora import linear
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
 from rlora.lora.inject import adapted_layers, inject, num_parameters
-from rlora.lora.linear import LoraLinear, SharedInput
+from rlora.lora.linear import LoraLinear, SharedInput, is_padding_worth_it
 
 pytestmark = pytest.mark.unit
 
@@ -229,3 +230,46 @@ def test_a_layer_takes_an_input_without_rows(is_enabled) -> None:
     layer = LoraLinear(nn.Linear(8, 6), nn.Parameter(torch.randn(1, 2, 8)), nn.Parameter(torch.randn(1, 6, 2)), 1.0)
     layer.is_enabled = is_enabled
     assert layer(torch.randn(0, 3, 8)).shape == (0, 3, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rank", [1, 3, 8])
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_padded_columns_change_no_number(monkeypatch, num_layers, rank, dtype) -> None:
+    """Products of a GPU, with zeros up to a multiple of 8 columns, computed on the CPU: the same bits in bfloat16, which
+    is what they are for; in fp32 the CPU's library adds three columns and eight in another order.
+    """
+    results = []
+    for is_padded in (False, True):
+        torch.manual_seed(0)
+        monkeypatch.setattr(linear, "is_padding_worth_it", lambda *_, is_padded=is_padded: is_padded)
+        layers = [
+            LoraLinear(
+                nn.Linear(24, 16 + 4 * index, bias=index == 1).to(dtype),
+                nn.Parameter(torch.randn(1, rank, 24)),
+                nn.Parameter(torch.randn(1, 16 + 4 * index, rank)),
+                2.0,
+            )
+            for index in range(num_layers)
+        ]
+        if num_layers > 1:
+            SharedInput(layers)
+        x = torch.randn(2, 5, 24, dtype=dtype, requires_grad=True)
+        outputs = [layer(x) for layer in layers]
+        sum(((out * torch.randn_like(out)).sum() for out in outputs), torch.zeros(())).backward()
+        factors = [factor.grad for layer in layers for factor in (layer.a_KRI, layer.b_KOR)]
+        results.append([*outputs, x.grad, *factors])
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0}[dtype]
+    for plain, padded in zip(*results, strict=True):
+        torch.testing.assert_close(padded, plain, rtol=tolerance, atol=tolerance)
+
+
+def test_columns_are_padded_on_a_gpu_where_they_are_no_multiple_of_8() -> None:
+    gpu = torch.device("cuda")
+    assert [is_padding_worth_it(ranks, gpu) for ranks in ([1, 1, 1], [4, 4], [8], [16, 8])] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert not is_padding_worth_it([1], torch.device("cpu"))

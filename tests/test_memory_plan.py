@@ -23,7 +23,8 @@ from rlora.memory_plan import GIB, Card, MemoryPlan, plan_evaluation
 from rlora.models import TOY, ModelConfig, num_weights
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, SamplerConfig, is_vllm_installed
-from rlora.sampler.vllm_sampler import VllmSampler, engine_options, graph_sizes
+from rlora.sampler.vllm_options import engine_options, graph_sizes
+from rlora.sampler.vllm_sampler import VllmSampler
 from rlora.types import SamplingParams
 
 QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}

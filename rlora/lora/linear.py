@@ -13,6 +13,8 @@ from torch import nn
 from rlora.fused.kernels import Kernels
 from rlora.lora.pissa import difference_factors
 
+_ALIGNED = 8  # columns of 16-bit numbers that a GPU's fast products take at once
+
 
 class _LowRankUpdates(torch.autograd.Function):
     """The products of M layers with one input, and their gradients for one policy.
@@ -24,22 +26,28 @@ class _LowRankUpdates(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_NI, scale, kernels, bases, *factors):
         all_a, all_b = factors[: len(bases)], factors[len(bases) :]
+        ranks = [a_KRI.shape[1] for a_KRI in all_a]
         a_SI = torch.cat([a_KRI[0] for a_KRI in all_a]).to(x_NI.dtype)  # S: the ranks of all layers
-        h_NS = x_NI @ a_SI.T
-        parts = h_NS.split([a_KRI.shape[1] for a_KRI in all_a], 1)
         scaled = [b_KOR[0].to(x_NI.dtype) * scale for b_KOR in all_b]
+        ctx.is_padded = kernels is None and is_padding_worth_it(ranks, x_NI.device)
+        if ctx.is_padded:
+            a_SI, scaled = _padded(a_SI, scaled, ranks)
+        h_NS = x_NI @ a_SI.T
+        parts = [h_NS] * len(bases) if ctx.is_padded else h_NS.split(ranks, 1)
         outputs = [_product(x_NI, base) for base in bases]
         for y_NO, b_OR, h_NR in zip(outputs, scaled, parts, strict=True):
             y_NO.addmm_(h_NR, b_OR.T)
         ctx.save_for_backward(x_NI, a_SI, h_NS, *scaled)
-        ctx.scale, ctx.kernels, ctx.bases = scale, kernels, bases
+        ctx.scale, ctx.kernels, ctx.bases, ctx.ranks = scale, kernels, bases, ranks
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):  # pyright: ignore[reportIncompatibleMethodOverride] - one name a gradient
         x_NI, a_SI, h_NS, *scaled = ctx.saved_tensors
-        ranks = [b_OR.shape[1] for b_OR in scaled]
-        if ctx.kernels is not None and max(ranks) == 1:
+        ranks = ctx.ranks
+        if ctx.is_padded:
+            grad_h_NS, grad_a_SI, grad_b = _padded_gradients(grads, scaled, h_NS, x_NI, ctx.scale, ranks)
+        elif ctx.kernels is not None and max(ranks) == 1:
             grad_h_NS, grad_a_SI, grad_b = ctx.kernels.rank_one_backward(grads, scaled, h_NS, x_NI, ctx.scale)
         else:
             grad_h_NS, grad_a_SI, grad_b = _gradients(grads, scaled, h_NS, x_NI, ctx.scale)
@@ -49,6 +57,48 @@ class _LowRankUpdates(torch.autograd.Function):
             grad_x_NI.addmm_(grad_h_NS, a_SI)
         factors = (*grad_a_SI.split(ranks), *grad_b)
         return grad_x_NI, None, None, None, *(one.unsqueeze(0) for one in factors)
+
+
+def is_padding_worth_it(ranks: Sequence[int], device: torch.device) -> bool:
+    """Return whether products of layers with one input are to have a multiple of 8 columns, and have not.
+
+    On CUDA others take an unaligned kernel: with one column a pass at rank 1 took longer than at rank 32 (docs/log.md).
+    """
+    return device.type == "cuda" and any(rank % _ALIGNED for rank in ranks)
+
+
+def _padded(
+    a_SI: torch.Tensor, scaled: Sequence[torch.Tensor], ranks: Sequence[int]
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Return A with rows of zeros behind, (S, I), and each B (O, S) with zeros in the columns that are not its own, so
+    that every product has S columns, a multiple of 8; adding zeros changes no number.
+    """
+    padded_a = nn.functional.pad(a_SI, (0, 0, 0, -len(a_SI) % _ALIGNED))
+    offsets, width = [sum(ranks[:index]) for index in range(len(ranks))], len(padded_a)
+    padded_b = [
+        nn.functional.pad(b_OR, (offset, width - offset - rank))
+        for b_OR, offset, rank in zip(scaled, offsets, ranks, strict=True)
+    ]
+    return padded_a, padded_b
+
+
+def _padded_gradients(
+    grads: Sequence[torch.Tensor],
+    scaled: Sequence[torch.Tensor],
+    h_NS: torch.Tensor,
+    x_NI: torch.Tensor,
+    scale: float,
+    ranks: Sequence[int],
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    """Return what `_gradients` does, of factors as `_padded` leaves them; the gradient of h has S columns too."""
+    grad_h_NS = grads[0] @ scaled[0]
+    for grad_NO, b_OS in zip(grads[1:], scaled[1:], strict=True):
+        grad_h_NS.addmm_(grad_NO, b_OS)
+    grad_b, offset = [], 0
+    for grad_NO, rank in zip(grads, ranks, strict=True):
+        grad_b.append((grad_NO.T @ h_NS)[:, offset : offset + rank].float().mul_(scale))
+        offset += rank
+    return grad_h_NS, (grad_h_NS.T @ x_NI)[:offset].float(), grad_b
 
 
 def _product(x_NI: torch.Tensor, base: nn.Linear) -> torch.Tensor:
