@@ -1,20 +1,20 @@
 """Attention over rows that hold one prompt and several of its completions, computed once for the prompt.
 
-Registered with Transformers under `ATTENTION`. On the CPU scores are materialised: rows are short (batching bounds
-them), and PyTorch's fused kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). They are
-computed again in the backward pass, so that no layer keeps them: memory would grow with the square of a row. In
-bfloat16, with the processor's instructions for it, a compiled product leaves out what is not seen and writes no scores
-at all (rlora.fused.attention). On CUDA blocks that nothing sees are left out (rlora.block_attention). What is seen is
-said by two numbers a position (`visible_ranges`), so nothing of T x T is made anywhere.
+Registered with Transformers under `ATTENTION`. Who sees whom is said by ranges, two numbers a position, and nothing is
+made that grows with the square of a row. On the CPU scores are materialised, those of a block of queries at a time:
+PyTorch's fused kernel measured 36 ms a layer in the backward pass where this takes 4 (docs/log.md). They are computed
+again in the backward pass, so that no layer keeps them. In bfloat16, with the processor's instructions for it, a
+compiled product leaves out what is not seen and writes no scores at all (rlora.fused.attention). On CUDA it is
+PyTorch's flex_attention (rlora.flex), and where that cannot be compiled, the fused kernel with a mask of all pairs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from rlora.block_attention import attend_blocks, kept_with, working_flex
+from rlora import flex
 from rlora.fused.kernels import PLAIN, Kernels
 
 ATTENTION = "rlora"
@@ -47,11 +47,22 @@ def visible_ranges(segments_BT: torch.Tensor) -> torch.Tensor:
     return torch.stack((before_BT, start_BT), 2).to(torch.int32).unsqueeze(1)
 
 
+def _seen(ranges_B1T2: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor:
+    """Return ranges as booleans, (B, 1, queries, keys), of some queries and the keys from the first on."""
+    place_T = torch.arange(ranges_B1T2.shape[2], dtype=torch.int32, device=ranges_B1T2.device)
+    before, start = ranges_B1T2[:, :, queries].split(1, -1)
+    place_K = place_T[keys]
+    return (place_K < before) | ((place_K >= start) & (place_K <= place_T[queries, None]))
+
+
 def _mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
     """Return ranges as booleans, (B, 1, T, T)."""
-    place_T = torch.arange(ranges_B1T2.shape[2], device=ranges_B1T2.device)
-    before_B1T1, start_B1T1 = ranges_B1T2.split(1, -1)
-    return (place_T < before_B1T1) | ((place_T >= start_B1T1) & (place_T <= place_T[:, None]))
+    return _seen(ranges_B1T2, slice(None), slice(None))
+
+
+def has_scores(kernels: Kernels | None, dtype: torch.dtype) -> bool:
+    """Return whether attention on the CPU makes scores, of `BLOCK` queries at a time, in a model of this precision."""
+    return kernels is None or kernels.attention is None or dtype != torch.bfloat16
 
 
 def attend(
@@ -67,36 +78,46 @@ def attend(
     """Return softmax(q k^T scaling) v, (B, T, heads, head size), for query (B, heads, T, .) and fewer key and value
     heads.
 
-    The signature is Transformers'. Softmax is in fp32; `attention_mask` says what is seen, as booleans or as a bias (B,
-    1, T, keys), or as ranges (see `visible_ranges`). With `kernels` on the module (see rlora.fused) the softmax is
-    theirs, and with ranges all of it, if they take it.
+    The signature is Transformers'. Softmax is in fp32; `attention_mask` says what is seen, as ranges (see
+    `visible_ranges`), or as booleans or a bias (B, 1, T, keys). With `kernels` on the module (see rlora.fused) the
+    softmax is theirs, and with ranges all of it, if they take it.
     """
     assert dropout == 0.0
     kernels: Kernels = getattr(module, "kernels", PLAIN)
     has_ranges = attention_mask.dtype == torch.int32
     if has_ranges and kernels.attention is not None and kernels.attention.takes(query, key, value):
         return kernels.attention.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
-    if query.device.type != "cpu":
-        return _attend_on_gpu(query, key, value, attention_mask, scaling).transpose(1, 2).contiguous(), None
-    mask = as_bias(attention_mask) if attention_mask.dtype == torch.bool else attention_mask
-    return _Attend.apply(query, key, value, mask, scaling, kernels), None
+    if has_ranges and _takes_blocks(query, key, scaling):
+        return flex.attend(query, key, value, _kept(attention_mask, flex.block_mask), scaling), None
+    if query.device.type == "cpu":
+        return _Attend.apply(query, key, value, attention_mask, scaling, kernels), None
+    mask = _kept(attention_mask, _mask_of) if has_ranges else attention_mask
+    return _attend_by_mask(query, key, value, mask, scaling), None
 
 
-def _attend_on_gpu(
+def _attend_by_mask(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Return (B, heads, T, D): by blocks where ranges say what is seen, else with a dense mask."""
-    num_shared = query.shape[1] // key.shape[1]
-    if mask.dtype == torch.int32:
-        flex = working_flex(query.device, query.dtype, num_shared, query.shape[3])
-        if flex is not None:
-            return attend_blocks(query, key, value, mask, scaling, flex=flex)
-        mask = kept_with(mask, _mask_of)
-    elif mask.is_floating_point():
+    """Return the same by PyTorch's fused kernel, for booleans or a bias (B, 1, T, keys)."""
+    if mask.is_floating_point():
         mask = mask.to(query.dtype)
     # with heads that share keys, only some GPUs have a fused kernel for a mask; the others would keep all scores
-    key, value = (one.repeat_interleave(num_shared, 1) for one in (key, value))
-    return nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    key, value = (one.repeat_interleave(query.shape[1] // one.shape[1], 1) for one in (key, value))
+    out = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    return out.transpose(1, 2).contiguous()
+
+
+def _takes_blocks(query: torch.Tensor, key: torch.Tensor, scaling: float) -> bool:
+    return query.is_cuda and flex.is_usable(query, key, scaling)
+
+
+def _kept(ranges_B1T2: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+    """Return what `make` makes of the ranges, made once and held by them: all layers of a pass are given the same ones,
+    also when they are recomputed, and it is freed with them.
+    """
+    if not hasattr(ranges_B1T2, make.__name__):
+        setattr(ranges_B1T2, make.__name__, make(ranges_B1T2))
+    return getattr(ranges_B1T2, make.__name__)
 
 
 def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
@@ -104,19 +125,16 @@ def as_bias(is_seen: torch.Tensor) -> torch.Tensor:
     return torch.zeros(is_seen.shape, device=is_seen.device).masked_fill_(~is_seen, float("-inf"))
 
 
-def _bias_of_block(mask: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor:
-    """Return what is added to the scores of a block, (B, 1, queries, keys), of a bias or of ranges."""
-    if mask.dtype != torch.int32:
-        return mask[:, :, queries, keys]
-    key_K = torch.arange(keys.stop, device=mask.device)
-    query_Q1 = torch.arange(queries.start, queries.stop, device=mask.device)[:, None]
-    before_B1Q1, start_B1Q1 = mask[:, :, queries].split(1, -1)
-    return as_bias((key_K < before_B1Q1) | ((key_K >= start_B1Q1) & (key_K <= query_Q1)))
+def _bias(mask: torch.Tensor, queries: slice, keys: slice) -> torch.Tensor:
+    """Return what is added to the scores of a block, (B, 1, queries, keys), for any form of the mask."""
+    if mask.dtype == torch.int32:
+        return as_bias(_seen(mask, queries, keys))
+    block = mask[:, :, queries, keys]
+    return block if mask.is_floating_point() else as_bias(block)
 
 
 class _Attend(torch.autograd.Function):
-    """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); mask is a bias (B, 1, T, keys), or
-    ranges of what is seen, whose bias is made block by block.
+    """softmax(q k^T scaling + mask) v as (B, T, heads, D), for q (B, heads, T, D); the mask is as in `attend`.
 
     Blocks of queries leave out the keys that come after them, since nothing sees what comes later.
     """
@@ -126,8 +144,7 @@ class _Attend(torch.autograd.Function):
         num_heads, outs, normalizers = query.shape[1], [], []
         for queries, keys in _blocks(query.shape[2], key.shape[2]):
             scores = _grouped(query[:, :, queries], key) @ key[:, :, keys].transpose(2, 3)
-            bias = _bias_of_block(mask, queries, keys)
-            weights, normalizer = kernels.softmax(_by_head(scores, num_heads), bias, scaling)
+            weights, normalizer = kernels.softmax(_by_head(scores, num_heads), _bias(mask, queries, keys), scaling)
             product = weights.view(scores.shape) @ value[:, :, keys]
             outs.append(_by_head(product, num_heads).transpose(1, 2))
             normalizers.append(normalizer)
@@ -147,7 +164,7 @@ class _Attend(torch.autograd.Function):
             scores, grad_weights = q @ k.transpose(2, 3), grad @ v.transpose(2, 3)
             weights, grad_scores = ctx.kernels.softmax_backward(
                 _by_head(scores, num_heads),
-                _bias_of_block(mask, queries, keys),
+                _bias(mask, queries, keys),
                 ctx.scaling,
                 normalizer,
                 _by_head(grad_weights, num_heads),

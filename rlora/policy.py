@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlora.attention import visible_ranges
+from rlora.attention import has_scores, visible_ranges
 from rlora.batching import MicroBatch
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import FullParameters
@@ -154,10 +154,7 @@ class Policy:
     @property
     def has_materialised_scores(self) -> bool:
         """Whether attention writes a block's scores to memory: on the CPU, unless a compiled product takes it all."""
-        is_one_product = (
-            self.kernels is not None and self.kernels.attention is not None and self.dtype == torch.bfloat16
-        )
-        return self.device.type == "cpu" and not is_one_product
+        return self.device.type == "cpu" and has_scores(self.kernels, self.dtype)
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens.

@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
 from rlora import attention as module
-from rlora.attention import attend, visibility_mask, visible_ranges
+from rlora.attention import attend, has_scores, visibility_mask, visible_ranges
 from rlora.batching import BatchConfig, build_batch
 from rlora.fused.attention import Attention
 from rlora.fused.kernels import PLAIN
@@ -149,7 +150,7 @@ def test_no_buffer_is_written_beyond_its_end(attention, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_it_does_not_take_is_computed_with_a_mask(attention, dtype) -> None:
+def test_what_it_does_not_take_is_computed_with_scores(attention, dtype) -> None:
     """Another precision, and a layer that no kernels fit, in a model whose other layers are given ranges."""
     segments_BT = segments(LAYOUTS["short rows"])
     query, key, value, _ = numbers(segments_BT, HEADS["of 10"])
@@ -162,8 +163,16 @@ def test_what_it_does_not_take_is_computed_with_a_mask(attention, dtype) -> None
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("is_full", [False, True])
+def test_only_a_model_in_bfloat16_with_the_kernel_makes_no_scores(attention) -> None:
+    kernels = replace(PLAIN, attention=attention)
+    assert not has_scores(kernels, torch.bfloat16)
+    assert has_scores(kernels, torch.float32)
+    assert has_scores(PLAIN, torch.bfloat16)
+    assert has_scores(None, torch.bfloat16)
+
+
 @pytest.mark.skipif(has_amx(), reason="processors with AMX take PyTorch's attention")
+@pytest.mark.parametrize("is_full", [False, True])
 def test_a_models_step_takes_it_in_every_layer(attention, toy_dir, monkeypatch, is_full) -> None:
     calls = []
     counted = Attention.outputs

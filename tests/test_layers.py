@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 LAYERS = {
     0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts", "exactness"],
     1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators", "batch_memory"],
-    2: ["lora", "full", "fused", "losses", "logprobs", "attention", "block_attention", "batching"],
+    2: ["lora", "full", "fused", "losses", "logprobs", "attention", "flex", "batching"],
     3: ["models", "loading", "policy", "sampler", "memory_plan"],
     4: ["checkpoint", "optimizer", "rollout", "trainer", "token_budget", "warm_up", "run_dir"],
     5: ["evaluate", "benchmark", "run_config", "advice", "assemble", "resume", "summary", "loop", "merge", "card"],
