@@ -61,7 +61,8 @@ def mixed_number(parser: "Parser") -> Node | None:
 
 def base_value(subscript: str) -> int:
     """Return the base that a subscript names in digits or in words; 0 for none."""
-    return int(subscript) if subscript.isdigit() and len(subscript) < 3 else _BASE_WORDS.get(subscript.lower(), 0)
+    is_short = subscript.isascii() and subscript.isdigit() and len(subscript) < 3  # ❶ is a digit that int refuses
+    return int(subscript) if is_short else _BASE_WORDS.get(subscript.lower(), 0)
 
 
 def in_base(digits: str, subscript: str) -> Node:
@@ -77,7 +78,7 @@ def in_base_text(text: str) -> Node | None:
     match = _BASED.fullmatch(text)
     if match is None:
         return None
-    base = base_value((match[2] or match[3] or match[4]).strip())
+    base = base_value((match[2] or match[3] or match[4] or "").strip())
     digits = match[1].replace(".", "")
     is_number = any(c.isdigit() for c in digits) or (base == 16 and len(digits) > 1)  # x_{12} is a variable
     if not is_number or not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits):
