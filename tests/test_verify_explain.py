@@ -109,7 +109,7 @@ def test_an_exception_in_a_worker_is_logged_once_and_counted(caplog) -> None:
     with Verifier(VerifierConfig(num_workers=1)) as verifier, caplog.at_level(logging.WARNING):
         assert [verdict.kind for verdict in verifier.judge_many([broken] * 3)] == [VerdictKind.UNPARSED] * 3
         explained = verifier.explain(broken)
-    ((error, count),) = verifier.worker_errors.items()
+    ((error, count),) = verifier.errors.items()
     assert count == 4
     assert " in calculus.py:" in error
     assert explained.steps[-1].rule == f"the worker's comparison raised {error}"

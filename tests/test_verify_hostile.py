@@ -35,6 +35,12 @@ REFUSED = [
     r"\begin{align}" + r"\begin{gather}" * 10_000 + r"\end{align}", "```c\n" * 20_000,
     "5 " + "answer" * 10_000 + ".", "5 " + "E" * 50_000, r"mod \[x = " * 20_000, ")[asy]" * 20_000,
     "<|channel|>" * 20_000,
+    r"\boxed{0}" + "".join(rf", \boxed{{{i}}}" for i in range(1, 30_000)), "P(" * 19 + "1" + ")" * 19,
+    *(", ".join(rf"\boxed{{{', '.join(f'x={i + j}' for i in range(300))}}}" for j in range(n)) for n in (2, 8, 20)),
+    r"\begin{align}" + r"\\[" * 100_000 + r"\end{align}", "x" + "$" * 19_000 + "base x_",
+    "x" + r"\text{ }" * 2_000 + "base x_", "x_{" + "\n" * 19_000 + "{}", "^" + "\n" * 19_000 + "x",
+    r"\text{" + "a" * 19_000 + "}x", "\ufdfa" * 100_000, "\\sin " * 40 + "\ufdfa" * 1_900, "1=" * 990 + "1",
+    r"\(" * 100_000, "answer of x" + "*" * 300_000, "1,234," * 60_000 + "x",
     "[think]" * 20_000, "x is " * 20_000, "5 or " * 20_000 + "8", "1\u0304" * 20_000, "sinx" * 4000, "(mod " * 20_000,
 ]  # fmt: skip
 

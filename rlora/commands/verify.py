@@ -162,8 +162,8 @@ def _judge_file(verifier: Verifier, options: VerifyOptions, requests: Sequence[J
         f"{len(requests)} rows in {seconds:.2f} s ({len(requests) / max(seconds, 1e-9):.0f} verdicts/s): {counts}",
         file=sys.stderr,
     )
-    for error, count in verifier.worker_errors.items():
-        print(f"{count} comparisons raised {error} and are unparsed", file=sys.stderr)
+    for error, count in verifier.errors.items():
+        print(f"{count} judgements raised {error} and are unparsed", file=sys.stderr)
 
 
 def _row(verdict: Verdict) -> dict[str, object]:

@@ -83,7 +83,10 @@ def function(parser: Parser, name: str) -> Node:
 
 def _several(parser: Parser) -> tuple[Node, ...]:
     group = parser.argument()
-    return group.args if group.op in ("seq", "set", "list") else (group,)
+    values = group.args if group.op in ("seq", "set", "list") else (group,)
+    if not values:
+        raise ParseError("a function of nothing")
+    return values
 
 
 def _applied(name: str, base: Node | None, argument: Node) -> Node:

@@ -39,7 +39,7 @@ def contradicts_itself(text: str) -> bool:
     sides = plain_latex(text).split("=")
     if len(sides) < 2 or any(sign in text for sign in _OTHER_RELATIONS):
         return False
-    found = [value for value in map(_bare, sides) if value is not None]
+    found = list(dict.fromkeys(value for value in map(_bare, sides) if value is not None))  # 1 = 1 = 1 = ... once
     return any(
         abs(a - b) >= max(step, other) and a != b for i, (a, step) in enumerate(found) for b, other in found[i + 1 :]
     )

@@ -11,7 +11,7 @@ from fractions import Fraction
 
 from rlora.verify.enclose import enclose, is_different
 from rlora.verify.exact import exact, same_rational
-from rlora.verify.nodes import INFINITY, Node, contains, op, symbols
+from rlora.verify.nodes import INFINITY, Node, contains, cost, op, symbols
 from rlora.verify.show import show
 
 Ternary = bool | None
@@ -38,10 +38,13 @@ def _roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
     if found is None or symbols(node):
         return None
     v, error = found
-    half = float(Fraction(10) ** -places) / 2
-    if abs(v - float(gold)) > half + 2 * error + abs(float(gold)) * 1e-15:
+    try:
+        center, half = float(gold), float(Fraction(10) ** -places) / 2
+    except OverflowError:  # a gold of 1.5e400
+        return None
+    if abs(v - center) > half + 2 * error + abs(center) * 1e-15:
         return False
-    return True if abs(v - float(gold)) < half - 2 * error - abs(float(gold)) * 1e-15 else None
+    return True if abs(v - center) < half - 2 * error - abs(center) * 1e-15 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +77,24 @@ CHEAP_DECIMALS = (
 )
 
 
+class TooMuchError(ArithmeticError):
+    """Two answers have more to compare than is done without a deadline."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """What comparing may still cost, in about microseconds, where no deadline ends it: a count, so that a busy machine
+    does not change verdicts."""
+
+    left: int = 50_000
+
+    def spend(self, *nodes: Node) -> None:
+        """Count a comparison of these trees; raises TooMuchError when all is spent."""
+        self.left -= 20 + sum(map(cost, nodes))
+        if self.left < 0:
+            raise TooMuchError
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """How single values are compared: the rules for two values, for a decimal gold (`is_rounding` allows it), and for
@@ -85,6 +106,8 @@ class Decision:
     is_rounding: bool = False
     trace: list[Step] | None = None
     """Where the steps are recorded; None records nothing."""
+    effort: Effort | None = None
+    """What may be spent before it is too much; None bounds nothing."""
 
     def same(self, a: Node, b: Node) -> Ternary:
         """Decide whether two values are the same."""

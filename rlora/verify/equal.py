@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from rlora.verify.contradiction import contradicts_itself
-from rlora.verify.decide import Decision, Step, Ternary, all_of, any_of, full_decision, same_value
+from rlora.verify.decide import Decision, Effort, Step, Ternary, TooMuchError, all_of, any_of, full_decision, same_value
 from rlora.verify.nodes import Node, contains, is_structure, op, symbols
 from rlora.verify.normalize import plain_words
 from rlora.verify.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
@@ -96,6 +96,8 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
     """Decide whether two trees are the same answer."""
     if gold == answer:
         return decide.by("the same tree", True, gold, answer)
+    if decide.effort is not None:
+        decide.effort.spend(gold, answer)
     kinds = {gold.op, answer.op}
     if kinds == {"rel"}:
         verdict = _relation(gold, answer, decide)
@@ -195,9 +197,18 @@ def _with_decimal_point(text: str) -> str:
     return text.replace(",", ".") if _DECIMAL_COMMA.match(stripped) and text.count(",") == 1 else text
 
 
-def cheap_verdict(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> Ternary:
-    """Decide an answer against its gold without a worker, or None; the rules that decided are added to `trace`."""
-    return compare_texts(gold, answer, Decision(is_rounding=is_rounding, trace=trace))
+def cheap_verdict(
+    gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None, effort: Effort | None = None
+) -> Ternary:
+    """Decide an answer against its gold without a worker, or None; the rules that decided are added to `trace`.
+
+    Long lists and the like, which `effort` does not suffice for, are left to a worker's deadline.
+    """
+    decide = Decision(is_rounding=is_rounding, trace=trace, effort=effort or Effort())
+    try:
+        return compare_texts(gold, answer, decide)
+    except TooMuchError:
+        return decide.by("more to compare than is done without a worker", None, gold, answer)
 
 
 def full_verdict(gold: str, answer: str, *, is_rounding: bool, trace: list[Step] | None = None) -> Ternary:

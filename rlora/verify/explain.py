@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rlora.types import Verdict, VerdictKind
 from rlora.verify.decide import Step
 from rlora.verify.extract import gold_text
+from rlora.verify.faults import RAISED
 from rlora.verify.judging import JudgeRequest
 from rlora.verify.normalize import plain_latex
 from rlora.verify.show import show
@@ -52,10 +53,14 @@ class Explanation:
         yield f"rule        {self.rule}"
         yield f"decided     {'by a worker' if self.is_by_worker else 'without a worker'}, {self.verdict.seconds:.4f} s"
         yield f"extracted   {_short(extracted) if extracted else 'nothing'}"
-        for name, text in (("gold", gold_text(self.request.gold)), ("answer", extracted)):
-            if text:
-                yield f"{name:<11} spelled {_short(plain_latex(text))}"
-                yield f"{'':<11} read as {show(parse_answer(text))}"
+        if not self.rule.startswith(RAISED):  # else reading may raise again
+            yield from self._readings()
         yield "steps"
         for i, step in enumerate(self.steps, 1):
             yield f"  {i}. [{_FOUND[step.verdict]}] {step.rule}{_trees(step)}"
+
+    def _readings(self) -> Iterator[str]:
+        for name, text in (("gold", gold_text(self.request.gold)), ("answer", self.verdict.extracted)):
+            if text:
+                yield f"{name:<11} spelled {_short(plain_latex(text))}"
+                yield f"{'':<11} read as {show(parse_answer(text))}"

@@ -10,9 +10,12 @@ from dataclasses import dataclass, replace
 
 from rlora.types import VerdictKind
 from rlora.verify import prose
+from rlora.verify.decide import Effort
 from rlora.verify.equal import cheap_verdict
 from rlora.verify.last_number import last_number as last_number_of
 from rlora.verify.markers import Marker, boxes, markers, phrases
+from rlora.verify.normalize import plain_latex
+from rlora.verify.structure import MAX_CHARACTERS
 from rlora.verify.visible import is_repetition, last_words, visible
 
 _CLAUSE = re.compile(
@@ -26,12 +29,13 @@ _SEPARATE = re.compile(
     re.IGNORECASE,
 )
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_RANGE = re.compile(r"^\W*(?:between\b|from\b|at\s+(?:least|most)\b|\S+\s+to\s+[-$\d])", re.IGNORECASE)
+_RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
+_MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extraction:
-    """The text taken as the answer, or the kind of verdict that its absence makes."""
+    """The text taken as the answer, or the kind of verdict that stands without comparing it."""
 
     text: str = ""
     kind: VerdictKind | None = None
@@ -140,9 +144,17 @@ def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
         position = box.start
     if not contents[-1]:
         return _none("the last box is empty")
-    distinct = [contents[-1]]
-    for content in reversed(contents[:-1]):
-        if content and not any(cheap_verdict(content, other, is_rounding=False) for other in distinct):
+    spelled: dict[str, str] = {}  # by the plain spelling, the last box first
+    for content in reversed(contents):
+        if content:
+            spelled.setdefault(plain_latex(content) if len(content) <= MAX_CHARACTERS else content, content)
+    if len(spelled) > _MAX_DISTINCT:
+        text = ", ".join(reversed(spelled.values()))
+        return Extraction(text=text, kind=VerdictKind.WRONG, rule=f"more than {_MAX_DISTINCT} boxes in one sentence")
+    distinct: list[str] = []
+    effort = Effort()  # for all pairs together
+    for content in spelled.values():
+        if not any(cheap_verdict(content, other, is_rounding=False, effort=effort) for other in distinct):
             distinct.insert(0, content)
     rule = "the last complete box" if len(distinct) == 1 else "the boxes of the last sentence, as a list"
     return Extraction(text=", ".join(distinct), rule=rule)

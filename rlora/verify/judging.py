@@ -11,7 +11,7 @@ from rlora.verify.extract import Extraction, extract, gold_text
 from rlora.verify.nodes import contains, is_worked_out
 from rlora.verify.normalize import plain_latex
 from rlora.verify.relations import named_value
-from rlora.verify.structure import parse_answer
+from rlora.verify.structure import MAX_CHARACTERS, parse_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,11 @@ def _compared(
         return by("the same text", VerdictKind.CORRECT, answer)
     left, right = parse_answer(gold), parse_answer(answer)
     if left is None or right is None:
-        if gold and _SPACES.sub("", plain_latex(gold)) == _SPACES.sub("", plain_latex(answer)):
+        if (
+            gold
+            and len(answer) <= MAX_CHARACTERS
+            and _SPACES.sub("", plain_latex(gold)) == _SPACES.sub("", plain_latex(answer))
+        ):
             return by("the same text but for spaces, where one is no expression", VerdictKind.CORRECT, answer)
         kind = VerdictKind.UNPARSED if right is None else VerdictKind.WRONG
         return by(f"the {'answer' if right is None else 'gold'} is no expression", kind, answer)

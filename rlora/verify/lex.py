@@ -28,7 +28,7 @@ _FONTS = frozenset(_FONTS_WORDS.split())
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[,;: ]|\\q?quad(?![a-zA-Z])|\\\\(?=\s*$))+)"
     r"|(?P<num>\d+(?:\.\d+)?(?:[eE][+-]?\d+(?![\d.a-zA-Z^]))?|\.\d+)"
-    r"|(?P<row>\\\\(?:\[[^\]]*\])?)"
+    r"|(?P<row>\\\\(?:\[[^\]]{0,40}\])?)"
     r"|(?P<cmd>\\(?:deg@|[a-zA-Z]+\*?|[{}|%$#&_]))"
     r"|(?P<word>[A-Za-z]+)"
     r"|(?P<sign>.)",

@@ -2,17 +2,18 @@
 stand."""
 
 import re
+from collections import deque
 from dataclasses import dataclass
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"[^\s{}$.,\\]+")
-_HASHES = re.compile(r"(?:^|(?<=\s))#{4}[ \t]*([^#\s][^\n]*)")
+_HASHES = re.compile(r"####(?<!\S####)[ \t]*([^#\s][^\n]*)")  # the literal first, which is searched for fast
 _PHRASE = re.compile(
     r"(?<![\w\\])(?<!check our )(?<!check the )(?<!check this )(?<!verify our )(?<!verify the )"
     r"(?:final\s+|correct\s+)?answers?\b"
     r"(?P<of>\s+(?:to|for|of|in)\s[^.\n:=]{1,80}?)?"
-    r"[\s*_`]*(?:\s(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
+    r"[\s*_`]*+(?:(?<=\s)(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
     r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?"
     r"(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?[ \t]*",
     re.IGNORECASE,
@@ -20,6 +21,7 @@ _PHRASE = re.compile(
 _CHINESE = re.compile(r"答案(?:是|为|：|:)[ \t]*")
 _SENTENCE_END = re.compile(r"\n|[.!?。](?=\s|$|[*_`\"')\]])|[!?。]")
 _MAX_PHRASES = 8  # of a hostile repetition, the last are enough
+_MAX_BOXES = 64  # the same
 _MAX_CONTENT = 4_000  # characters behind a phrase
 _INLINE_SKIP = re.compile(r"\s*\n\s*")
 
@@ -34,11 +36,11 @@ class Marker:
     content: str
 
 
-def braces(text: str) -> dict[int, int]:
-    """Return the position of each closing brace by that of its opening one, in one pass over the text."""
+def braces(text: str, start: int = 0) -> dict[int, int]:
+    """Return the position of each closing brace by that of its opening one, in one pass over the text from `start`."""
     pairs: dict[int, int] = {}
     opened: list[int] = []
-    for match in _BRACE.finditer(text):
+    for match in _BRACE.finditer(text, start):
         if match[0] == "{":
             opened.append(match.start())
         elif match[0] == "}" and opened:
@@ -47,13 +49,15 @@ def braces(text: str) -> dict[int, int]:
 
 
 def boxes(text: str) -> tuple[list[Marker], int]:
-    """Return the complete outermost boxes, and the position of the last box that is never closed (-1: none)."""
-    if "box" not in text:
+    """Return the complete outermost boxes among the last 64, and the position of the last box that is never closed
+    (-1: none)."""
+    marks = deque(_BOX.finditer(text), maxlen=_MAX_BOXES) if "box" in text else ()
+    if not marks:
         return [], -1
-    pairs = braces(text)
+    pairs = braces(text, marks[0].start())  # a brace before it has no partner between those of the boxes
     found: list[Marker] = []
     unclosed, inside = -1, -1
-    for match in _BOX.finditer(text):
+    for match in marks:
         if match.start() < inside:
             continue
         at = match.end()
@@ -80,7 +84,8 @@ def sentence_end(text: str, start: int) -> int:
 def phrases(text: str) -> list[Marker]:
     """Return what stands behind "the answer is" and its like, to the end of the sentence (or of the next line)."""
     found: list[Marker] = []
-    matches = [*_PHRASE.finditer(text), *(_CHINESE.finditer(text) if "答案" in text else ())]
+    said = _PHRASE.finditer(text) if "answer" in text.lower() else ()
+    matches = [*said, *(_CHINESE.finditer(text) if "答案" in text else ())]
     for match in matches[-_MAX_PHRASES:]:
         start = match.end()
         if start < len(text) and text[start] == "\n":
@@ -117,7 +122,7 @@ def markers(text: str) -> tuple[list[Marker], int]:
     found, unclosed = boxes(text)
     hashes = [
         Marker(kind="hash", start=m.start(), end=m.end(), content=m[1].strip())
-        for m in list(_HASHES.finditer(text))[-_MAX_PHRASES:]
+        for m in deque(_HASHES.finditer(text), maxlen=_MAX_PHRASES)
     ]
     return sorted(
         [*found, *hashes, *_tags(text), *phrases(text)], key=lambda marker: (marker.end, -marker.start)

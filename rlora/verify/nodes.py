@@ -10,6 +10,7 @@ Operations, by kind:
 from dataclasses import dataclass
 from fractions import Fraction
 
+_GROWING = frozenset({"pow", "fact", "fn"})
 STRUCTURES = frozenset({"list", "set", "seq", "matrix", "union", "rel", "text", "calculus"})
 
 
@@ -63,6 +64,16 @@ def contains(node: Node, kind: str, name: str | None = None) -> bool:
     if node.op == kind and (name is None or node.name == name):
         return True
     return any(contains(child, kind, name) for child in node.args)
+
+
+def cost(node: Node) -> int:
+    """Return about how many microseconds evaluating the tree may take: most where numbers grow."""
+    total, nodes = 0, [node]
+    while nodes:
+        node = nodes.pop()
+        total += 100 if node.op in _GROWING else 1
+        nodes.extend(node.args)
+    return total
 
 
 def is_worked_out(node: Node) -> bool:

@@ -42,6 +42,8 @@ _WIDE_SPACE = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _THIN_THOUSANDS = re.compile("(?<=[0-9])[\u00a0\u2007-\u200a\u202f'’](?=[0-9]{3}(?![0-9]))")
 
 SPACED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,;:])\s*(?=\d{3}(?!\d))")
+_GAP = re.compile(r"\s{9,}")  # patterns that begin with spaces would try every one of them
+_EIGHT_SPACES = " " * 8
 _NO_SPACE = re.compile(r"\\!")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])"
@@ -55,7 +57,7 @@ _REPLACED = [
     (re.compile(r"\\lt(?![a-zA-Z])"), "<"),
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\*\*"), "^"),
-    (re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\\degree(?![a-zA-Z])"), r"\\deg@ "),
+    (re.compile(r"\^\s*(?:\{\s*)?\\circ\s*\}?|\\degree(?![a-zA-Z])"), r"\\deg@ "),
     (re.compile(r"\\[lr]?vert(?![a-zA-Z])"), "|"),
     (re.compile(r"\\[lr]brace(?![a-zA-Z])"), lambda m: r"\{" if m[0][1] == "l" else r"\}"),
     (re.compile(r"\\[lr]brack(?![a-zA-Z])"), lambda m: "[" if m[0][1] == "l" else "]"),
@@ -90,15 +92,16 @@ def plain_characters(text: str) -> str:
     text = _ROOT.sub(lambda m: rf"\sqrt{_ROOT_INDEX[m[1]]}" + (f"{{{m[2]}}}" if m[2] else ""), text)
     text = _fraction_characters(text).translate(_TABLE)
     text = unicodedata.normalize("NFKC", text).translate(_TABLE)
-    return "".join(c if c.isascii() or not c.isdecimal() else str(unicodedata.decimal(c)) for c in text)
+    digits = {ord(c): str(unicodedata.decimal(c)) for c in set(text) if c.isdecimal()}
+    return text.translate(digits)
 
 
 def plain_latex(text: str) -> str:
     """Return `text` in plain characters, without the LaTeX that only sets sizes, spaces and fonts of whole formulas."""
-    text = plain_characters(text)
+    text = _GAP.sub(_EIGHT_SPACES, plain_characters(text))
     text = _NO_SPACE.sub("", SPACED_THOUSANDS.sub("", text))
     if any(mark in text for mark in ("\\", "$", "*", "=", "...", "mod")):
-        text = _MATH_MARKS.sub(" ", _SIZES.sub(" ", text))
+        text = _GAP.sub(_EIGHT_SPACES, _MATH_MARKS.sub(" ", _SIZES.sub(" ", text)))
         text = _FRACTIONS.sub(r"\\frac", text)
         for pattern, replacement in _REPLACED:
             text = pattern.sub(replacement, text)

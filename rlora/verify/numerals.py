@@ -15,8 +15,8 @@ _BASE_WORDS = {word: i for i, word in enumerate(_NAMES.split(), 2)}
 _DOTTED = re.compile(r"(?<=[\d.])\\dot\s*\{?(\d)\}?(?:(\d{0,40})\\dot\s*\{?(\d)\}?)?")
 _REPEATING = re.compile(r"(\d{0,40})\.(\d{0,40})\\(?:overline|bar)\s*\{(\d{1,40})\}")
 _BASED = re.compile(
-    r"\(?\s*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*\)?\s*"
-    r"(?:_\s*(?:\{\s*\(?([^{}()]*)\)?\s*\}|(\d))|,?\s*\(?\s*(?:in\s+)?base[\s-]+(\w+)\s*\)?)"
+    r"\(?\s*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*(?:\)\s*)?"  # never two \s* side by side: that is quadratic
+    r"(?:_\s*(?:\{([^{}]*)\}|(\d))|(?:,\s*)?(?:\(\s*)?(?:in\s+)?base[\s-]+(\w+)\s*\)?)"
 )
 _SHAPE = {"\\frac": "F", "{": "{", "}": "}", "/": "/"}
 _MIXED = (("nF{n}{n}", 3, 6), ("nFn{n}", 2, 4), ("nF{n}n", 3, 5), ("nFnn", 2, 3), ("nFn", 2, 2), ("nn/n", 1, 3))
@@ -61,7 +61,8 @@ def mixed_number(parser: "Parser") -> Node | None:
 
 def base_value(subscript: str) -> int:
     """Return the base that a subscript names in digits or in words; 0 for none."""
-    return int(subscript) if subscript.isdigit() and len(subscript) < 3 else _BASE_WORDS.get(subscript.lower(), 0)
+    is_short = subscript.isascii() and subscript.isdigit() and len(subscript) < 3  # ❶ is a digit that int refuses
+    return int(subscript) if is_short else _BASE_WORDS.get(subscript.lower(), 0)
 
 
 def in_base(digits: str, subscript: str) -> Node:
@@ -77,7 +78,8 @@ def in_base_text(text: str) -> Node | None:
     match = _BASED.fullmatch(text)
     if match is None:
         return None
-    base = base_value((match[2] or match[3] or match[4]).strip())
+    subscript = (match[2] or match[3] or match[4] or "").strip().removeprefix("(").removesuffix(")")
+    base = base_value(subscript.strip())
     digits = match[1].replace(".", "")
     is_number = any(c.isdigit() for c in digits) or (base == 16 and len(digits) > 1)  # x_{12} is a variable
     if not is_number or not 2 <= base <= 36 or any(int(c, 36) >= base for c in digits):

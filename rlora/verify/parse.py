@@ -46,6 +46,7 @@ class Parser:
         self.position = 0
         self.depth = 0
         self.bars = 0
+        self._ahead: tuple[int, int, Node] | None = None  # a bracket read already: from, to, value
         self._readers = readers
 
     @property
@@ -201,6 +202,9 @@ class Parser:
             letters = [Token("sym", c, token.spaced and i == 0) for i, c in enumerate(token.text)]
             self.tokens[self.position : self.position + 1] = letters  # one by one, so that xy^2 squares y alone
             return self.primary()
+        if self._ahead is not None and self._ahead[0] == self.position:
+            _, self.position, node = self._ahead
+            return node
         if token.text in ("(", "[", "{", "\\{", "\\langle", "\\begin"):
             return self._readers.bracket(self)
         if token.kind == "cmd" or token.text == "|":
@@ -232,7 +236,7 @@ class Parser:
             inner = self._readers.bracket(self)
             if inner.op == "rel":
                 return Node("apply", (inner,), name)
-            self.position = start
+            self._ahead, self.position = (start, self.position, inner), start  # twice at each level is 2^levels times
         while is_function and self.token.text == "'":
             self.take()
             name += "'"

@@ -7,7 +7,6 @@ each takes an idle worker, or starts one, or waits.
 """
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -16,19 +15,18 @@ import sys
 import threading
 import time
 import weakref
-from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from rlora.errors import RloraError
 from rlora.types import VerdictKind
 from rlora.verify import protocol
+from rlora.verify.faults import Faults
 from rlora.verify.protocol import Reply, Task
 
 _WALL_FACTOR = 5
 _START_SECONDS = 120.0  # wall time that importing Python, mpmath or SymPy may take on a busy machine
 _MAX_DEATHS = 2  # workers that may die at one task by something outside it
-_LOG = logging.getLogger(__name__)
 
 
 class VerifierError(RloraError, RuntimeError):
@@ -119,8 +117,8 @@ class _Worker:
 class Pool:
     """At most `num_workers` workers, started when first needed and replaced when they pass a limit."""
 
-    def __init__(self, num_workers: int, deadline_seconds: float, memory_mb: int) -> None:
-        """Keep the limits: CPU seconds a task, MiB of address space a worker."""
+    def __init__(self, num_workers: int, deadline_seconds: float, memory_mb: int, faults: Faults) -> None:
+        """Keep the limits, CPU seconds a task and MiB of address space a worker, and where exceptions are counted."""
         self.num_workers = num_workers
         self._deadline_seconds = deadline_seconds
         self._wall_seconds = _WALL_FACTOR * deadline_seconds
@@ -130,7 +128,7 @@ class Pool:
         self._owner = os.getpid()
         self._condition = threading.Condition()
         self._is_closed = False
-        self.errors: Counter[str] = Counter()  # exceptions of workers, by type and line; the first of each is logged
+        self._faults = faults
         self._finalizer = weakref.finalize(self, _kill_all, self._idle)
 
     def ask(self, task: Task) -> Reply:
@@ -139,21 +137,8 @@ class Pool:
         if reply is None:
             return Reply(kind=VerdictKind.TIMEOUT)
         if reply.error:
-            self._report(reply.error, task)
+            self._faults.add(reply.error, task.answer, task.gold)
         return reply
-
-    def _report(self, error: str, task: Task) -> None:
-        with self._condition:
-            self.errors[error] += 1
-            if self.errors[error] > 1:
-                return
-        _LOG.warning(
-            "comparing %r with the gold %r raised %s: UNPARSED; if that is no broken formula, it is a bug of the "
-            "verifier (said once for each kind; Verifier.worker_errors counts them)",
-            task.answer[:100],
-            task.gold[:100],
-            error,
-        )
 
     def _ask(self, task: Task) -> Reply | None:
         worker = self._acquire()

@@ -26,6 +26,7 @@ _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
 _PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
 _DENIED = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
+_MAX_FORMULA = 2000  # characters of it; each of its words is tried as its beginning
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
 YES_OR_NO = re.compile(
     r"(yes|no|true|false)\b(?!.*\bor\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
@@ -133,8 +134,8 @@ def is_unfinished(text: str) -> bool:
 
 def spans(sentence: str) -> str | None:
     """Return what bold, code or mathematics ends the sentence; several joined by commas or words count as one list."""
-    sentence = sentence[-4000:]  # what is opened and never closed would cost quadratic time
-    found = list(_SPAN.finditer(sentence))
+    sentence = sentence[-4000:]
+    found = list(_SPAN.finditer(_without_open(sentence)))
     if not found:
         return None
     tail = sentence[found[-1].end() :].strip(" .!*_)\"'")
@@ -145,11 +146,18 @@ def spans(sentence: str) -> str | None:
         if not CONNECTOR.fullmatch(sentence[previous.end() : group[0].start()]):
             break
         group.insert(0, previous)
-    contents = [next(part for part in match.groups() if part is not None) for match in group]
-    contents = [unwrapped(content) for content in contents]
+    contents = [unwrapped(sentence[slice(*match.span(match.lastindex or 0))]) for match in group]
     if any("=" in content for content in contents) and not all(_NAMED.match(content) for content in contents):
         return contents[-1]  # steps of a computation, of which the last is the result
     return ", ".join(contents) if len(set(contents)) > 1 else contents[0]
+
+
+def _without_open(sentence: str) -> str:
+    """Return a text of the same length in which nothing opens that never closes: each would be searched to the end."""
+    for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+        end = sentence.rfind(closing) + 1
+        sentence = sentence[:end] + sentence[end:].replace(opening, "\0\0")
+    return sentence
 
 
 def plain_final(line: str) -> str | None:
@@ -180,7 +188,10 @@ def plain_final(line: str) -> str | None:
 
 def last_formula(line: str) -> str | None:
     """Return the longest formula that ends a line, as in "so we get x = 2\\sqrt{3}."; None if words end it."""
-    words = last_sentence(line.strip()).rstrip(". ").split(" ")[-40:]
+    sentence = last_sentence(line.strip()).rstrip(". ")
+    words = sentence[-_MAX_FORMULA:].split(" ")[-40:]
+    if len(sentence) > _MAX_FORMULA:
+        words.pop(0)  # it may be half a word
     for start, word in enumerate(words):
         if re.search(r"[\d\\$]|^[(\[]?[A-Za-z]\b", word):
             tail = " ".join(words[start:])

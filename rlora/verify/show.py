@@ -8,10 +8,17 @@ _SIGNS = {"add": " + ", "mul": "*", "div": "/", "pow": "^"}
 _STRENGTH = {"add": 1, "neg": 2, "mul": 3, "div": 3, "pow": 5}
 _NAMES = {"inf": "infinity"}
 _MAX_CHARACTERS = 400
+_MAX_BITS = 13_000  # Python writes out at most 4,300 digits
+
+
+def _integer(value: int) -> str:
+    bits = value.bit_length()
+    return str(value) if bits <= _MAX_BITS else f"a number of about {round(bits * 0.30103)} digits"
 
 
 def _number(value: Fraction) -> str:
-    return str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
+    top = _integer(value.numerator)
+    return top if value.denominator == 1 else f"{top}/{_integer(value.denominator)}"
 
 
 def _inside(node: Node, strength: int) -> str:

@@ -15,6 +15,7 @@ from rlora.verify.units import is_product_of_letters
 
 MAX_CHARACTERS = 20_000
 MAX_TREE_DEPTH = 150
+_SHORT = 200
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "{": ("}",), "\\langle": ("\\rangle",)}
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in",
               ":": ":", "\\sim": "~", "\\equiv": "=", "\\iff": "iff", "\\to": "to"}  # fmt: skip
@@ -25,7 +26,7 @@ _MEANINGS = {
 }
 _UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
 _WHOLE_TEXT = re.compile(
-    r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)[^{}]*[^{}\s][^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
+    r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)(?=\s*[^{}\s])[^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
 )
 _WORD_SIGN = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\])", re.IGNORECASE)
 _TRAILING = re.compile(r"(?:(?<!\\)[.,;]|\\)\s*$")
@@ -196,7 +197,6 @@ def _depth(node: Node) -> int:
     return level
 
 
-@lru_cache(maxsize=4096)
 def parse_answer(text: str) -> Node | None:
     """Return the tree of an answer, a `text` node for words, or None for what is neither.
 
@@ -205,9 +205,13 @@ def parse_answer(text: str) -> Node | None:
     if len(text) > MAX_CHARACTERS:
         stripped = text.strip().lstrip("+0")
         return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
+    return _parsed(text) if len(text) <= _SHORT else _parsed_long(text)
+
+
+def _parse(text: str) -> Node | None:
     plain = plain_latex(text)
     plain = _WORD_SIGN.sub("-", _TRAILING.sub("", plain))
-    if not plain:
+    if not plain or len(plain) > MAX_CHARACTERS:
         return None
     plain = without_repeating(
         _SPACED.sub(lambda m: m[0].replace(" ", ""), _LEADING_SIGN.sub("", _PREFIX.sub("", plain)))
@@ -224,3 +228,7 @@ def parse_answer(text: str) -> Node | None:
         if not _PROSE.fullmatch(_UNFONTED.sub(r"\1", plain)) or not any(c.isalpha() for c in words):
             return None
         return _MEANINGS.get(words) or Node("text", name=_ARTICLE.sub("", words))
+
+
+_parsed = lru_cache(maxsize=4096)(_parse)
+_parsed_long = lru_cache(maxsize=32)(_parse)  # a tree of 20,000 characters takes a megabyte

@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, final
+from typing import Self, TypeVar, final
 
 from rlora.errors import ConfigError
 from rlora.types import Verdict, VerdictKind
@@ -13,9 +13,14 @@ from rlora.verify.decide import Step
 from rlora.verify.equal import cheap_verdict
 from rlora.verify.explain import Explanation
 from rlora.verify.extract import gold_text
+from rlora.verify.faults import RAISED, Faults, described
 from rlora.verify.judging import JudgeRequest, Outcome, Pending, judge_cheaply
+from rlora.verify.normalize import INVISIBLE
 from rlora.verify.pool import Pool
 from rlora.verify.protocol import Task
+
+_Found = TypeVar("_Found")
+_END = 200  # characters of a completion that could not be judged, in place of its answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +51,8 @@ class Verifier:
     def __init__(self, config: VerifierConfig = VerifierConfig()) -> None:
         """Keep the configuration; workers start when first needed."""
         self.config = config
-        self._pool = Pool(config.num_workers, config.deadline_seconds, config.memory_mb)
+        self._faults = Faults()
+        self._pool = Pool(config.num_workers, config.deadline_seconds, config.memory_mb, self._faults)
 
     def judge(
         self,
@@ -67,11 +73,11 @@ class Verifier:
             last_number=last_number,
             is_number=is_number,
         )
-        return self._finish(*_timed(request))
+        return self._finish(*self._judge_here(request))
 
     def judge_many(self, items: Sequence[JudgeRequest]) -> list[Verdict]:
         """Return the verdicts on many completions, in their order; slow ones use all workers at once."""
-        started = [_timed(item) for item in items]
+        started = [self._judge_here(item) for item in items]
         verdicts: list[Verdict | None] = [None] * len(items)
         slow = [i for i, (found, _) in enumerate(started) if isinstance(found, Pending)]
         for i, (found, seconds) in enumerate(started):
@@ -109,13 +115,35 @@ class Verifier:
 
     def equal(self, a: str, b: str) -> bool:
         """Whether two answers are the same, exactly and symmetrically, within the deadline; else False."""
-        left, right = gold_text(a), gold_text(b)
-        if left == right:
-            return True
-        verdict = cheap_verdict(left, right, is_rounding=False)
-        if verdict is not None:
-            return verdict
-        return self._pool.ask(Task(gold=left, answer=right, is_rounding=False)).kind is VerdictKind.CORRECT
+        found = self._guarded(lambda: _equal_here(a, b), answer=b, gold=a)
+        if isinstance(found, Task):
+            return self._pool.ask(found).kind is VerdictKind.CORRECT
+        return found is True
+
+    def _judge_here(self, request: JudgeRequest, trace: list[Step] | None = None) -> tuple[Outcome, float]:
+        """Return what can be said without a worker, and the seconds it took; never raises, whatever the texts."""
+        start = time.perf_counter()
+        text = request.text
+        found = self._guarded(lambda: judge_cheaply(request, trace), answer=text, gold=request.gold, trace=trace)
+        if found is None:
+            found = VerdictKind.UNPARSED, INVISIBLE.sub("", text[-_END:])
+        return found, time.perf_counter() - start
+
+    def _guarded(
+        self, work: Callable[[], _Found], *, answer: str, gold: str, trace: list[Step] | None = None
+    ) -> _Found | None:
+        """Return what `work` finds about two texts in this process; None if it raises, which is counted and said.
+
+        A step that is repeated samples the same completion again, so an exception here would end a run for good.
+        """
+        try:
+            return work()
+        except Exception as failure:  # as in a worker; MemoryError too, since a text can ask for any amount
+            error = described(failure)
+            self._faults.add(error, answer, gold)
+            if trace is not None:
+                trace.append(Step(rule=f"{RAISED} {error}", verdict=None))
+            return None
 
     def _finish(self, found: Outcome, seconds: float, trace: list[Step] | None = None) -> Verdict:
         if isinstance(found, tuple):
@@ -132,17 +160,16 @@ class Verifier:
     def explain(self, request: JudgeRequest) -> Explanation:
         """Return the verdict on a completion with what led to it, from the code that judges."""
         trace: list[Step] = []
-        start = time.perf_counter()
-        found = judge_cheaply(request, trace)
-        verdict = self._finish(found, time.perf_counter() - start, trace)
+        found, seconds = self._judge_here(request, trace)
+        verdict = self._finish(found, seconds, trace)
         return Explanation(
             request=request, verdict=verdict, steps=tuple(trace), is_by_worker=isinstance(found, Pending)
         )
 
     @property
-    def worker_errors(self) -> dict[str, int]:
-        """How often a worker's comparison ended in an exception, by its type and line; each was logged once."""
-        return dict(self._pool.errors)
+    def errors(self) -> dict[str, int]:
+        """How often judging ended in an exception, here or in a worker, by its type and line; each was logged once."""
+        return dict(self._faults.counts)
 
     def close(self) -> None:
         """End the workers; judging that needs one afterwards raises VerifierError."""
@@ -159,7 +186,10 @@ class Verifier:
         self.close()
 
 
-def _timed(request: JudgeRequest) -> tuple[Outcome, float]:
-    start = time.perf_counter()
-    found = judge_cheaply(request)
-    return found, time.perf_counter() - start
+def _equal_here(a: str, b: str) -> bool | Task:
+    """Return whether two answers are the same, or what a worker must decide."""
+    left, right = gold_text(a), gold_text(b)
+    if left == right:
+        return True
+    verdict = cheap_verdict(left, right, is_rounding=False)
+    return Task(gold=left, answer=right, is_rounding=False) if verdict is None else verdict

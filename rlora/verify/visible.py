@@ -1,6 +1,7 @@
 """What a completion says in the end: without its thinking, other turns, special tokens, and what it took back."""
 
 import re
+from collections import deque
 
 from rlora.verify.markers import markers
 from rlora.verify.normalize import INVISIBLE
@@ -29,7 +30,7 @@ _ROWS = re.compile(  # innermost ones: a body with another beginning would cost 
     rf"\\begin\{{({_ALIGNED})\}}((?:(?!\\begin\{{{_ALIGNED}\}}).)*?)\\end\{{\1\}}", re.DOTALL
 )
 _GAP = re.compile(r"[^\S\n]{9,}")  # patterns that begin with spaces would try every one of them
-_ROW_MARK = re.compile(r"(\\\\(?:\[[^\]]*\])?|&|\\(?:begin|end)\{)")
+_ROW_MARK = re.compile(r"(\\\\(?:\[[^\]]{0,40}\])?|&|\\(?:begin|end)\{)")
 _RETRACTION = re.compile(
     r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
     r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))"
@@ -37,6 +38,10 @@ _RETRACTION = re.compile(
     r"|(?:i )?apologize|no,|actually,|hmm)(?![\w])",
     re.IGNORECASE,
 )
+_RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
+    "wait", "oops", "scratch", "correct", "second", "hold", "let me", "wrong", "mistake", "error", "apolog", "no,",
+    "actually", "hmm", "not right",
+)  # fmt: skip
 _CONFIRMS = re.compile(r"\b(?:correct|right|confirmed|checks? out|consistent|holds|works)\b", re.IGNORECASE)
 _DENIES = re.compile(r"\b(?:not|n't|wrong|incorrect|mistake|error|instead)\b", re.IGNORECASE)
 _MAX_CHARACTERS = 400_000
@@ -86,9 +91,9 @@ def _lines(match: re.Match[str]) -> str:
 
 def last_words(text: str) -> tuple[str, bool]:
     """Return the text after the last retraction that follows an answer; True if something was given up."""
-    last = None
-    for last in _RETRACTION.finditer(text):  # noqa: B007
-        pass
+    lowered = text.lower()
+    is_possible = any(part in lowered for part in _RETRACTING)
+    last = next(iter(deque(_RETRACTION.finditer(text), maxlen=1)), None) if is_possible else None
     if last is None or not text[: last.start()].strip():
         return text, False
     rest = text[last.end() :]
@@ -99,6 +104,9 @@ def last_words(text: str) -> tuple[str, bool]:
 
 def is_repetition(text: str, question: str) -> bool:
     """Whether a text only says what the question says, but for spaces and punctuation."""
-    said = "".join(c for c in text.casefold() if c.isalnum())
-    asked = "".join(c for c in question.casefold() if c.isalnum())
-    return bool(said) and len(said) >= 8 and said in asked
+    asked = _letters(question)
+    return _letters(text[:1000]) in asked and len(said := _letters(text)) >= 8 and said in asked
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text.casefold() if c.isalnum())

@@ -17,9 +17,7 @@ import resource
 import select
 import signal
 import sys
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import BinaryIO
 
 _POLL_SECONDS = 2.0
@@ -40,17 +38,11 @@ def _private_output() -> BinaryIO:
     return output
 
 
-def _described(error: Exception) -> str:
-    """Return an exception's type and the line of this package that it passed last: enough to tell a bug from data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent]
-    return f"{type(error).__name__} in {Path(own[-1].filename).name}:{own[-1].lineno}"
-
-
 def serve(parent: int, seconds: float, output: BinaryIO, shared: mmap.mmap) -> None:
     """Answer tasks until the input ends or the process has another parent; dies of a task that passes its deadline."""
     from rlora.verify import protocol
     from rlora.verify.decide import Step
+    from rlora.verify.faults import described
     from rlora.verify.judge_pair import judge_pair, load_for
 
     source = os.fdopen(0, "rb", buffering=0, closefd=False)
@@ -74,8 +66,8 @@ def serve(parent: int, seconds: float, output: BinaryIO, shared: mmap.mmap) -> N
             )
         except MemoryError:
             os._exit(_OVER_MEMORY)
-        except Exception as failure:  # the project's one broad except: parsers fail in any way on text, which is data
-            kind, error = "unparsed", _described(failure)  # the caller says so, since it may be a bug all the same
+        except Exception as failure:  # parsers fail in any way on text, which is data
+            kind, error = "unparsed", described(failure)  # the caller says so, since it may be a bug all the same
         signal.setitimer(signal.ITIMER_PROF, 0)
         shared[_IS_BUSY] = 0
         output.write(protocol.pack(protocol.reply_message(kind, steps, error)))

@@ -1,0 +1,41 @@
+"""Exceptions that judging ended in: counted by type and line, and each said once."""
+
+import logging
+import threading
+import traceback
+from collections import Counter
+from pathlib import Path
+
+_LOG = logging.getLogger(__name__)
+_SHOWN = 100  # characters
+RAISED = "judging raised"  # how the step of an exception begins
+
+
+def described(error: Exception) -> str:
+    """Return an exception's type and the line of this package that it passed last: enough to tell a bug from data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent]
+    return f"{type(error).__name__} in {Path(own[-1].filename).name}:{own[-1].lineno}"
+
+
+class Faults:
+    """The exceptions of one verifier, in its workers and in the caller's process; usable from any thread."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, error: str, answer: str, gold: str) -> None:
+        """Count an exception, as `described`, and log the first of its kind with the end of the texts it came from."""
+        with self._lock:
+            self.counts[error] += 1
+            if self.counts[error] > 1:
+                return
+        _LOG.warning(
+            "judging %r by the gold %r raised %s: UNPARSED; if that is no broken formula, it is a bug of the "
+            "verifier (said once for each kind; Verifier.errors counts them)",
+            answer[-_SHOWN:],
+            gold[-_SHOWN:],
+            error,
+        )

@@ -1,0 +1,139 @@
+"""What judging costs in the caller's process, which has no deadline: counts of work, by the size of the completion."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from rlora.types import VerdictKind
+from rlora.verify import JudgeRequest, Verifier, extract, structure
+from rlora.verify.decide import Effort
+from rlora.verify.equal import cheap_verdict
+from rlora.verify.extract import gold_text
+from rlora.verify.judging import Pending, judge_cheaply
+from rlora.verify.markers import boxes
+from rlora.verify.structure import parse_answer
+
+pytestmark = pytest.mark.unit
+
+
+def _counted(module: str, name: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Count the calls of a function of the verifier that go through its module."""
+    owner = import_module(f"rlora.verify.{module}")  # `extract` and `equal` are functions of the package as well
+    function, calls = getattr(owner, name), []
+
+    def counting(*args: Any, **options: Any) -> Any:
+        calls.append(name)
+        return function(*args, **options)
+
+    monkeypatch.setattr(owner, name, counting)
+    return lambda: len(calls)
+
+
+def _boxes(count: int, joint: str = ", ") -> str:
+    return "So it is " + joint.join(rf"\boxed{{{i}}}" for i in range(count))
+
+
+def _cheaply(text: str, gold: str) -> object:
+    return judge_cheaply(JudgeRequest(text=text, gold=gold))
+
+
+@pytest.mark.parametrize("joint", [", ", " or ", "$ and $", " \n"])
+def test_a_list_of_boxes_costs_no_more_comparisons_the_longer_it_is(joint: str, monkeypatch) -> None:
+    compared = _counted("extract", "cheap_verdict", monkeypatch)
+    unboxed = _counted("extract", "_unboxed", monkeypatch)
+    assert extract(_boxes(12, joint)).text == ", ".join(map(str, range(12)))
+    assert (compared(), unboxed()) == (12 * 11 // 2, 12)
+    for count in (13, 100, 1_000, 30_000):
+        compared_before, unboxed_before = compared(), unboxed()
+        assert extract(_boxes(count, joint)).kind is VerdictKind.WRONG
+        assert compared() == compared_before
+        assert unboxed() - unboxed_before <= 64
+        assert len(boxes(_boxes(count, joint))[0]) <= 64
+
+
+def test_no_answer_is_fished_from_a_long_list_of_boxes() -> None:
+    with Verifier() as verifier:
+        for count in (13, 64, 65, 200):
+            for gold in ("0", "12", str(count - 1), ", ".join(map(str, range(count))), str(count)):
+                verdict = verifier.judge(_boxes(count), gold)
+                assert verdict.kind is VerdictKind.WRONG
+                assert verdict.extracted.endswith(f", {count - 2}, {count - 1}")
+        found = verifier.explain(JudgeRequest(text=_boxes(13), gold="12"))
+        assert found.rule == "more than 12 boxes in one sentence"
+
+
+def test_boxes_that_say_the_same_and_sentences_that_end_are_no_long_list() -> None:
+    with Verifier() as verifier:
+        assert verifier.judge(_boxes(12), ", ".join(map(str, range(12)))).is_correct
+        assert verifier.judge(", ".join([r"\boxed{7}"] * 1_000), "7").is_correct
+        assert verifier.judge(", ".join([r"\boxed{7}", r"\boxed{ 7 }", r"\boxed{\left. 7}"] * 300), "7").is_correct
+        assert verifier.judge(", ".join([r"\boxed{1/2}", r"\boxed{0.5}"] * 300), "0.5").is_correct
+        assert not verifier.judge(", ".join([r"\boxed{7}", r"\boxed{8}"] * 300), "7").is_correct
+        assert verifier.judge(_boxes(100, ". ") + r". So \boxed{7}.", "7").is_correct
+        assert verifier.judge(r"\boxed{" * 3 + "7" + "}" * 3 + ", or " + r"\boxed{7}", "7").is_correct
+
+
+def test_a_gold_of_many_boxes_is_their_list() -> None:
+    assert gold_text(_boxes(20)) == ", ".join(map(str, range(20)))
+
+
+def _lists(piece: str, count: int) -> tuple[str, str]:
+    """Return two lists of the same length of which all but one element differ from all of the other's but one."""
+    return ", ".join(piece % i for i in range(count)), ", ".join(piece % (i + 1) for i in range(count))
+
+
+@pytest.mark.parametrize(
+    "piece", ["%d", "x=%d", "x<%d", r"\{%d,y\}", "(%d,x)", r"\sqrt{%d}", "3%d!", "2^{9%d}", "1e99%d"]
+)
+def test_long_lists_cost_no_more_comparisons_the_longer_they_are(piece: str, monkeypatch) -> None:
+    compared = _counted("equal", "compare", monkeypatch)
+    for count in (100, 200, 400):
+        before = compared()
+        assert not cheap_verdict(*_lists(piece, count), is_rounding=False)
+        assert compared() - before < Effort().left / 10
+    before = compared()
+    first, second = _lists(piece, 150)
+    assert extract(", ".join([rf"\boxed{{{first}}}", rf"\boxed{{{second}}}", rf"\boxed{{{first},0}}"])).text
+    assert compared() - before < Effort().left / 10  # all pairs of boxes together
+
+
+def test_lists_within_lists_count_together(monkeypatch) -> None:
+    compared = _counted("equal", "compare", monkeypatch)
+    rows = [r"\{%s\}" % ",".join(str(i + j) for j in range(20)) for i in range(20)]  # noqa: UP031 - braces
+    others = [row.replace("1", "8") for row in rows]
+    assert cheap_verdict(",".join(rows), ",".join(others), is_rounding=False) is None
+    assert compared() < Effort().left / 10
+
+
+def test_lists_that_are_too_long_here_are_compared_by_a_worker() -> None:
+    ascending, descending = (", ".join(map(str, values)) for values in (range(150), range(149, -1, -1)))
+    found = _cheaply(rf"\boxed{{{descending}}}", ascending)
+    assert isinstance(found, Pending)
+    with Verifier() as verifier:
+        assert verifier.judge(rf"\boxed{{{descending}}}", ascending).is_correct
+        assert verifier.judge(rf"\boxed{{{descending}7}}", ascending).kind is VerdictKind.WRONG
+        assert verifier.equal(ascending, descending)
+        steps = verifier.explain(JudgeRequest(text=rf"\boxed{{{descending}}}", gold=ascending)).steps
+        assert any(step.rule == "more to compare than is done without a worker" for step in steps)
+
+
+def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch) -> None:
+    read = _counted("structure", "_bracket", monkeypatch)
+    for name in ("P", "E"):
+        for depth in (2, 4, 8, 16):
+            before = read()
+            structure._parsed.cache_clear()
+            assert parse_answer(f"{name}(" * depth + "1" + ")" * depth) is not None
+            assert read() - before == depth
+    assert parse_answer("P(P(1)^2)") == parse_answer("P((P)((1)^2))")
+    assert parse_answer("P(X = 2) + P(1)") == parse_answer("P(X = 2) + (P)(1)")
+
+
+def test_a_text_that_is_too_long_to_read_is_not_kept() -> None:
+    kept = structure._parsed.cache_info().currsize, structure._parsed_long.cache_info().currsize
+    for i in range(50):
+        assert parse_answer(f"x{i}" * 20_000) is None
+    assert kept == (structure._parsed.cache_info().currsize, structure._parsed_long.cache_info().currsize)
+    assert structure._parsed_long.cache_info().maxsize == 32
