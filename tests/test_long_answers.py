@@ -5,12 +5,14 @@ answers of 16k tokens.
 """
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_policy
+from conftest import ROOT, make_policy
 from engines import random_b, spec
 from safetensors.torch import load_file, save_file
 from test_benchmark import Counting
@@ -184,3 +186,60 @@ def test_aime_with_16k_tokens_goes_on_in_the_middle_of_its_answers(tmp_path, dat
     again = evaluate_benchmarks(config)
     assert again["benchmarks"] == straight["benchmarks"]
     assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+
+
+PEAKS = """
+import sys, tempfile, torch, transformers
+from pathlib import Path
+from rlora.batching import made_up_row, stack
+from rlora.lora.config import LoraConfig
+from rlora.memory import give_back_freed_memory, keep_freed_memory
+from rlora.models import ModelConfig
+from rlora.policy import Policy
+
+def status(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+torch.set_num_threads(1)
+num_completions, *lengths = map(int, sys.argv[1:])
+folder = Path(tempfile.mkdtemp())
+sizes = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=8, num_attention_heads=2)
+config = transformers.LlamaConfig(vocab_size=512, num_key_value_heads=2, tie_word_embeddings=True, **sizes)
+transformers.LlamaForCausalLM(config).save_pretrained(folder)
+policy = Policy.load(folder, ModelConfig(dtype="float32", compile="off"), LoraConfig(), seeds=[0])
+policy.recompute_above = 0
+keep_freed_memory()
+for length in lengths:
+    batch = stack([made_up_row(128, (length - 128) // num_completions + 1, num_completions=num_completions)])
+    give_back_freed_memory()
+    open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts again
+    before = status("VmRSS")
+    policy.score(batch).logprobs_N.sum().backward()
+    print((status("VmHWM") - before) / batch.num_positions)
+"""
+
+
+def peaks(num_completions: int, *lengths: int) -> list[float]:
+    """Return the peak memory a position of a row of each length, layers computed again."""
+    command = [sys.executable, "-c", PEAKS, str(num_completions), *map(str, lengths)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr
+    found = [float(line) for line in done.stdout.split()]
+    print(f"{num_completions} completions, {lengths} positions: {[round(peak / 1024, 1) for peak in found]} KiB each")
+    return found
+
+
+@pytest.mark.loop
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark as Linux keeps it")
+@pytest.mark.parametrize("num_completions", [1, 4])
+def test_memory_is_linear_in_a_rows_length(num_completions) -> None:
+    short, long = peaks(num_completions, 1024, 4096)
+    assert long <= 1.6 * short
+
+
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the high-water mark as Linux keeps it")
+@pytest.mark.parametrize("num_completions", [1, 4])
+def test_memory_is_linear_up_to_16k_positions(num_completions) -> None:
+    short, long = peaks(num_completions, 4096, 16384)
+    assert long <= 1.6 * short

@@ -236,8 +236,8 @@ def test_a_layer_takes_an_input_without_rows(is_enabled) -> None:
 @pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize("num_layers", [1, 3])
 def test_padded_columns_change_no_number(monkeypatch, num_layers, rank, dtype) -> None:
-    """Products of a GPU, with zeros up to a multiple of 8 columns, computed on the CPU: the same bits in bfloat16, which
-    is what they are for; in fp32 the CPU's library adds three columns and eight in another order.
+    """Products of a GPU, with zeros up to a multiple of 8 columns, on the CPU: the same bits in bfloat16, which is what
+    they are for; in fp32 the CPU's library adds three columns and eight in another order.
     """
     results = []
     for is_padded in (False, True):
