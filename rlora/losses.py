@@ -99,9 +99,9 @@ def truncated(inputs: LossInputs, config: LossConfig) -> LossOutputs:
 def gspo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
     """Return the clipped surrogate with a completion's ratio, the geometric mean of its tokens' (arXiv 2507.18071)."""
     difference_N = inputs.logprobs_N - inputs.old_logprobs_N
-    num_completions = int(inputs.completion_N.max()) + 1 if inputs.completion_N.numel() else 0
-    sum_B = difference_N.new_zeros(num_completions).index_add(0, inputs.completion_N, difference_N)
-    count_B = torch.bincount(inputs.completion_N, minlength=num_completions)
+    zeros_B = torch.zeros_like(difference_N)  # as many as there are tokens: how many are needed only a GPU knows
+    sum_B = zeros_B.index_add(0, inputs.completion_N, difference_N)
+    count_B = zeros_B.index_add(0, inputs.completion_N, torch.ones_like(difference_N)).clamp(min=1)
     ratio_N = (sum_B / count_B).exp()[inputs.completion_N]
     return _clipped_surrogate(ratio_N, inputs.advantages_N, config)
 

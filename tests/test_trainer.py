@@ -8,12 +8,13 @@ import torch
 from conftest import TOY_MODEL, make_policy
 from engines import random_b
 from make import completion, group
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import norms
-from rlora.losses import LossConfig
+from rlora.losses import LOSSES, LossConfig
 from rlora.models import ModelConfig
 from rlora.optimizer import OptimizerConfig, learning_rate_at
 from rlora.policy import Policy
@@ -222,3 +223,32 @@ def test_norms_of_long_vectors_are_those_of_fp64() -> None:
     exact_K = vectors_KD.double().norm(dim=1)
     assert (norms(vectors_KD) / exact_K - 1).abs().max() < 2e-6
     assert (vectors_KD.norm(dim=1) / exact_K - 1).abs().max() > 1e-4  # of which PyTorch's own is not
+
+
+class Waits(TorchDispatchMode):
+    """Counts what waits for a GPU: numbers that Python asks for, and sizes that hang on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        aten = torch.ops.aten
+        self.count += function.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.bincount)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_micro_batch_asks_for_no_number(toy_dir, loss) -> None:
+    """Each would let a GPU wait for Python and Python for the GPU."""
+    counts = []
+    for tokens in (1, 1000):
+        trainer = Trainer(make_policy(toy_dir), SGD_LIKE, LossConfig(name=loss, kl_coefficient=0.1))
+        config = BatchConfig(tokens_per_micro_batch=tokens, tokens_per_row=0 if tokens == 1 else 512)
+        batch = build_batch(groups(), ADVANTAGES, config, version=0, keep_all=True)
+        with Waits() as waits:
+            metrics = trainer.step(batch)
+        counts.append((waits.count, metrics["batch/num_micro_batches"]))
+    (many, num_many), (few, num_few) = counts
+    assert num_many >= 3 * num_few
+    assert many == few

@@ -159,9 +159,10 @@ class HotSwap:
             return {"proof/rollouts_error": 0.0, "proof/rollouts_is_compared": 0.0}
         group = groups[self._policy.version % len(groups)]
         completions = [rollout.completion for rollout in group.rollouts]
-        micro_batch = _micro_batch(group.prompt.token_ids, completions).to(self._policy.device)
-        is_first_N = _first_occurrences(completions).to(self._policy.device)
-        sampler_N, new_N = micro_batch.sampler_logprobs_N[is_first_N], self._score(micro_batch)[is_first_N]
+        micro_batch, is_first_N = _micro_batch(group.prompt.token_ids, completions), _first_occurrences(completions)
+        sampler_N = micro_batch.sampler_logprobs_N[is_first_N]
+        micro_batch = micro_batch.to(self._policy.device)
+        new_N = self._score(micro_batch)[is_first_N]
         error = _root_mean_square(sampler_N.double() - new_N.double())
         is_compared = error > 2 * self._noise
         if is_compared:
@@ -205,7 +206,8 @@ class HotSwap:
 
     @torch.no_grad()
     def _score(self, micro_batch: MicroBatch) -> torch.Tensor:
-        return self._policy.score(micro_batch, temperature=self._temperature).logprobs_N
+        """Return log-probabilities, on the CPU: what is made of them waits for a GPU at each number."""
+        return self._policy.score(micro_batch, temperature=self._temperature).logprobs_N.cpu()
 
 
 def _micro_batch(prompt: Sequence[int], completions: Sequence[Completion]) -> MicroBatch:
