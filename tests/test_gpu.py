@@ -15,7 +15,7 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from test_vllm import BUNDLED, Bench
 from torch import nn
 
-from rlora.attention import attend, visibility_mask
+from rlora.attention import attend, visibility_mask, visible_ranges
 from rlora.batching import BatchConfig, build_batch, made_up_row, stack
 from rlora.errors import StaleAdapterError
 from rlora.logprobs import logits
@@ -67,21 +67,23 @@ def test_compiled_kernels_give_the_plain_gradient(toy_dir, rank, batch) -> None:
     assert float((found - plain).norm()) < 1e-5 * float(plain.norm())
 
 
-@pytest.mark.parametrize("length", [64, 61])
+@pytest.mark.parametrize("seen", [visibility_mask, visible_ranges])
+@pytest.mark.parametrize("length", [64, 61, 384, 700])
 @pytest.mark.parametrize("key_heads", [1, 3, 9])
-def test_attention_is_the_cpus(key_heads, length) -> None:
+def test_attention_is_the_cpus(key_heads, length, seen, capsys) -> None:
     segments = torch.tensor([[0] * 20 + [1] * 20 + [2] * (length - 40), [0] * 10 + [1] * 20 + [-1] * (length - 30)])
     shapes = ((2, 9, length, 64), (2, key_heads, length, 64), (2, key_heads, length, 64))
     inputs = [torch.randn(shape) for shape in shapes]
     found = []
     for device, dtype in ((CPU, torch.float32), (GPU, torch.bfloat16)):
         leaves = [one.to(device, dtype, copy=True).requires_grad_() for one in inputs]
-        out, _ = attend(nn.Identity(), *leaves, visibility_mask(segments.to(device)), 0.125)
+        out, _ = attend(nn.Identity(), *leaves, seen(segments.to(device)), 0.125)
         out = out * (segments >= 0)[:, :, None, None].to(device)
         out.sum().backward()
         found.append([one.detach().cpu().float() for one in (out, *(leaf.grad for leaf in leaves))])
     for right, ours in zip(*found, strict=True):
         assert float((ours - right).norm()) < 1e-2 * float(right.norm())
+    assert capsys.readouterr().err == ""  # or it would say that blocks cannot be used
 
 
 @pytest.mark.parametrize("num_rows", [2, 16])
