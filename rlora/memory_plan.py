@@ -208,7 +208,8 @@ def plan_memory(
     token = sizes.cache_bytes(itemsize)
     least_cache = token * workload.max_length if workload.cache_bytes is None else workload.cache_bytes
     no_room = OutOfMemoryError(_no_room(card, engine_weights, reserved, least_cache, is_shared=is_shared))
-    if left - least_cache < recomputed.of(1):
+    least_batch = recomputed.of(1)
+    if left < (max(least_cache, least_batch) if is_shared else least_cache + least_batch):
         raise no_room
     most = left if is_shared else left - least_cache
     usual = most if is_shared or workload.cache_bytes is not None else left // 2

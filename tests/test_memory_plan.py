@@ -180,6 +180,29 @@ def test_a_shared_base_starts_8b_on_24_gb(models) -> None:
     assert found.peak + found.reserved <= found.total
 
 
+@pytest.mark.unit
+@pytest.mark.parametrize("name", SHAPES)
+def test_an_engine_that_shares_its_base_keeps_the_sizes_that_it_was_started_with(models, name) -> None:
+    """Its cache was sized on paper; when the trainer's part is measured the graphs are there and a little else."""
+    changes = {"sampler": SamplerConfig(kv_cache_gb=0, max_num_seqs=0, share_base="on")}
+    for gigabytes in (24, 48, 80):
+        started = plan(models, name, 1024, gigabytes, **changes)
+        config, sizes, card = config_for(1024, **changes), DecoderSizes.of(SHAPES[name]), Card.named(gigabytes)
+        taken = 2 * WEIGHTS[name] + int(0.9 * GIB)
+        found = assemble.plan_memory(
+            replace(card, free=card.free - taken + card.total // 100),
+            sizes,
+            replace(workload_of(config), **started.engine),
+            batch_memory=(on_paper(sizes), on_paper(sizes, is_recomputed=True)),
+            weight_bytes=2 * WEIGHTS[name],
+            itemsize=2,
+            is_shared=True,
+            has_started=True,
+        )
+        assert found.engine == started.engine
+        assert found.tokens == pytest.approx(started.tokens, rel=0.1)
+
+
 def on_paper(sizes: DecoderSizes, **changes) -> BatchMemory:
     options = {"itemsize": 2, "chunk_tokens": 1024, "score_block": 0, "is_compiled": False, "is_recomputed": False}
     return expected_batch_memory(sizes, **(options | changes))
