@@ -24,6 +24,7 @@ from rlora.errors import ConfigError, EngineError, LayoutError, SamplerError
 from rlora.loading import load_model
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
+from rlora.memory_plan import GIB, Card
 from rlora.models import ModelConfig, empty_model
 from rlora.policy import Policy
 from rlora.sampler.base import EngineSpec, SamplerConfig, build_sampler, check_shareable
@@ -122,7 +123,14 @@ def fake_vllm(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (70 * GIB, 80 * GIB))
     return parts
+
+
+@pytest.fixture
+def card(monkeypatch) -> None:
+    """Pretend that there is a GPU's memory to be planned; nothing lies in it."""
+    monkeypatch.setattr(Card, "present", classmethod(lambda cls: cls(total=80 * GIB, free=70 * GIB)))
 
 
 @pytest.fixture
@@ -339,6 +347,10 @@ class Recording(Around):
     def restore_cache(self) -> None:
         self.events.append("restore")
 
+    def close(self) -> None:
+        self.events.append("closed")
+        self._sampler.close()
+
 
 def test_the_cache_is_freed_before_training_and_back_before_the_policy_is_loaded_and_proven(
     tmp_path, monkeypatch
@@ -389,7 +401,9 @@ def assembled(tmp_path, toy_dir, events, engine, **changes):
     return parts, specs
 
 
-def test_a_shared_engine_is_started_first_and_the_trainer_computes_with_its_weights(tmp_path, toy_dir, capsys) -> None:
+def test_a_shared_engine_is_started_first_and_the_trainer_computes_with_its_weights(
+    card, tmp_path, toy_dir, capsys
+) -> None:
     events: list[str] = []
     engine = made_up_engine(load_model(toy_dir, TOY_MODEL, CPU))
     parts, specs = assembled(tmp_path, toy_dir, events, engine)
@@ -402,21 +416,23 @@ def test_a_shared_engine_is_started_first_and_the_trainer_computes_with_its_weig
     random_b(parts.policy, scale=0.05)
     parts.hot_swap.swap()
     assert "copy of the base" not in capsys.readouterr().err
+    assert (specs[0].cache_bytes, specs[0].num_sequences) == (GIB, 256)  # as the configuration says
 
 
-def test_where_the_layout_differs_the_trainer_loads_a_copy_and_says_so(tmp_path, toy_dir, capsys) -> None:
+def test_where_the_layout_differs_each_loads_its_own_base_and_it_is_said(card, tmp_path, toy_dir, capsys) -> None:
     events: list[str] = []
     engine = made_up_engine(load_model(toy_dir, TOY_MODEL, CPU))
     change(engine, "model.norm", torch.Tensor.double)
-    parts, _ = assembled(tmp_path, toy_dir, events, engine)
-    assert events == ["engine", "free", "base_weights", "restore"]
+    parts, specs = assembled(tmp_path, toy_dir, events, engine)
+    assert events == ["engine", "free", "base_weights", "closed", "engine"]
+    assert [engine_spec.shares_base for engine_spec in specs] == [True, False]
     said = capsys.readouterr().err
-    assert "The trainer loads a copy of the base of its own: the engine's model.norm.weight is in float64" in said
+    assert "each load their own copy of the base: the engine's model.norm.weight is in float64" in said
     held = {parameter.untyped_storage().data_ptr() for parameter in engine.parameters()}
     assert not any(p.untyped_storage().data_ptr() in held for p in parts.policy.model.parameters())
 
 
-def test_a_trainer_that_fails_to_load_leaves_no_engine_behind(tmp_path, toy_dir, monkeypatch) -> None:
+def test_a_trainer_that_fails_to_load_leaves_no_engine_behind(card, tmp_path, toy_dir, monkeypatch) -> None:
     def failing(*_, **__):
         raise ConfigError("no such model")
 
@@ -428,12 +444,6 @@ def test_a_trainer_that_fails_to_load_leaves_no_engine_behind(tmp_path, toy_dir,
     with pytest.raises(ConfigError, match="no such model"):
         assembled(tmp_path, toy_dir, events, nn.Module())
     assert events == ["engine", "free", "closed"]
-
-
-def test_micro_batches_get_what_is_free_while_the_cache_gives_way(monkeypatch) -> None:
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (30 * 2**30, 80 * 2**30))
-    assert assembling._room_beside_the_engine() == 22 * 2**30
 
 
 def test_helpers_reach_the_worker() -> None:
