@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gpu_stages.stage import ROOT, CheckError, Context
 
-ENGINE_TESTS = ("engine", "swaps", "experts", "one_copy")  # words in the names of the tests in tests/test_gpu.py that need vLLM
+ENGINE_TESTS = ("engine", "swaps", "experts", "one_copy")  # words in names of tests in test_gpu.py that need vLLM
 _STAND_INS = ("tests/test_attention.py", "tests/test_batching.py", "tests/test_logprobs.py")  # on the CPU, in seconds
 
 
