@@ -1,7 +1,7 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -87,16 +87,7 @@ def assemble(
     chosen = task(config.data.task_name)
     tokenizer = load_tokenizer(folder, config.model)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
-    spec = EngineSpec(
-        folder=folder,
-        model=config.model,
-        lora=config.adapters and config.adapters.served,
-        config=config.sampler,
-        end_token_ids=end_token_ids(folder, tokenizer),
-        target_modules=_target_modules(config, folder),
-        max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
-        run_name=Path(config.run_dir).name,
-    )
+    spec = _engine_spec(config, folder, end_token_ids(folder, tokenizer))
     engine_sizes = {} if start is None else start.engine
     shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
     with _closed_on_failure(shared and shared.sampler):
@@ -189,11 +180,21 @@ def plan_of(
     return plan(card, workload=workload)
 
 
-def _target_modules(config: RunConfig, folder: Path) -> tuple[str, ...]:
-    """Return the layers that the engine has to adapt, known from the model's shapes alone."""
-    if config.adapters is None:
-        return ()
-    return tuple(modules_of(adapter_shapes(empty_model(folder, config.model), config.adapters)))
+def _engine_spec(config: RunConfig, folder: Path, end_tokens: tuple[int, ...]) -> EngineSpec:
+    """Return what the engine is built from; the layers to adapt are known from the model's shapes alone."""
+    modules: Iterable[str] = ()
+    if config.adapters is not None:
+        modules = modules_of(adapter_shapes(empty_model(folder, config.model), config.adapters))
+    return EngineSpec(
+        folder=folder,
+        model=config.model,
+        lora=config.adapters and config.adapters.served,
+        config=config.sampler,
+        end_token_ids=end_tokens,
+        target_modules=tuple(modules),
+        max_length=config.sampler.max_prompt_tokens + max(config.sampling.max_tokens, config.evaluation.max_tokens),
+        run_name=Path(config.run_dir).name,
+    )
 
 
 def _with_sizes(spec: EngineSpec, plan: MemoryPlan | MicroBatches | None) -> EngineSpec:
