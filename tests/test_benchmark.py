@@ -346,6 +346,7 @@ def test_a_finished_run_can_be_evaluated(tmp_path) -> None:
         ({"run": "/nowhere"}, RunDirError, "/nowhere is not a run directory"),
         ({"adapter": "/nowhere"}, AdapterError, "/nowhere holds no adapter_config.json"),
         ({"samples": 0}, ConfigError, "samples is 0"),
+        ({"sampler": SamplerConfig(kind="torch", share_base="on")}, ConfigError, "sampler.share_base is 'on'"),
         ({"max_tokens": 0}, ConfigError, "max_tokens is 0"),
         ({"limit": -1}, ConfigError, "limit is -1"),
         ({"num_threads": 0}, ConfigError, "num_threads is 0"),

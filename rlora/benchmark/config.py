@@ -85,6 +85,8 @@ class EvalConfig:
     def check(self) -> None:
         """Raise ConfigError or MissingDependencyError for the first value that breaks a rule."""
         self.sampler.check()
+        if self.sampler.shares_base:
+            raise ConfigError("sampler.share_base is 'on', and an evaluation trains nothing: leave it out.")
         for name in ("samples", "max_tokens", "completions_per_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1.")
