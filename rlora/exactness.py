@@ -1,7 +1,8 @@
-"""What makes a GPU repeat its bits: the same samples beside any other requests, the same gradients in each pass.
+"""What makes a machine repeat its bits: the same samples beside any other requests, the same gradients in each pass.
 
-On the CPU nothing is needed: the engine's default setting there is exact. On a GPU vLLM's adapter kernels add up parts
-in the order in which they are done, and so does the backward pass of fused attention (docs/checkpoints.md).
+On a GPU vLLM's adapter kernels add up parts in the order in which they are done, and so does the backward pass of fused
+attention. On a CPU with AMX a product of a few rows has other bits than the same rows among many, so that a prompt that
+is cached is continued otherwise than a new one. Other CPUs are exact as they are (docs/checkpoints.md).
 """
 
 import os
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from rlora import processor
 from rlora.errors import ConfigError
 
 # vLLM sets the last two itself, for its own products; cuBLAS reads them when its first handle is made, which is the
@@ -18,12 +20,29 @@ VARIABLES = {"VLLM_BATCH_INVARIANT": "1", "CUBLAS_WORKSPACE_CONFIG": ":16:8", "C
 
 
 def make_exact() -> None:
-    """Set what the GPU's libraries and vLLM read when they start; ConfigError where they have started already."""
+    """Set what the libraries of products and vLLM read when they start; ConfigError where they have started already."""
     if torch.cuda.is_initialized():
         raise ConfigError(
             "sampler.exact must be known before anything is computed on the GPU: give the run a process of its own."
         )
-    os.environ.update(VARIABLES)
+    if torch.cuda.is_available():
+        os.environ.update(VARIABLES)
+    elif processor.has_amx():  # vLLM's CPU build fails with the variables of GPUs
+        os.environ[processor.LIMIT] = processor.WITHOUT_TILES
+        if not are_rows_alike():
+            raise ConfigError(
+                "sampler.exact must be known before anything is computed: give the run a process of its own, or set "
+                f"{processor.LIMIT}={processor.WITHOUT_TILES} for this one."
+            )
+
+
+def are_rows_alike() -> bool:
+    """Return whether rows' products in bfloat16 have the same bits in a few and in many, tried on up to 512 rows."""
+    random = torch.Generator().manual_seed(0)
+    x_TI, w_OI = (torch.randn(size, 576, generator=random).bfloat16() for size in (512, 960))
+    whole_TO = torch.nn.functional.linear(x_TI, w_OI)
+    few = (1, 5, 33, 48, 64, 100, 256)
+    return all(torch.equal(torch.nn.functional.linear(x_TI[:rows], w_OI), whole_TO[:rows]) for rows in few)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from rlora import processor
 from rlora.config import differences, filled
 from rlora.errors import RunDirError
 from rlora.files import remove_temporaries, write_atomically
@@ -217,20 +218,10 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": processor.name(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
         "has_compiled_kernels": compiled.is_in_use(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "packages": versions,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # not Linux
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

@@ -21,6 +21,7 @@ from rlora.loop import run
 from rlora.losses import LossConfig
 from rlora.memory_plan import GIB, MemoryPlan
 from rlora.policy import Policy
+from rlora.processor import has_amx
 from rlora.sampler.base import SamplerConfig
 from rlora.trainer import Trainer
 
@@ -37,15 +38,21 @@ def test_a_run_sets_it_before_a_model_is_loaded(tmp_path) -> None:
     """In a process of its own, since what is set stays."""
     code = """
 import os, sys
+import torch
 from rlora import loop
 from rlora.policy import Policy
-load = Policy.load.__func__
+load, make_exact = Policy.load.__func__, loop.make_exact
+
+def pretending_that_there_is_a_gpu():
+    is_available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
+    make_exact()
+    torch.cuda.is_available = is_available
 
 def seen(cls, *args, **options):
     print(os.environ["VLLM_BATCH_INVARIANT"], os.environ["CUBLAS_WORKSPACE_CONFIG"], file=sys.stderr)
     return load(cls, *args, **options)
 
-Policy.load = classmethod(seen)
+loop.make_exact, Policy.load = pretending_that_there_is_a_gpu, classmethod(seen)
 sys.argv = ["arithmetic.py", "--preset", "toy", "--run-dir", sys.argv[1], "--num-steps", "1", "--sampler.exact", "True"]
 import runpy
 runpy.run_path("recipes/arithmetic.py", run_name="__main__")
@@ -55,6 +62,33 @@ runpy.run_path("recipes/arithmetic.py", run_name="__main__")
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "1 :16:8" in done.stderr
+
+
+EXACT_PRODUCTS = """
+import sys
+import torch
+from rlora.errors import ConfigError
+from rlora.exactness import are_rows_alike, make_exact
+if sys.argv[1] == "late":
+    torch.nn.functional.linear(torch.ones(8, 64).bfloat16(), torch.ones(64, 64).bfloat16())
+try:
+    make_exact()
+    print("alike" if are_rows_alike() else "differ")
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("moment", ["early", "late"])
+def test_an_exact_run_multiplies_few_rows_like_many(moment) -> None:
+    """With AMX they have other bits, and what multiplies cannot be changed once it has started; others are exact."""
+    done = subprocess.run([sys.executable, "-c", EXACT_PRODUCTS, moment], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    if moment == "late" and has_amx():
+        assert "sampler.exact must be known before anything is computed: give the run a process" in done.stdout
+    else:
+        assert done.stdout.split() == ["alike"]
 
 
 @pytest.mark.unit

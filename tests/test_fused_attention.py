@@ -17,11 +17,11 @@ from rlora.attention import attend, has_scores, visibility_mask, visible_ranges
 from rlora.batching import BatchConfig, build_batch
 from rlora.fused.attention import Attention
 from rlora.fused.kernels import PLAIN
-from rlora.fused.native import has_amx
 from rlora.lora.config import LoraConfig
 from rlora.losses import LossConfig
 from rlora.models import ModelConfig
 from rlora.policy import Policy
+from rlora.processor import has_amx
 from rlora.trainer import Trainer
 
 pytestmark = pytest.mark.unit

@@ -14,11 +14,11 @@ from engines import RANK_1, IgnoresAdapter, ServesPrevious, random_b, spec
 
 from rlora.batching import Row, stack
 from rlora.errors import LayoutError, StaleAdapterError
-from rlora.fused.native import has_amx
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft_format import Adapter
 from rlora.models import ModelConfig, load_tokenizer, model_dir
 from rlora.policy import Policy
+from rlora.processor import has_amx
 from rlora.sampler.base import SamplerConfig, is_vllm_installed
 from rlora.sampler.proof import HotSwap
 from rlora.sampler.vllm_memory import zero_cache
@@ -114,7 +114,7 @@ def test_the_previous_versions_prompt_cache_is_not_reused(bench) -> None:
     assert bench.difference(warm_engine) < 0.04
 
 
-@pytest.mark.skipif(has_amx(), reason="with AMX a cached prompt rounds otherwise than a new one (docs/log.md)")
+@pytest.mark.skipif(has_amx(), reason="with AMX only an exact run does: see the test of another process")
 def test_the_same_version_is_sampled_the_same_from_a_warm_cache(bench) -> None:
     bench.put(version=20)
     first = bench.draw(seed=5)
@@ -265,6 +265,8 @@ def test_variants_and_ranks_are_served_as_trained(lora, change) -> None:
 REPEAT = """
 import json, sys
 sys.path.insert(0, "tests")
+from rlora.exactness import make_exact
+make_exact()  # needed on a processor with AMX
 from test_vllm import Bench
 made = Bench()
 if sys.argv[1] == "warm":
@@ -274,7 +276,6 @@ print("RESULT" + json.dumps([[list(one.token_ids), list(one.logprobs)] for group
 """
 
 
-@pytest.mark.skipif(has_amx(), reason="with AMX a cached prompt rounds otherwise than a new one (docs/log.md)")
 def test_another_process_samples_the_same_bits_with_a_cold_or_a_warm_cache() -> None:
     results = []
     for state in ("cold", "warm"):

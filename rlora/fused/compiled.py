@@ -12,7 +12,8 @@ from rlora.errors import CompilerError
 from rlora.fused.attention import Attention
 from rlora.fused.kernels import PLAIN, Kernels
 from rlora.fused.low_rank import LowRank
-from rlora.fused.native import has_amx, native_library
+from rlora.fused.native import native_library
+from rlora.processor import has_amx
 
 _RECOMPILATIONS = 64  # of a kernel, for one row, one head and so on; beyond them PyTorch would run it plainly, unasked
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from rlora import processor
 from rlora.errors import CompilerError
 
 _FOLDER = Path(__file__).parent
@@ -51,11 +52,6 @@ def call(function: Any, numbers: Sequence[int], scale: float) -> None:
         raise MemoryError("a compiled product found no memory")
 
 
-def has_amx() -> bool:
-    """Return whether the processor multiplies matrices of bfloat16 by tiles, at several times AVX-512's rate."""
-    return "amx_bf16" in _processor()
-
-
 def address(tensor: torch.Tensor | None, *, has_gaps: bool = False) -> int:
     """Return where a tensor's numbers lie, without gaps or with some before its last dimension; 0 for none."""
     if tensor is None:
@@ -83,11 +79,5 @@ def _compile(path: Path) -> None:
 def _version() -> str:
     """Return what the compiled file depends on, as a hash: sources, flags, compiler and processor."""
     texts = [(_FOLDER / name).read_text() for name in (*_SOURCES, *_HEADERS)]
-    parts = [*texts, *_FLAGS, os.environ.get("CXX", "g++"), _processor()]
+    parts = [*texts, *_FLAGS, os.environ.get("CXX", "g++"), processor.description()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-
-
-def _processor() -> str:
-    """Return the processor's name and instruction sets."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "model name"))}))
