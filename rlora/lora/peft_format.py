@@ -95,11 +95,21 @@ def modules_of(names: Iterable[str]) -> list[str]:
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter into `folder` as PEFT files, each atomically, the configuration last."""
     folder.mkdir(parents=True, exist_ok=True)
-    adapter = adapter.served()
-    tensors = {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.tensors.items()}
     layers = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     with write_atomically(folder / TENSOR_FILE) as path:
-        path.write_bytes(save(tensors, metadata=header(layers, adapter.config.rank)))
+        path.write_bytes(save(peft_tensors(adapter), metadata=header(layers, adapter.served().config.rank)))
+    save_config(adapter, folder)
+
+
+def peft_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
+    """Return what is served, under PEFT's names."""
+    return {f"{_PREFIX}{name}.weight": tensor.contiguous() for name, tensor in adapter.served().tensors.items()}
+
+
+def save_config(adapter: Adapter, folder: Path) -> None:
+    """Write PEFT's configuration of the adapter into `folder`, atomically."""
+    folder.mkdir(parents=True, exist_ok=True)
+    adapter = adapter.served()
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -19,6 +19,7 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ import torch
 from rlora.errors import EngineError, EngineStartError, SamplerError
 from rlora.files import folder_in_memory
 from rlora.full.weights import FullWeights, Snapshot
-from rlora.lora.peft_format import Adapter, save_adapter
+from rlora.lora.peft_format import Adapter
 from rlora.models import DTYPES, cache_dir, empty_model, load_tokenizer
-from rlora.sampler import vllm_cpu_lora
+from rlora.sampler import vllm_cpu_lora, vllm_handover
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.shared_base import base_views, check_rows
 from rlora.sampler.vllm_memory import model_of, only_the_cache_sleeps, zero_cache
@@ -56,8 +57,10 @@ class VllmSampler:
             from vllm.v1.worker.gpu_worker import Worker
 
             only_the_cache_sleeps(Worker)
-        if spec.lora is not None and not torch.cuda.is_available():
-            vllm_cpu_lora.install()
+        if spec.lora is not None:
+            vllm_handover.install()
+            if not torch.cuda.is_available():
+                vllm_cpu_lora.install()
         try:
             self._llm = LLM(str(spec.folder), **engine_options(spec))
         except Exception as error:  # a foreign engine fails to start in any way
@@ -93,7 +96,7 @@ class VllmSampler:
         suffix = f"-p{adapter.policy:03d}" if self._spec.num_policies > 1 else ""
         name = f"{self._spec.run_name}{suffix}-v{adapter.version:06d}-{self._num_loads}"
         folder = self._adapter_dir / name
-        save_adapter(adapter, folder)
+        vllm_handover.hand_over(adapter, folder)
         request = LoRARequest(name, self._num_loads, str(folder))
         if not self._llm.llm_engine.add_lora(request):
             raise SamplerError(f"vLLM did not load the adapter {name}.")
@@ -101,6 +104,7 @@ class VllmSampler:
         self._current[adapter.policy] = request
         if previous is not None:
             self._llm.llm_engine.remove_lora(previous.lora_int_id)
+            vllm_handover.take_back(Path(previous.lora_path))
             shutil.rmtree(previous.lora_path)
 
     def _hold(self, *, is_base: bool) -> None:
@@ -217,7 +221,10 @@ class VllmSampler:
         return len(self._llm.llm_engine.list_loras())
 
     def close(self) -> None:
-        """Shut the engine down and remove the adapter files."""
+        """Shut the engine down and forget the adapters."""
+        for request in self._current.values():
+            vllm_handover.take_back(Path(request.lora_path))
+        self._current.clear()
         shutil.rmtree(self._adapter_dir, ignore_errors=True)
         if self._sleeps:  # training failed: memory that is not mapped would be released a second time
             with suppress(Exception):  # of a foreign engine, which may find no memory any more
