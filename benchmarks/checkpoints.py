@@ -28,7 +28,7 @@ def start(run_dir: Path, num_steps: int) -> float:
 
 
 def measure() -> list[Figure]:
-    from rlora.checkpoint import CheckpointConfig, CheckpointFolder
+    from rlora.store.checkpoint import CheckpointConfig, CheckpointFolder
 
     print(f"running {NUM_STEPS} steps of the quickstart and resuming it ...", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder:

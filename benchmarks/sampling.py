@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import save_adapter, served_modules
-from rlora.models import ModelConfig, end_token_ids, load_tokenizer, model_dir
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import save_adapter, served_modules
+from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer, model_dir
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import EngineSpec, SamplerConfig
-from rlora.sampler.proof import HotSwap
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.train.policy import Policy
 from rlora.types import SampleRequest, SamplingParams
 
 ROUNDS, MAX_TOKENS = 5, 32
@@ -52,7 +52,7 @@ def change(policy: Policy, version: int) -> None:
 
 
 def exact() -> dict[str, Any]:
-    from rlora.sampler.vllm_sampler import VllmSampler
+    from rlora.sampler.vllm.engine import VllmSampler
 
     folder, policy, prompts = parts()
     ends = end_token_ids(folder, load_tokenizer(folder, MODEL))

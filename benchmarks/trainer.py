@@ -23,19 +23,19 @@ from typing import Any
 import torch
 
 from benchmarks.figures import ratio
-from rlora import attention
-from rlora.attention import visibility_mask
-from rlora.batching import Batch, BatchConfig, MicroBatch, Row, build_batch, stack
-from rlora.loading import kernels_for
-from rlora.logprobs import token_logprobs
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.memory import keep_freed_memory
-from rlora.models import ModelConfig, default_device, model_dir
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
+from rlora.model import attention
+from rlora.model.attention import visibility_mask
+from rlora.model.loading import kernels_for
+from rlora.model.logprobs import token_logprobs
+from rlora.model.sources import ModelConfig, default_device, model_dir
+from rlora.system.memory import keep_freed_memory
 from rlora.tracking.metrics import peak_resident_bytes
-from rlora.trainer import Trainer
+from rlora.train.batching import Batch, BatchConfig, MicroBatch, Row, build_batch, stack
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
 
 NUM_PROMPTS, NUM_SAMPLES, PROMPT_TOKENS, MAX_TOKENS = 4, 8, 46, 32  # the quickstart's shape

@@ -14,7 +14,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from rlora.models import ModelConfig, model_dir
+from rlora.model.sources import ModelConfig, model_dir
 from rlora.tasks import task
 
 PROBLEMS, SAMPLES, MAX_TOKENS = 32, 8, 32

@@ -19,9 +19,9 @@ from benchmarks.figures import ROOT, Figure, child
 from benchmarks.verify_completions import cases
 from benchmarks.verify_hostile import hostile, mixed, ordinary
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
-from rlora.verify.extract import gold_text
+from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import Pending, judge_cheaply
-from rlora.verify.structure import parse_answer
+from rlora.verify.reading.structure import parse_answer
 
 DATA_DIR = Path(os.environ.get("RLORA_DATA", ROOT.parent / "shared" / "data"))
 SETS = {"MATH-500": ("math/math500.jsonl", 10), "GSM8K": ("gsm8k/test.jsonl", 5)}

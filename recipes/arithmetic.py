@@ -9,14 +9,14 @@ Hardware: two CPU cores, 5 GB. README.md states time and scores as measured.
 
 from dataclasses import replace
 
-from rlora.batching import BatchConfig
-from rlora.evaluate import EvaluationConfig
-from rlora.models import BUNDLED, TOY, ModelConfig
-from rlora.optimizer import OptimizerConfig
+from rlora.evaluation.held_out import EvaluationConfig
+from rlora.model.sources import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import DataConfig
+from rlora.train.batching import BatchConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
 CPU = RunConfig(

@@ -23,15 +23,15 @@ evaluation, took 171 s on two cores that other work shared.
 
 from dataclasses import replace
 
-from rlora.batching import BatchConfig
-from rlora.evaluate import EvaluationConfig
-from rlora.models import BUNDLED, TOY, ModelConfig
-from rlora.optimizer import OptimizerConfig
+from rlora.evaluation.held_out import EvaluationConfig
+from rlora.model.sources import BUNDLED, TOY, ModelConfig
 from rlora.recipe import main
 from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import DataConfig
 from rlora.tasks.prompts import PromptConfig
+from rlora.train.batching import BatchConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
 GPU = RunConfig(

@@ -16,8 +16,8 @@ AIME 2024 and from 5.4 to 17.5 % on AIME 2025, avg@16 (DeepMath-103K, arXiv 2504
 
 import sys
 
-from rlora.benchmark.config import PRESETS
-from rlora.cli import main
+from rlora.commands.cli import main
+from rlora.evaluation.config import PRESETS
 
 __all__ = ["PRESETS"]
 

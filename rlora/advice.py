@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
-from rlora.batch_memory import DecoderSizes, expected_batch_memory
 from rlora.errors import OutOfMemoryError
-from rlora.logprobs import chunk_tokens
 from rlora.lora.config import LoraConfig
 from rlora.lora.inject import adapter_shapes, num_parameters
 from rlora.lora.learning_rate import Method, Recommendation, recommend
-from rlora.memory_plan import GIB, Card, MemoryPlan, Workload, plan_memory
-from rlora.models import DTYPES, ModelConfig, empty_model, model_title, num_weights
+from rlora.model.logprobs import chunk_tokens
+from rlora.model.sources import DTYPES, ModelConfig, empty_model, model_title, num_weights
 from rlora.run_config import RunConfig
 from rlora.sampler.base import check_experts
+from rlora.train.batch_memory import DecoderSizes, expected_batch_memory
+from rlora.train.memory_plan import GIB, Card, MemoryPlan, Workload, plan_memory
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
 _TRAINED_BYTES = 16  # of an adapter's number: vector, gradient and AdamW's two moments

@@ -11,27 +11,27 @@ from types import MappingProxyType
 import torch
 
 from rlora.advice import plan_on_paper, workload_of
-from rlora.batch_memory import DecoderSizes
-from rlora.checkpoint import Checkpoint
 from rlora.errors import DataError, LayoutError, OutOfMemoryError
 from rlora.lora.inject import adapter_shapes
-from rlora.lora.peft_format import modules_of
-from rlora.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
-from rlora.models import empty_model, end_token_ids, load_tokenizer, num_weights
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import modules_of
+from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, num_weights
+from rlora.proof.hot_swap import HotSwap
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
-from rlora.sampler.proof import HotSwap
 from rlora.seeding import derive_seed
+from rlora.store.checkpoint import Checkpoint
 from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
-from rlora.token_budget import TokenBudget, measured_batch_memory
-from rlora.trainer import Trainer
+from rlora.train.batch_memory import DecoderSizes
+from rlora.train.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
+from rlora.train.policy import Policy
+from rlora.train.token_budget import TokenBudget, measured_batch_memory
+from rlora.train.trainer import Trainer
+from rlora.train.warm_up import warm_up
 from rlora.types import Problem
 from rlora.verify import Verifier
-from rlora.warm_up import warm_up
 
 _CANARY_CANDIDATES = 16  # training problems from whose prompts the canary is made
 

@@ -7,24 +7,25 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
-from rlora.advantages import advantages_of
 from rlora.advice import check_layers
 from rlora.assemble import Parts, assemble, load_problems
 from rlora.config import to_json
-from rlora.evaluate import evaluate
-from rlora.exactness import make_exact
-from rlora.interrupts import Interrupts
-from rlora.lora.peft_format import check_adapter
-from rlora.memory import let_blocks_grow
-from rlora.models import model_dir
+from rlora.evaluation.held_out import evaluate
+from rlora.lora.peft.peft_format import check_adapter
+from rlora.model.sources import model_dir
 from rlora.resume import Progress, branched, checkpoint_of, checkpoints_of, find_start, open_run_dir, restore
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
-from rlora.run_dir import RunDir
-from rlora.sampler.base import EngineSpec, Sampler, build_sampler
+from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.build import build_sampler
+from rlora.store.run_dir import RunDir
 from rlora.summary import opening, summarize
+from rlora.system.exactness import make_exact
+from rlora.system.interrupts import Interrupts
+from rlora.system.memory import let_blocks_grow
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog, StepMetrics
+from rlora.train.advantages import advantages_of
 from rlora.types import Group, Problem
 from rlora.verify import Verifier
 

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlora.assemble import Parts
-from rlora.checkpoint import Checkpoint, CheckpointFolder
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
-from rlora.memory_plan import MemoryPlan
 from rlora.run_config import RunConfig
-from rlora.run_dir import RunDir, environment, read_json
+from rlora.store.checkpoint import Checkpoint, CheckpointFolder
+from rlora.store.run_dir import RunDir, environment, read_json
 from rlora.tasks.curriculum import SolveRates
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
+from rlora.train.memory_plan import MemoryPlan
 from rlora.types import Problem
 
 MAY_CHANGE = (
@@ -160,7 +160,7 @@ def restore(
                 f"the training set is not the one that {config.run_dir} was trained on. Restore it, or start a new run "
                 "with it by --branch NEW_DIR."
             )
-        parts.trainer.restore(start)
+        parts.trainer.restore(slots=start.slots, theta_KD=start.theta_KD, optimizer=start.optimizer, version=start.step)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
         if not is_branch:
             parts.budget.tokens = start.tokens_per_micro_batch

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlora.advantages import is_wrong_consensus
 from rlora.sampler.base import Sampler
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
+from rlora.train.advantages import is_wrong_consensus
 from rlora.types import (
     Completion,
     Group,

@@ -6,20 +6,20 @@ from typing import Annotated
 
 import tyro
 
-from rlora.advantages import ADVANTAGES, AdvantageName
-from rlora.batching import BatchConfig
-from rlora.checkpoint import CheckpointConfig
 from rlora.errors import ConfigError
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.held_out import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import Method
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig
-from rlora.optimizer import OptimizerConfig
+from rlora.model.sources import ModelConfig
 from rlora.sampler.base import SamplerConfig, check_servable, check_shareable
+from rlora.store.checkpoint import CheckpointConfig
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
+from rlora.train.advantages import ADVANTAGES, AdvantageName
+from rlora.train.batching import BatchConfig
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 

@@ -10,15 +10,15 @@ from rich.table import Table
 
 from rlora.advice import rate_warning
 from rlora.assemble import Parts, Problems
-from rlora.evaluate import Comparison, compare_with_base
-from rlora.memory_plan import MemoryPlan
-from rlora.models import model_title
+from rlora.evaluation.held_out import Comparison, compare_with_base
+from rlora.evaluation.intervals import Estimate
+from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
-from rlora.run_dir import RunDir
-from rlora.statistics import Estimate
+from rlora.store.run_dir import RunDir
 from rlora.tasks.overlap import overlap_report
 from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
+from rlora.train.memory_plan import MemoryPlan
 from rlora.types import Problem
 
 

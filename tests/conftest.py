@@ -9,11 +9,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 
-from rlora.fused.native import native_library
+from rlora.kernels.native import native_library
 from rlora.lora.config import LoraConfig
-from rlora.models import TOY, ModelConfig, cache_dir, load_tokenizer, model_dir
-from rlora.policy import Policy
+from rlora.model.sources import TOY, ModelConfig, cache_dir, load_tokenizer, model_dir
 from rlora.tasks.source import VARIABLE
+from rlora.train.policy import Policy
 
 ROOT = Path(__file__).resolve().parent.parent
 TOY_MODEL = ModelConfig(name=TOY, dtype="float32")

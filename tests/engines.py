@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import Adapter, served_modules
-from rlora.models import ModelConfig, end_token_ids, load_tokenizer
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import Adapter, served_modules
+from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
+from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rlora.models import make_toy
+from rlora.model.sources import make_toy
 
 NUM_EXPERTS, NUM_ACTIVE = 8, 2
 CLASSES = ("qwen3_moe", "olmoe")

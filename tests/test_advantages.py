@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 from make import completion, group
 
-from rlora.advantages import ADVANTAGES, advantages_of, is_wrong_consensus
+from rlora.train.advantages import ADVANTAGES, advantages_of, is_wrong_consensus
 from rlora.types import Group, Verdict, VerdictKind
 
 pytestmark = pytest.mark.unit

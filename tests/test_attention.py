@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlora.attention import attend, visibility_mask
+from rlora.model.attention import attend, visibility_mask
 
 pytestmark = pytest.mark.unit
 

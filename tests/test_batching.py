@@ -2,8 +2,8 @@ import pytest
 import torch
 from make import completion, group
 
-from rlora.batching import MAX_PADDING_SHARE, BatchConfig, build_batch
 from rlora.errors import ConfigError, StaleBatchError
+from rlora.train.batching import MAX_PADDING_SHARE, BatchConfig, build_batch
 from rlora.types import StopReason
 
 pytestmark = pytest.mark.unit

@@ -14,20 +14,21 @@ from conftest import ROOT, TOY_MODEL, make_policy
 from engines import IgnoresAdapter
 from rich.console import Console
 
-from rlora.benchmark.config import PRESETS, EvalConfig
-from rlora.benchmark.engine import Benchmark
-from rlora.benchmark.progress import Display
-from rlora.benchmark.report import table_rows, warnings
-from rlora.benchmark.run import evaluate_benchmarks, training_problems
-from rlora.benchmark.samples import SampleFile
-from rlora.benchmark.score import subset_sizes
-from rlora.benchmark.subject import resolve
 from rlora.commands.eval import parse
 from rlora.config import to_json
 from rlora.errors import AdapterError, ConfigError, DataError, RunDirError, StaleAdapterError
+from rlora.evaluation.config import PRESETS, EvalConfig
+from rlora.evaluation.engine import Benchmark
+from rlora.evaluation.progress import Display
+from rlora.evaluation.report import table_rows, warnings
+from rlora.evaluation.run import evaluate_benchmarks, training_problems
+from rlora.evaluation.samples import SampleFile
+from rlora.evaluation.score import subset_sizes
+from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import save_adapter
-from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig, build_sampler
+from rlora.lora.peft.peft_format import save_adapter
+from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
+from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.types import Completion, Problem, SampleRequest, SamplingParams
@@ -413,7 +414,7 @@ def test_command_line() -> None:
     assert parse(["--adapter=folder", "--model", "m"]).model == "m"
 
 
-@pytest.mark.parametrize("command", [["recipes/evaluate.py"], ["-m", "rlora.cli", "eval"]])
+@pytest.mark.parametrize("command", [["recipes/evaluate.py"], ["-m", "rlora", "eval"]])
 def test_recipe_and_command_are_the_same(command, tmp_path) -> None:
     arguments = ["--preset", "toy", "--output", str(tmp_path / "out"), "--limit", "2", "--no-base"]
     done = subprocess.run(

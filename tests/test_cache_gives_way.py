@@ -21,18 +21,19 @@ from torch import nn
 from rlora import assemble as assembling
 from rlora.assemble import assemble, load_problems
 from rlora.errors import ConfigError, EngineError, LayoutError, SamplerError
-from rlora.loading import load_model
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.memory_plan import GIB, Card
-from rlora.models import ModelConfig, empty_model
-from rlora.policy import Policy
-from rlora.sampler.base import EngineSpec, SamplerConfig, build_sampler, check_shareable
-from rlora.sampler.shared_base import base_views
+from rlora.model.loading import load_model
+from rlora.model.sources import ModelConfig, empty_model
+from rlora.sampler.base import EngineSpec, SamplerConfig, check_shareable
+from rlora.sampler.build import build_sampler
 from rlora.sampler.torch_sampler import TorchSampler
-from rlora.sampler.vllm_memory import model_of, only_the_cache_sleeps, zero_cache
-from rlora.sampler.vllm_sampler import VllmSampler
-from rlora.token_budget import TokenBudget
+from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
+from rlora.sampler.vllm.engine import VllmSampler
+from rlora.sampler.vllm.shared_base import base_views
+from rlora.train.memory_plan import GIB, Card
+from rlora.train.policy import Policy
+from rlora.train.token_budget import TokenBudget
 from rlora.types import Completion, SampleRequest, SamplingParams
 from rlora.verify import Verifier
 

@@ -4,12 +4,12 @@ import pytest
 from conftest import ROOT, TOY_MODEL
 from test_loop import toy
 
-from rlora.cli import main
+from rlora.commands.cli import main
 from rlora.loop import run
-from rlora.models import load_tokenizer, model_dir
-from rlora.optimizer import OptimizerConfig
+from rlora.model.sources import load_tokenizer, model_dir
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.train.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.loop
 

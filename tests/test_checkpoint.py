@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from rlora.checkpoint import Checkpoint, CheckpointConfig, CheckpointFolder, OptimizerState
 from rlora.errors import CheckpointError, ConfigError, RunDirError, WriteError
-from rlora.files import append_line, folder_in_memory, remove_temporaries, write_atomically, write_folder_atomically
-from rlora.lock import FolderLock, holder
 from rlora.lora.flat import lay_out
+from rlora.store.checkpoint import Checkpoint, CheckpointConfig, CheckpointFolder
+from rlora.system.files import (
+    append_line,
+    folder_in_memory,
+    remove_temporaries,
+    write_atomically,
+    write_folder_atomically,
+)
+from rlora.system.lock import FolderLock, holder
+from rlora.train.optimizer import OptimizerState
 
 pytestmark = pytest.mark.unit
 
@@ -235,7 +242,7 @@ def test_a_folder_has_one_writer_at_a_time(tmp_path) -> None:
 
 
 def test_folders_in_memory_of_a_process_that_was_killed_are_removed(tmp_path) -> None:
-    code = "import sys, time; from pathlib import Path; from rlora.files import folder_in_memory as make; "
+    code = "import sys, time; from pathlib import Path; from rlora.system.files import folder_in_memory as make; "
     code += "print(make(Path(sys.argv[1])), flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, tmp_path]
     killed, alive = (subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2))

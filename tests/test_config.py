@@ -8,7 +8,7 @@ import pytest
 from rlora import config
 from rlora.errors import ConfigError, MissingDependencyError
 from rlora.lora.config import LoraConfig
-from rlora.models import ModelConfig, model_dir
+from rlora.model.sources import ModelConfig, model_dir
 from rlora.run_config import RunConfig
 from rlora.sampler import base
 from rlora.sampler.base import SamplerConfig

@@ -6,7 +6,7 @@ from itertools import combinations, product
 
 import pytest
 
-from rlora.estimators import Answer, group_answers, majority_at_k, pass_at_k
+from rlora.evaluation.estimators import Answer, group_answers, majority_at_k, pass_at_k
 from rlora.types import Verdict, VerdictKind
 from rlora.verify import Verifier
 

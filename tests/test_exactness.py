@@ -13,17 +13,17 @@ from test_loop import toy
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
 
 from rlora import assemble
-from rlora.batching import BatchConfig, build_batch
 from rlora.config import filled
 from rlora.errors import ConfigError
-from rlora.exactness import deterministic, make_exact
 from rlora.loop import run
-from rlora.losses import LossConfig
-from rlora.memory_plan import GIB, MemoryPlan
-from rlora.policy import Policy
-from rlora.processor import has_amx
 from rlora.sampler.base import SamplerConfig
-from rlora.trainer import Trainer
+from rlora.system.exactness import deterministic, make_exact
+from rlora.system.processor import has_amx
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.memory_plan import GIB, MemoryPlan
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 
 @pytest.mark.unit
@@ -40,7 +40,7 @@ def test_a_run_sets_it_before_a_model_is_loaded(tmp_path) -> None:
 import os, sys
 import torch
 from rlora import loop
-from rlora.policy import Policy
+from rlora.train.policy import Policy
 load, make_exact = Policy.load.__func__, loop.make_exact
 
 def pretending_that_there_is_a_gpu():
@@ -68,7 +68,7 @@ EXACT_PRODUCTS = """
 import sys
 import torch
 from rlora.errors import ConfigError
-from rlora.exactness import are_rows_alike, make_exact
+from rlora.system.exactness import are_rows_alike, make_exact
 if sys.argv[1] == "late":
     torch.nn.functional.linear(torch.ones(8, 64).bfloat16(), torch.ones(64, 64).bfloat16())
 try:

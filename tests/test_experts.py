@@ -8,13 +8,13 @@ from torch import nn
 
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
-from rlora.lora.experts import PROJECTIONS, LoraExperts, expert_rank, fused_experts, projection_shapes
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
 from rlora.lora.inject import adapted_layers, adapter_shapes, inject, num_parameters
-from rlora.lora.peft_format import served_modules, target_modules
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import served_modules, target_modules
+from rlora.lora.variants.experts import PROJECTIONS, LoraExperts, expert_rank, fused_experts, projection_shapes
+from rlora.model.sources import ModelConfig
+from rlora.train.policy import Policy
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore::DeprecationWarning:peft")]
 

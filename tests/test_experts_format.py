@@ -9,16 +9,16 @@ from make import completion, group
 from mixtures import CLASSES, as_linear, make_mixture
 from safetensors.torch import load_file, save_file
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector
-from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.lora.peft_format import load_adapter_tensors, save_adapter
-from rlora.merge import save_merged
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.lora.peft.foreign import padded_tensors, stored_shape
+from rlora.lora.peft.peft_format import load_adapter_tensors, save_adapter
+from rlora.model.sources import ModelConfig
 from rlora.sampler.base import is_vllm_installed
+from rlora.store.merge import save_merged
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.policy import Policy
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore::DeprecationWarning:peft")]
 TOKENS = [3, 14, 15, 9, 26, 5, 35, 8, 9]

@@ -10,18 +10,18 @@ from safetensors.torch import load_file
 from test_loop import rows, toy, without_clock
 from test_resume import stopped
 
-from rlora.benchmark.config import PRESETS
-from rlora.benchmark.run import evaluate_benchmarks
-from rlora.cli import main
+from rlora.commands.cli import main
 from rlora.errors import ConfigError
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.config import PRESETS
+from rlora.evaluation.held_out import EvaluationConfig
+from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.lora.peft.foreign import padded_tensors, stored_shape
+from rlora.model.sources import ModelConfig
 from rlora.sampler.base import SamplerConfig, is_vllm_installed
-from rlora.trainer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import OptimizerConfig
 
 pytestmark = pytest.mark.loop
 ADAPTER = "adapter/adapter_model.safetensors"

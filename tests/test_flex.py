@@ -16,12 +16,12 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as pytorch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlora import attention, flex
-from rlora.attention import attend, visibility_mask, visible_ranges
-from rlora.batching import BatchConfig, build_batch
-from rlora.losses import LossConfig
-from rlora.memory import recompute_layers
-from rlora.trainer import Trainer
+from rlora.model import attention, flex
+from rlora.model.attention import attend, visibility_mask, visible_ranges
+from rlora.system.memory import recompute_layers
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.trainer import Trainer
 
 pytestmark = [
     pytest.mark.unit,

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
-from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.lora.peft_format import check_adapter, save_adapter
+from rlora.lora.peft.foreign import padded_tensors, stored_shape
+from rlora.lora.peft.peft_format import check_adapter, save_adapter
 
 pytestmark = pytest.mark.unit
 

@@ -10,19 +10,19 @@ from engines import IgnoresAdapter, ServesPrevious
 from test_policy import folder_of
 from test_trainer import ADVANTAGES, SGD_LIKE, groups, groups_at
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, ModelError, StaleAdapterError
 from rlora.full import head, parameters
 from rlora.full.head import trained_token_logprobs
 from rlora.full.weights import load_weights, save_weights
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig, end_token_ids, load_tokenizer
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
+from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import EngineSpec, SamplerConfig
-from rlora.sampler.proof import HotSwap
 from rlora.sampler.torch_sampler import TorchSampler
-from rlora.trainer import Trainer
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 from rlora.types import SampleRequest, SamplingParams
 
 pytestmark = pytest.mark.unit
@@ -103,7 +103,7 @@ def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path, monkeyp
 @pytest.mark.parametrize("num_tokens", [0, 1, 7])
 @pytest.mark.parametrize(("chunk", "num_kept"), [(1, 0), (1, 3), (3, 4), (256, 0), (256, 7)])
 def test_the_heads_gradient_equals_log_softmaxs(monkeypatch, num_tokens, chunk, num_kept) -> None:
-    monkeypatch.setattr("rlora.logprobs.CHUNK_TOKENS", chunk)  # 1: blocks of 50 / 7 rows
+    monkeypatch.setattr("rlora.model.logprobs.CHUNK_TOKENS", chunk)  # 1: blocks of 50 / 7 rows
     monkeypatch.setattr(head, "KEPT_BYTES", num_kept * 50 * 4)
     torch.manual_seed(0)
     hidden, weight = torch.randn(num_tokens, 8, requires_grad=True), torch.randn(50, 8)

@@ -13,16 +13,16 @@ from test_benchmark import toy as toy_evaluation
 from test_loop import rows, toy
 from test_resume import SIZE, assert_same_run, stopped
 
-from rlora.benchmark.run import evaluate_benchmarks
-from rlora.checkpoint import CheckpointConfig, CheckpointFolder
-from rlora.cli import main
+from rlora.commands.cli import main
 from rlora.errors import CheckpointError, ConfigError, ModelError, RunDirError, StaleAdapterError
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.held_out import EvaluationConfig
+from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.models import TOY, ModelConfig
-from rlora.optimizer import OptimizerConfig
-from rlora.sampler.base import build_sampler
+from rlora.model.sources import TOY, ModelConfig
+from rlora.sampler.build import build_sampler
+from rlora.store.checkpoint import CheckpointConfig, CheckpointFolder
+from rlora.train.optimizer import OptimizerConfig
 
 pytestmark = pytest.mark.loop
 WEIGHTS = "model.safetensors"

@@ -17,21 +17,21 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from rlora import attention
-from rlora.attention import as_bias, attend, visibility_mask
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError
-from rlora.fused.compiled import compiled_kernels
-from rlora.fused.install import install
-from rlora.fused.kernels import PLAIN, Kernels
-from rlora.logprobs import token_logprobs
+from rlora.kernels.compiled import compiled_kernels
+from rlora.kernels.install import install
+from rlora.kernels.kernels import PLAIN, Kernels
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.memory import recompute_layers
-from rlora.models import ModelConfig, cache_dir
-from rlora.policy import Policy
-from rlora.trainer import Trainer
-from rlora.warm_up import warm_up
+from rlora.model import attention
+from rlora.model.attention import as_bias, attend, visibility_mask
+from rlora.model.logprobs import token_logprobs
+from rlora.model.sources import ModelConfig, cache_dir
+from rlora.system.memory import recompute_layers
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
+from rlora.train.warm_up import warm_up
 
 pytestmark = pytest.mark.unit
 ON = ModelConfig(dtype="float32", compile="on")
@@ -304,8 +304,8 @@ def test_left_to_itself_fp32_is_not_compiled_and_bf16_is(toy_dir) -> None:
 SCRIPT = """
 import sys, torch
 from rlora.errors import ConfigError
-from rlora.loading import kernels_for
-from rlora.models import ModelConfig
+from rlora.model.loading import kernels_for
+from rlora.model.sources import ModelConfig
 try:
     print(kernels_for(ModelConfig(compile=sys.argv[1]), torch.device("cpu")))
 except ConfigError as error:

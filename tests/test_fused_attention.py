@@ -12,17 +12,17 @@ from engines import random_b
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
-from rlora import attention as module
-from rlora.attention import attend, has_scores, visibility_mask, visible_ranges
-from rlora.batching import BatchConfig, build_batch
-from rlora.fused.attention import Attention
-from rlora.fused.kernels import PLAIN
+from rlora.kernels.attention import Attention
+from rlora.kernels.kernels import PLAIN
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig
-from rlora.policy import Policy
-from rlora.processor import has_amx
-from rlora.trainer import Trainer
+from rlora.model import attention as module
+from rlora.model.attention import attend, has_scores, visibility_mask, visible_ranges
+from rlora.model.sources import ModelConfig
+from rlora.system.processor import has_amx
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 # rows of segments: one prompt, then completions; what is left is padding
@@ -130,8 +130,8 @@ GUARDED = """
 import sys
 from pathlib import Path
 import torch
-from rlora.fused import native
-from rlora.fused.attention import Attention
+from rlora.kernels import native
+from rlora.kernels.attention import Attention
 sys.path.insert(0, "tests")
 from test_fused_attention import HEADS, LAYOUTS, numbers, results, segments
 native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")

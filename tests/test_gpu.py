@@ -15,18 +15,18 @@ from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from test_vllm import BUNDLED, Bench
 from torch import nn
 
-from rlora.attention import attend, visibility_mask, visible_ranges
-from rlora.batching import BatchConfig, build_batch, made_up_row, stack
 from rlora.errors import StaleAdapterError
-from rlora.logprobs import logits
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.models import make_toy, model_dir
-from rlora.policy import Policy
+from rlora.model.attention import attend, visibility_mask, visible_ranges
+from rlora.model.logprobs import logits
+from rlora.model.sources import make_toy, model_dir
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import is_vllm_installed
-from rlora.sampler.proof import HotSwap
-from rlora.token_budget import measured_batch_memory
-from rlora.trainer import Trainer
+from rlora.train.batching import BatchConfig, build_batch, made_up_row, stack
+from rlora.train.losses import LossConfig
+from rlora.train.policy import Policy
+from rlora.train.token_budget import measured_batch_memory
+from rlora.train.trainer import Trainer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -137,7 +137,7 @@ def test_adapters_of_experts_are_served_as_trained(tmp_path) -> None:
         import sys
         sys.path.insert(0, "tests")
         from test_vllm import Bench
-        from rlora.models import ModelConfig
+        from rlora.model.sources import ModelConfig
         made = Bench(ModelConfig(name={str(tmp_path / "mixture")!r}), kv_cache_gb=1.0)
         made.put(version=1, scale=5e-2)
         completions = made.draw(num_samples=8, max_tokens=24)
@@ -158,11 +158,11 @@ def test_one_copy_of_the_base_and_a_cache_that_gives_way() -> None:
         import torch
         from engines import RANK_1, random_b, spec
         from test_vllm import BUNDLED, Bench
-        from rlora.models import model_dir
-        from rlora.policy import Policy
+        from rlora.model.sources import model_dir
+        from rlora.train.policy import Policy
         from rlora.sampler.base import SamplerConfig
-        from rlora.sampler.proof import HotSwap
-        from rlora.sampler.vllm_sampler import VllmSampler
+        from rlora.proof.hot_swap import HotSwap
+        from rlora.sampler.vllm.engine import VllmSampler
 
         class Shared(Bench):
             def __init__(self):

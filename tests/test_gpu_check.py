@@ -25,8 +25,8 @@ from gpu_stages.runs import _differences
 from gpu_stages.setting import planned_gib
 from gpu_stages.stage import GIB, CheckError, Clock, Context
 
-from rlora.exactness import VARIABLES
-from rlora.memory_plan import MemoryPlan
+from rlora.system.exactness import VARIABLES
+from rlora.train.memory_plan import MemoryPlan
 
 TOOL = ROOT / "tools" / "gpu_check.py"
 MADE_UP = f"""

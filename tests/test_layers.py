@@ -1,6 +1,7 @@
-"""A module imports only from its own layer or those above it in DESIGN's list."""
+"""The floor plan: a module imports from its own wing and from lower ones, and inside a wing there are no circles."""
 
 import ast
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -8,50 +9,79 @@ import pytest
 pytestmark = pytest.mark.unit
 PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 
-LAYERS = {
-    0: ["types", "errors", "seeding", "files", "memory", "lock", "interrupts", "processor", "exactness"],
-    1: ["config", "tracking", "tasks", "verify", "advantages", "statistics", "estimators", "batch_memory"],
-    2: ["lora", "full", "fused", "losses", "logprobs", "attention", "flex", "batching"],
-    3: ["models", "loading", "policy", "sampler", "memory_plan"],
-    4: ["checkpoint", "optimizer", "rollout", "trainer", "token_budget", "warm_up", "run_dir"],
-    5: ["evaluate", "benchmark", "run_config", "advice", "assemble", "resume", "summary", "loop", "merge", "card"],
-    6: ["recipe", "commands", "cli"],
+# Layer -> wing -> its folder, or the modules of the root that belong to it. CONTRIBUTING.md draws the same.
+WINGS: list[dict[str, list[str]]] = [
+    {"records": ["types", "errors", "seeding", "config"]},
+    {"system": ["system"]},
+    {"verify": ["verify"], "tracking": ["tracking"], "kernels": ["kernels"]},
+    {"tasks": ["tasks"], "model": ["model"]},
+    {"lora": ["lora"]},
+    {"full": ["full"]},
+    {"train": ["train"]},
+    {"sampler": ["sampler"], "store": ["store"]},
+    {"proof": ["proof"], "rollout": ["rollout"]},
+    {"evaluation": ["evaluation"]},
+    {"algorithm": ["run_config", "advice", "assemble", "resume", "summary", "loop", "recipe"]},
+    {"commands": ["commands", "__main__"]},
+]
+PLACE_OF = {name: (layer, wing) for layer, wings in enumerate(WINGS) for wing, names in wings.items() for name in names}
+MODULES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
 }
-LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
 
 
-def modules() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
-
-
-def unit_of(path: Path) -> str:
-    relative = path.relative_to(PACKAGE)
-    return relative.parts[0].removesuffix(".py")
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_upwards(path) -> None:
-    own = LAYER_OF[unit_of(path)]
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "rlora":
-            parts = node.module.split(".")
-            names = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+def imports_of(path: Path) -> set[str]:
+    """Return the modules of rlora that are imported anywhere in a file, but for those that types alone need."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found |= {name if name in MODULES else node.module for name in names}
         elif isinstance(node, ast.Import):
-            names = [alias.name.split(".")[1] for alias in node.names if alias.name.startswith("rlora.")]
-        for name in names:
-            assert LAYER_OF[name] <= own, f"{path.name} (layer {own}) imports {name} (layer {LAYER_OF[name]})"
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys() - {"rlora"}
 
 
-def test_vllm_is_imported_in_its_three_files_alone() -> None:
+def place_of(module: str) -> tuple[int, str]:
+    return PLACE_OF[module.split(".")[1]]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "rlora"])
+def test_a_module_imports_from_its_own_wing_and_from_lower_ones(module) -> None:
+    layer, wing = place_of(module)
+    for name in imports_of(MODULES[module]):
+        lower, other = place_of(name)
+        assert other == wing or lower < layer, f"{module} ({wing}) imports {name} ({other})"
+
+
+def test_there_are_no_circles() -> None:
+    graph = {module: imports_of(path) for module, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_every_module_has_its_wing() -> None:
+    assert {name.split(".")[1] for name in MODULES if name != "rlora"} == PLACE_OF.keys()
+
+
+def test_vllm_is_imported_in_one_folder_alone() -> None:
     importers = set()
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             module = node.module if isinstance(node, ast.ImportFrom) else None
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [module or ""]
             if any(name.split(".")[0] == "vllm" for name in names):
-                importers.add(path.name)
-    assert importers == {"vllm_sampler.py", "vllm_cpu_lora.py", "vllm_handover.py"}
+                importers.add(path.parent.relative_to(PACKAGE))
+    assert importers == {Path("sampler/vllm")}
 
 
 def test_types_use_the_standard_library_alone() -> None:

@@ -5,14 +5,13 @@ import torch
 from conftest import make_policy
 from test_trainer import ADVANTAGES, groups, groups_at
 
-from rlora.batching import BatchConfig, build_batch
-from rlora.checkpoint import Checkpoint
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import recommend
-from rlora.losses import LossConfig
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
-from rlora.trainer import Trainer
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 
@@ -57,11 +56,11 @@ def test_the_first_update_moves_a_by_the_rate_and_b_by_the_ratio_times_it(toy_di
 
 
 def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> None:
-    def trained(versions: range, ratio: float, start: Checkpoint | None = None) -> tuple[Policy, Trainer]:
+    def trained(versions: range, ratio: float, start: dict | None = None) -> tuple[Policy, Trainer]:
         policy = make_policy(toy_dir)
         trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-3, b_rate_ratio=ratio), LossConfig())
         if start is not None:
-            trainer.restore(start)
+            trainer.restore(**start)
         for version in versions:
             trainer.step(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
         return policy, trainer
@@ -72,20 +71,8 @@ def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> 
     assert state.first_moment_KD.shape == half.flat.theta_KD.shape
     plain = trained(range(1), 1.0)[1].state()
     assert torch.equal(trained(range(1), 4.0)[1].state().first_moment_KD, plain.first_moment_KD)
-    checkpoint = Checkpoint(
-        step=2,
-        slots=half.flat.slots,
-        theta_KD=half.flat.theta_KD.clone(),
-        optimizer=state,
-        position=0,
-        best=-1.0,
-        seconds=0.0,
-        tokens_per_micro_batch=0,
-        problems="",
-        config={},
-        environment={},
-    )
-    resumed, straight = trained(range(2, 4), 4.0, checkpoint), trained(range(4), 4.0)
+    start = {"slots": half.flat.slots, "theta_KD": half.flat.theta_KD.clone(), "optimizer": state, "version": 2}
+    resumed, straight = trained(range(2, 4), 4.0, start), trained(range(4), 4.0)
     assert torch.equal(resumed[0].flat.theta_KD, straight[0].flat.theta_KD)
     for name in ("first_moment_KD", "second_moment_KD"):
         assert torch.equal(getattr(resumed[1].state(), name), getattr(straight[1].state(), name))

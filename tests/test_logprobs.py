@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from rlora import logprobs
-from rlora.logprobs import token_logprobs
+from rlora.model import logprobs
+from rlora.model.logprobs import token_logprobs
 
 pytestmark = pytest.mark.unit
 

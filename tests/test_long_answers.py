@@ -22,17 +22,18 @@ from test_loop import rows, toy, without_clock
 from test_resume import stopped
 from test_trainer import SGD_LIKE
 
-from rlora.batching import BatchConfig, Row, stack
-from rlora.benchmark.run import evaluate_benchmarks
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.held_out import EvaluationConfig
+from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig, make_toy
-from rlora.policy import Policy
-from rlora.sampler.base import SamplerConfig, build_sampler, is_vllm_installed
-from rlora.token_budget import TokenBudget
-from rlora.trainer import Trainer
+from rlora.model.sources import ModelConfig, make_toy
+from rlora.sampler.base import SamplerConfig, is_vllm_installed
+from rlora.sampler.build import build_sampler
+from rlora.train.batching import BatchConfig, Row, stack
+from rlora.train.losses import LossConfig
+from rlora.train.policy import Policy
+from rlora.train.token_budget import TokenBudget
+from rlora.train.trainer import Trainer
 from rlora.types import Group, Problem, Prompt, Rollout, SampleRequest, SamplingParams, Verdict, VerdictKind
 
 PROMPT, ANSWER = 2048, 16384
@@ -137,7 +138,7 @@ def test_answers_of_16k_tokens_are_trained_on_as_they_were_sampled(tmp_path) -> 
 @pytest.mark.skipif(not is_vllm_installed(), reason="vLLM is not installed")
 @pytest.mark.filterwarnings("ignore")
 def test_vllm_answers_of_16k_tokens_agree_with_the_trainer(tmp_path) -> None:
-    from rlora.sampler.vllm_sampler import VllmSampler
+    from rlora.sampler.vllm.engine import VllmSampler
 
     sizes = {"head_dim": 64}
     model = make_talkative(tmp_path / "model", ends=-30, positions=PROMPT + ANSWER, **sizes)
@@ -191,11 +192,11 @@ def test_aime_with_16k_tokens_goes_on_in_the_middle_of_its_answers(tmp_path, dat
 PEAKS = """
 import sys, tempfile, torch, transformers
 from pathlib import Path
-from rlora.batching import made_up_row, stack
+from rlora.train.batching import made_up_row, stack
 from rlora.lora.config import LoraConfig
-from rlora.memory import give_back_freed_memory, keep_freed_memory
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.system.memory import give_back_freed_memory, keep_freed_memory
+from rlora.model.sources import ModelConfig
+from rlora.train.policy import Policy
 
 def status(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))

@@ -14,14 +14,14 @@ from safetensors.torch import load_file
 from test_config import presets
 
 from rlora.errors import AdapterError, ConfigError, DataError, NonFiniteError, RunDirError, StaleAdapterError
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
-from rlora.models import ModelConfig
-from rlora.optimizer import OptimizerConfig
+from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
-from rlora.sampler.base import build_sampler
+from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig
 from rlora.tracking import TrackingConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.loop
@@ -205,9 +205,9 @@ def test_best_adapter_is_that_of_the_best_held_out_score(finished) -> None:
 
 
 def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, monkeypatch) -> None:
-    import rlora.trainer
+    import rlora.train.trainer
 
-    plain = rlora.trainer.LOSSES["importance_weighted"]
+    plain = rlora.train.trainer.LOSSES["importance_weighted"]
     calls = []
 
     def exploding(inputs, config):
@@ -215,7 +215,7 @@ def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, mo
         outputs = plain(inputs, config)
         return dataclasses.replace(outputs, loss_N=outputs.loss_N * (float("inf") if len(calls) > 12 else 1.0))
 
-    monkeypatch.setitem(rlora.trainer.LOSSES, "importance_weighted", exploding)
+    monkeypatch.setitem(rlora.train.trainer.LOSSES, "importance_weighted", exploding)
     with pytest.raises(NonFiniteError):
         run(toy(tmp_path / "run", samples_per_problem=64, num_steps=30))
     done = len(rows(tmp_path / "run"))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlora.errors import ConfigError
-from rlora.losses import LOSSES, LossConfig, LossInputs, k3
+from rlora.train.losses import LOSSES, LossConfig, LossInputs, k3
 
 pytestmark = pytest.mark.unit
 

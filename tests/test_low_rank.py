@@ -16,19 +16,19 @@ from test_policy import folder_of
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
-from rlora.batching import BatchConfig, build_batch
-from rlora.fused.compiled import compiled_kernels
-from rlora.fused.install import install
-from rlora.fused.kernels import PLAIN
-from rlora.fused.low_rank import LowRank
-from rlora.logprobs import logits, token_logprobs
+from rlora.kernels.compiled import compiled_kernels
+from rlora.kernels.install import install
+from rlora.kernels.kernels import PLAIN
+from rlora.kernels.low_rank import LowRank
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
-from rlora.losses import LossConfig
-from rlora.memory import recompute_layers
-from rlora.models import ModelConfig, cache_dir
-from rlora.policy import Policy
-from rlora.trainer import Trainer
+from rlora.model.logprobs import logits, token_logprobs
+from rlora.model.sources import ModelConfig, cache_dir
+from rlora.system.memory import recompute_layers
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 FOLDER = cache_dir() / "compiled"
@@ -188,8 +188,8 @@ GUARDED = """
 import sys
 from pathlib import Path
 import torch
-from rlora.fused import native
-from rlora.fused.low_rank import LowRank
+from rlora.kernels import native
+from rlora.kernels.low_rank import LowRank
 sys.path.insert(0, "tests")
 from test_low_rank import numbers
 native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")

@@ -15,16 +15,16 @@ from test_loop import toy
 
 from rlora import assemble
 from rlora.advice import plan_on_paper, workload_of
-from rlora.batch_memory import BatchMemory, DecoderSizes, expected_batch_memory
-from rlora.cli import main
+from rlora.commands.cli import main
 from rlora.errors import ConfigError, EngineStartError, OutOfMemoryError
 from rlora.lora.config import LoraConfig
-from rlora.memory_plan import GIB, Card, MemoryPlan, plan_evaluation
-from rlora.models import TOY, ModelConfig, num_weights
+from rlora.model.sources import TOY, ModelConfig, num_weights
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, SamplerConfig, is_vllm_installed
-from rlora.sampler.vllm_options import engine_options, graph_sizes
-from rlora.sampler.vllm_sampler import VllmSampler
+from rlora.sampler.vllm.engine import VllmSampler
+from rlora.sampler.vllm.options import engine_options, graph_sizes
+from rlora.train.batch_memory import BatchMemory, DecoderSizes, expected_batch_memory
+from rlora.train.memory_plan import GIB, Card, MemoryPlan, plan_evaluation
 from rlora.types import SamplingParams
 
 QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}
@@ -373,15 +373,15 @@ def test_a_run_on_a_gpu_divides_its_memory(toy_policy, toy_dir, gpu_of_24_gb, mo
 
 MEASURED = """
 import sys, torch
-from rlora.batch_memory import DecoderSizes, expected_batch_memory
-from rlora.batching import made_up_row, stack
-from rlora.logprobs import chunk_tokens
+from rlora.train.batch_memory import DecoderSizes, expected_batch_memory
+from rlora.train.batching import made_up_row, stack
+from rlora.model.logprobs import chunk_tokens
 from rlora.lora.config import LoraConfig
-from rlora.memory import give_back_freed_memory, keep_freed_memory
-from rlora.models import ModelConfig, model_dir
-from rlora.policy import Policy
-from rlora.token_budget import measured_batch_memory
-from rlora.warm_up import warm_up
+from rlora.system.memory import give_back_freed_memory, keep_freed_memory
+from rlora.model.sources import ModelConfig, model_dir
+from rlora.train.policy import Policy
+from rlora.train.token_budget import measured_batch_memory
+from rlora.train.warm_up import warm_up
 
 def status(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))

@@ -6,7 +6,7 @@ import torch
 
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
-from rlora.models import ModelConfig, config_dir, end_token_ids, make_toy, model_dir
+from rlora.model.sources import ModelConfig, config_dir, end_token_ids, make_toy, model_dir
 from rlora.sampler.base import SamplerConfig, check_servable
 
 pytestmark = pytest.mark.unit

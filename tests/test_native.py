@@ -3,8 +3,8 @@
 import pytest
 
 from rlora.errors import CompilerError
-from rlora.fused import native
-from rlora.fused.native import call, native_library
+from rlora.kernels import native
+from rlora.kernels.native import call, native_library
 
 pytestmark = pytest.mark.unit
 

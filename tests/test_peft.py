@@ -7,13 +7,13 @@ import torch
 from conftest import TOY_MODEL, make_policy
 from make import completion, group
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
-from rlora.lora.foreign import stored_shape
-from rlora.lora.peft_format import check_adapter, load_adapter_tensors, save_adapter
-from rlora.policy import Policy
+from rlora.lora.peft.foreign import stored_shape
+from rlora.lora.peft.peft_format import check_adapter, load_adapter_tensors, save_adapter
 from rlora.sampler.base import is_vllm_installed
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.policy import Policy
 
 pytestmark = [pytest.mark.unit, pytest.mark.filterwarnings("ignore::DeprecationWarning:peft")]
 

@@ -9,12 +9,12 @@ from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
 from rlora.lora.inject import num_parameters
 from rlora.lora.linear import LoraLinear
-from rlora.lora.pissa import difference_factors, principal_factors
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.lora.variants.pissa import difference_factors, principal_factors
+from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
 from rlora.sampler import base
 from rlora.sampler.base import SamplerConfig
+from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.unit
 

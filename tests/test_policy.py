@@ -7,11 +7,11 @@ from engines import random_b
 from make import completion, group
 from safetensors.torch import load_file, save_file
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.model.sources import ModelConfig
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.unit
 

@@ -9,11 +9,11 @@ from make import completion
 
 from rlora.errors import StaleAdapterError
 from rlora.lora.config import LoraConfig
-from rlora.policy import Policy
+from rlora.proof.canary import canary_prompts
+from rlora.proof.hot_swap import HotSwap, _first_occurrences, compare
 from rlora.sampler.base import SamplerConfig
-from rlora.sampler.canary import canary_prompts
-from rlora.sampler.proof import HotSwap, _first_occurrences, compare
 from rlora.sampler.torch_sampler import TorchSampler
+from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.unit
 

@@ -15,15 +15,15 @@ from engines import Around
 from safetensors.torch import load_file
 from test_loop import rows, toy, without_clock
 
-from rlora import files
-from rlora.checkpoint import CheckpointConfig, CheckpointFolder
 from rlora.errors import CheckpointError, ConfigError, RunDirError, StaleAdapterError, WriteError
-from rlora.evaluate import EvaluationConfig
+from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.optimizer import OptimizerConfig
-from rlora.sampler.base import build_sampler
+from rlora.sampler.build import build_sampler
+from rlora.store.checkpoint import CheckpointConfig, CheckpointFolder
+from rlora.system import files
 from rlora.tracking import TrackingConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.verify import VerifierConfig
 
 pytestmark = pytest.mark.loop
@@ -366,7 +366,7 @@ def test_a_signal_ends_with_its_code_and_the_same_command_goes_on(tmp_path, numb
 def test_a_second_signal_ends_at_once() -> None:
     script = (
         "import os, signal, time\n"
-        "from rlora.interrupts import Interrupted, Interrupts\n"
+        "from rlora.system.interrupts import Interrupted, Interrupts\n"
         "with Interrupts() as interrupts:\n"
         "    with interrupts.held_back():\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
@@ -385,7 +385,7 @@ sys.path.insert(0, "tests")
 from pathlib import Path
 from rlora import loop, recipe
 from rlora.errors import EngineError
-from rlora.sampler.base import build_sampler
+from rlora.sampler.build import build_sampler
 from engines import Around
 
 class Fails(Around):

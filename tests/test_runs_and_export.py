@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from test_loop import toy
 from test_resume import SIZE, stopped, straight  # noqa: F401 - a fixture
 
-from rlora.cli import main
 from rlora.commands import export, runs
-from rlora.lock import FolderLock
+from rlora.commands.cli import main
 from rlora.lora.config import LoraConfig
-from rlora.merge import save_merged
-from rlora.models import model_dir
-from rlora.policy import Policy
+from rlora.model.sources import model_dir
+from rlora.store.merge import save_merged
+from rlora.system.lock import FolderLock
+from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.loop
 ADAPTER = "adapter_model.safetensors"
@@ -115,7 +115,7 @@ def test_rounding_that_would_change_the_policy_keeps_fp32(straight, tmp_path, mo
     config = straight / "checkpoints" / "step-000005"
     run_dir = tmp_path / "run"
     shutil.copytree(straight, run_dir)
-    from rlora.checkpoint import CheckpointFolder
+    from rlora.store.checkpoint import CheckpointFolder
 
     real = CheckpointFolder.newest
 
@@ -168,11 +168,11 @@ def test_what_cannot_be_exported_is_refused(straight, tmp_path, capsys, argument
 
 
 def test_the_command_explains_itself() -> None:
-    done = subprocess.run([sys.executable, "-m", "rlora.cli"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "rlora"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
     assert "export" in done.stdout
     wrong = subprocess.run(
-        [sys.executable, "-m", "rlora.cli", "exprot"], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "rlora", "exprot"], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
     assert wrong.returncode == 2
     assert "rlora has no command 'exprot'" in wrong.stderr
@@ -184,7 +184,7 @@ def test_the_command_explains_itself() -> None:
 
 def test_an_adapter_file_that_is_no_safetensors_is_refused(straight, tmp_path) -> None:  # noqa: F811
     from rlora.errors import AdapterError
-    from rlora.lora.peft_format import load_adapter_tensors
+    from rlora.lora.peft.peft_format import load_adapter_tensors
 
     shutil.copytree(straight / "adapter", tmp_path / "adapter")
     (tmp_path / "adapter" / ADAPTER).write_bytes(b"\x80\x04cos\nsystem\n")

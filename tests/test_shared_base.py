@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from test_trainer import ADVANTAGES, groups
 from torch import nn
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import LayoutError
-from rlora.loading import load_model
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig, empty_model, make_toy
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
-from rlora.sampler.shared_base import base_views, check_rows
-from rlora.trainer import Trainer
+from rlora.model.loading import load_model
+from rlora.model.sources import ModelConfig, empty_model, make_toy
+from rlora.sampler.vllm.shared_base import base_views, check_rows
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 CPU = torch.device("cpu")

@@ -18,12 +18,12 @@ from conftest import ROOT
 from test_shared_base import CPU, KINDS, configured, logits_of, storages
 
 from rlora.errors import LayoutError
-from rlora.loading import load_model
-from rlora.models import empty_model, make_toy
+from rlora.model.loading import load_model
+from rlora.model.sources import empty_model, make_toy
 from rlora.sampler.base import is_vllm_installed
-from rlora.sampler.shared_base import base_views, check_rows
-from rlora.sampler.vllm_memory import only_the_cache_sleeps
-from rlora.sampler.vllm_weights import weights_of
+from rlora.sampler.vllm.cache_memory import only_the_cache_sleeps
+from rlora.sampler.vllm.shared_base import base_views, check_rows
+from rlora.sampler.vllm.weights import weights_of
 
 pytestmark = [
     pytest.mark.vllm,

@@ -6,7 +6,7 @@ from math import comb
 import pytest
 import torch
 
-from rlora.statistics import Estimate, beta_cdf, beta_quantile, mean_score, paired_difference, t_quantile
+from rlora.evaluation.intervals import Estimate, beta_cdf, beta_quantile, mean_score, paired_difference, t_quantile
 
 pytestmark = pytest.mark.unit
 

@@ -14,17 +14,17 @@ from test_resume import SIZE, stopped
 from test_trainer import ADVANTAGES, SGD_LIKE, groups
 
 from rlora import assemble
-from rlora import trainer as trainer_module
-from rlora.batching import BatchConfig, made_up_row, stack
 from rlora.errors import OutOfMemoryError
 from rlora.loop import run
-from rlora.losses import LossConfig
-from rlora.memory import recompute_layers
-from rlora.models import model_dir
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
-from rlora.token_budget import TokenBudget, is_out_of_memory, measured_batch_memory
-from rlora.trainer import Trainer
+from rlora.model.sources import model_dir
+from rlora.system.memory import recompute_layers
+from rlora.train import trainer as trainer_module
+from rlora.train.batching import BatchConfig, made_up_row, stack
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.token_budget import TokenBudget, is_out_of_memory, measured_batch_memory
+from rlora.train.trainer import Trainer
 
 TOO_MUCH = 1 << 52  # bytes
 
@@ -283,14 +283,14 @@ sys.path.insert(0, "tests")
 from conftest import TOY_MODEL
 from engines import random_b
 from make import completion, group
-from rlora.batching import BatchConfig, made_up_row, stack
+from rlora.train.batching import BatchConfig, made_up_row, stack
 from rlora.lora.config import LoraConfig
-from rlora.losses import LossConfig
-from rlora.models import ModelConfig, model_dir
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
-from rlora.token_budget import TokenBudget
-from rlora.trainer import Trainer
+from rlora.train.losses import LossConfig
+from rlora.model.sources import ModelConfig, model_dir
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.token_budget import TokenBudget
+from rlora.train.trainer import Trainer
 
 torch.set_num_threads(1)
 dtype, compile_, mebibytes = sys.argv[1:]

@@ -8,10 +8,10 @@ import torch
 from conftest import TOY_MODEL, make_policy
 from engines import random_b, spec
 
-from rlora.batching import Row, stack
 from rlora.errors import SamplerError
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.torch_sampler import TorchSampler
+from rlora.train.batching import Row, stack
 from rlora.types import SampleRequest, SamplingParams, StopReason
 
 pytestmark = pytest.mark.unit

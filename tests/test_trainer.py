@@ -10,15 +10,15 @@ from engines import random_b
 from make import completion, group
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlora.batching import BatchConfig, build_batch
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import norms
-from rlora.losses import LOSSES, LossConfig
-from rlora.models import ModelConfig
-from rlora.optimizer import OptimizerConfig, learning_rate_at
-from rlora.policy import Policy
-from rlora.trainer import Trainer
+from rlora.model.sources import ModelConfig
+from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.losses import LOSSES, LossConfig
+from rlora.train.optimizer import OptimizerConfig, learning_rate_at
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
 

@@ -9,17 +9,18 @@ from test_loop import toy
 from test_policy import folder_of
 from torch import nn
 
-from rlora.batching import Row, stack
 from rlora.errors import ConfigError
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import LoraLinear
-from rlora.lora.unembedding import adapted_logits, adapted_token_logprobs
-from rlora.models import ModelConfig
-from rlora.policy import Policy
+from rlora.lora.variants.unembedding import adapted_logits, adapted_token_logprobs
+from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
 from rlora.sampler import base
-from rlora.sampler.base import SamplerConfig, build_sampler
+from rlora.sampler.base import SamplerConfig
+from rlora.sampler.build import build_sampler
+from rlora.train.batching import Row, stack
+from rlora.train.policy import Policy
 from rlora.types import SampleRequest, SamplingParams
 
 pytestmark = pytest.mark.unit
@@ -37,7 +38,7 @@ def head_of(rank: int, dtype: torch.dtype, num_tokens: int = 50) -> LoraLinear:
 @pytest.mark.parametrize("rank", [1, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_values_and_gradients_equal_log_softmax_by_autograd(monkeypatch, temperature, chunk, rank, dtype) -> None:
-    monkeypatch.setattr("rlora.logprobs.CHUNK_TOKENS", chunk)
+    monkeypatch.setattr("rlora.model.logprobs.CHUNK_TOKENS", chunk)
     layer = head_of(rank, dtype)
     hidden = torch.randn(10, 8).to(dtype).requires_grad_()
     targets, weights = torch.randint(0, 50, (10,)), torch.randn(10)

@@ -7,13 +7,13 @@ from safetensors.torch import load_file
 from test_loop import rows, toy
 from test_resume import SIZE, assert_same_run, stopped
 
-from rlora.cli import main
+from rlora.commands.cli import main
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.lora.foreign import padded_tensors, stored_shape
-from rlora.models import ModelConfig, model_dir
-from rlora.optimizer import OptimizerConfig
-from rlora.policy import Policy
+from rlora.lora.peft.foreign import padded_tensors, stored_shape
+from rlora.model.sources import ModelConfig, model_dir
+from rlora.train.optimizer import OptimizerConfig
+from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.loop
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rlora import cli
-from rlora.commands import verify
+from rlora.commands import cli, verify
 from rlora.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.unit
@@ -133,7 +132,7 @@ def test_help_explains_fields_and_options(capsys) -> None:
 
 def test_a_reader_that_stops_ends_the_command_without_a_trace(tmp_path) -> None:
     path = _file(tmp_path, ['{"gold": "7", "pred": "7"}'] * 4000)
-    command = [sys.executable, "-m", "rlora.cli", "verify", path]
+    command = [sys.executable, "-m", "rlora", "verify", path]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -8,12 +8,12 @@ import pytest
 
 from rlora.types import VerdictKind
 from rlora.verify import JudgeRequest, Verifier, extract, structure
-from rlora.verify.decide import Effort
-from rlora.verify.equal import cheap_verdict
-from rlora.verify.extract import gold_text
+from rlora.verify.comparison.decide import Effort
+from rlora.verify.comparison.equal import cheap_verdict
+from rlora.verify.extraction.extract import gold_text
+from rlora.verify.extraction.markers import boxes
 from rlora.verify.judging import Pending, judge_cheaply
-from rlora.verify.markers import boxes
-from rlora.verify.structure import parse_answer
+from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.unit
 

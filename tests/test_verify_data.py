@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from rlora.verify import Verifier
-from rlora.verify.equal import Decision, cheap_verdict, compare
-from rlora.verify.extract import gold_text
-from rlora.verify.structure import parse_answer
+from rlora.verify.comparison.equal import Decision, cheap_verdict, compare
+from rlora.verify.extraction.extract import gold_text
+from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.data
 

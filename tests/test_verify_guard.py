@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from rlora.types import VerdictKind
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig, VerifierError, judging, verifier
-from rlora.verify.equal import cheap_verdict
-from rlora.verify.extract import gold_text
+from rlora.verify.comparison.equal import cheap_verdict
+from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import judge_cheaply
-from rlora.verify.show import show
-from rlora.verify.structure import parse_answer
+from rlora.verify.reading.show import show
+from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.unit
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.verify_hostile import TO_A_WORKER, hostile, mixed, ordinary
 from rlora.types import VerdictKind
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
-from rlora.verify.equal import cheap_verdict
+from rlora.verify.comparison.equal import cheap_verdict
 
 pytestmark = pytest.mark.unit
 

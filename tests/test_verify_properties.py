@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlora.verify import Verifier, equal, matches
-from rlora.verify.extract import extract
+from rlora.verify.extraction.extract import extract
 
 pytestmark = pytest.mark.unit
 quick = settings(max_examples=60, deadline=None, derandomize=True)

@@ -12,18 +12,18 @@ import torch
 from conftest import ROOT
 from engines import RANK_1, IgnoresAdapter, ServesPrevious, random_b, spec
 
-from rlora.batching import Row, stack
 from rlora.errors import LayoutError, StaleAdapterError
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import Adapter
-from rlora.models import ModelConfig, load_tokenizer, model_dir
-from rlora.policy import Policy
-from rlora.processor import has_amx
+from rlora.lora.peft.peft_format import Adapter
+from rlora.model.sources import ModelConfig, load_tokenizer, model_dir
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import SamplerConfig, is_vllm_installed
-from rlora.sampler.proof import HotSwap
-from rlora.sampler.vllm_memory import zero_cache
+from rlora.sampler.vllm.cache_memory import zero_cache
+from rlora.system.processor import has_amx
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.train.batching import Row, stack
+from rlora.train.policy import Policy
 from rlora.types import SampleRequest, SamplingParams, StopReason
 
 pytestmark = [
@@ -38,7 +38,7 @@ class Bench:
     """An engine with the policy that it should serve."""
 
     def __init__(self, model: ModelConfig = BUNDLED, *, lora: LoraConfig = RANK_1, kv_cache_gb: float = 0.25):
-        from rlora.sampler.vllm_sampler import VllmSampler
+        from rlora.sampler.vllm.engine import VllmSampler
 
         self.folder = model_dir(model)
         self.policy = Policy.load(self.folder, model, lora, seeds=[0])
@@ -265,7 +265,7 @@ def test_variants_and_ranks_are_served_as_trained(lora, change) -> None:
 REPEAT = """
 import json, sys
 sys.path.insert(0, "tests")
-from rlora.exactness import make_exact
+from rlora.system.exactness import make_exact
 make_exact()  # needed on a processor with AMX
 from test_vllm import Bench
 made = Bench()

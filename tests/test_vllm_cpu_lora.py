@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rlora.sampler.vllm_cpu_lora import add_low_rank, group_rows
+from rlora.sampler.vllm.cpu_lora import add_low_rank, group_rows
 
 pytestmark = pytest.mark.unit
 

@@ -8,15 +8,15 @@ import pytest
 import torch
 from engines import IgnoresAdapter, ServesPrevious
 
-from rlora.batching import Row, stack
 from rlora.errors import StaleAdapterError
-from rlora.memory import give_back_freed_memory
-from rlora.models import ModelConfig, end_token_ids, load_tokenizer, model_dir
-from rlora.policy import Policy
+from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer, model_dir
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import EngineSpec, SamplerConfig, is_vllm_installed
-from rlora.sampler.proof import HotSwap
+from rlora.system.memory import give_back_freed_memory
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.train.batching import Row, stack
+from rlora.train.policy import Policy
 from rlora.types import SampleRequest, SamplingParams
 
 pytestmark = [
@@ -30,7 +30,7 @@ class FullBench:
     """An engine without adapters, and the policy whose weights it should serve."""
 
     def __init__(self, model: ModelConfig):
-        from rlora.sampler.vllm_sampler import VllmSampler
+        from rlora.sampler.vllm.engine import VllmSampler
 
         folder = model_dir(model)
         tokenizer = load_tokenizer(folder, model)

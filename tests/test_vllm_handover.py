@@ -5,9 +5,9 @@ import torch
 from conftest import make_policy
 
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import save_adapter
-from rlora.sampler import vllm_handover
+from rlora.lora.peft.peft_format import save_adapter
 from rlora.sampler.base import is_vllm_installed
+from rlora.sampler.vllm import handover
 
 pytestmark = [
     pytest.mark.vllm,
@@ -38,7 +38,7 @@ def installed(monkeypatch):
 
     monkeypatch.setattr(LoRAModel, "from_local_checkpoint", LoRAModel.__dict__["from_local_checkpoint"])
     monkeypatch.setattr(LoRAModel, "rlora_installed", False, raising=False)
-    vllm_handover.install()
+    handover.install()
 
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
@@ -46,7 +46,7 @@ def test_what_is_handed_over_is_what_is_read(toy_dir, tmp_path, installed, confi
     adapter = make_policy(toy_dir, lora=config).snapshot()
     save_adapter(adapter, tmp_path / "read")
     expected = loaded(tmp_path / "read").loras
-    vllm_handover.hand_over(adapter, tmp_path / "handed")
+    handover.hand_over(adapter, tmp_path / "handed")
     assert [path.name for path in (tmp_path / "handed").iterdir()] == ["adapter_config.json"]
     for _ in range(2):  # vLLM multiplies what it was given by the scale
         loras = loaded(tmp_path / "handed").loras
@@ -57,7 +57,7 @@ def test_what_is_handed_over_is_what_is_read(toy_dir, tmp_path, installed, confi
             assert torch.equal(layer.lora_b, expected[name].lora_b)
             assert layer.scaling == expected[name].scaling
             layer.optimize()
-    vllm_handover.take_back(tmp_path / "handed")
+    handover.take_back(tmp_path / "handed")
     with pytest.raises(ValueError, match="doesn't contain tensors"):
         loaded(tmp_path / "handed")
 
@@ -69,6 +69,6 @@ def test_a_folder_that_was_not_handed_over_is_read(toy_dir, tmp_path, installed)
 
 def test_tensors_lie_in_one_buffer() -> None:
     tensors = {"a": torch.randn(2, 3), "b": torch.randn(4, 1)}
-    views = vllm_handover.in_one_buffer(tensors, torch.bfloat16)
+    views = handover.in_one_buffer(tensors, torch.bfloat16)
     assert len({view.untyped_storage().data_ptr() for view in views.values()}) == 1
     assert all(torch.equal(views[name], tensors[name].bfloat16()) for name in tensors)

@@ -24,7 +24,7 @@ OPTIONS = {
 DYING_ENGINE = """
 import runpy, sys
 from pathlib import Path
-from rlora.sampler.vllm_sampler import VllmSampler
+from rlora.sampler.vllm.engine import VllmSampler
 
 mark, real = Path({mark!r}), VllmSampler.sample
 

@@ -8,19 +8,20 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
-from rlora.batching import BatchConfig
-from rlora.benchmark.config import EvalConfig
-from rlora.benchmark.engine import Benchmark, open_sampler
-from rlora.benchmark.run import load_benchmarks
-from rlora.benchmark.subject import resolve
 from rlora.commands.eval import parse
 from rlora.config import cli, from_json
 from rlora.errors import ConfigError
+from rlora.evaluation.config import EvalConfig
+from rlora.evaluation.engine import Benchmark, open_sampler
+from rlora.evaluation.run import load_benchmarks
+from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
-from rlora.models import ModelConfig, config_dir, empty_model, model_title
+from rlora.model.sources import ModelConfig, config_dir, empty_model, model_title
 from rlora.run_config import RunConfig
-from rlora.run_dir import read_json
-from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig, build_sampler
+from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
+from rlora.sampler.build import build_sampler
+from rlora.store.run_dir import read_json
+from rlora.train.batching import BatchConfig
 from rlora.types import Completion, Problem, Prompt, SampleRequest, SamplingParams, StopReason
 from rlora.verify import JudgeRequest, Verifier
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.benchmark.config import PRESETS, EvalConfig
-from rlora.benchmark.run import evaluate_benchmarks
 from rlora.config import cli
+from rlora.evaluation.config import PRESETS, EvalConfig
+from rlora.evaluation.run import evaluate_benchmarks
 
 DESCRIPTION = """\
 Score a run's newest policy (--run), a LoRA adapter (--adapter) or a model alone (--model) on benchmarks.

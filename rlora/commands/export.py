@@ -11,20 +11,20 @@ from typing import Annotated
 import tyro
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.card import model_card
-from rlora.checkpoint import Checkpoint, CheckpointFolder
+from rlora.commands.card import model_card
 from rlora.config import from_json
 from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.full.weights import FullWeights
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft_format import Adapter, save_adapter
-from rlora.merge import MAX_KL, mean_kl, save_merged
-from rlora.models import DTYPES, load_tokenizer, model_dir
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import Adapter, save_adapter
+from rlora.model.sources import DTYPES, load_tokenizer, model_dir
 from rlora.run_config import RunConfig
-from rlora.run_dir import write_snapshot
+from rlora.store.checkpoint import Checkpoint, CheckpointFolder
+from rlora.store.merge import MAX_KL, mean_kl, save_merged
+from rlora.store.run_dir import write_snapshot
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
+from rlora.train.policy import Policy
 from rlora.types import Completion, Problem, StopReason
 
 _NUM_COMPARED = 64  # completions on which the merged model is compared with the adapter

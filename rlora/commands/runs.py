@@ -13,10 +13,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from rlora.checkpoint import CheckpointFolder
 from rlora.errors import CheckpointError, DataError, RunDirError
-from rlora.lock import holder
-from rlora.run_dir import metrics_rows, read_json
+from rlora.store.checkpoint import CheckpointFolder
+from rlora.store.run_dir import metrics_rows, read_json
+from rlora.system.lock import holder
 
 _DESCRIPTION = """\
 List the runs in a folder, newest first.

@@ -14,7 +14,7 @@ from typing import IO, Annotated, Any
 import tyro
 
 from rlora.errors import ConfigError, DataError
-from rlora.files import write_atomically
+from rlora.system.files import write_atomically
 from rlora.types import Verdict
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
 

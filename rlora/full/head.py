@@ -8,8 +8,8 @@ way the weight's gradient is added straight to the flat fp32 gradient, and memor
 
 import torch
 
-from rlora import logprobs
-from rlora.fused.kernels import Kernels
+from rlora.kernels.kernels import Kernels
+from rlora.model import logprobs
 
 KEPT_BYTES = 2**27  # 1,365 tokens of 49,152 in bf16
 _BLOCK = 8192  # rows of the weight whose gradient is made at once

@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rlora.errors import ConfigError, ModelError
-from rlora.files import write_atomically
-from rlora.lora.peft_format import Adapter
+from rlora.lora.peft.peft_format import Adapter
+from rlora.system.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")  # configuration and tokenizer, in the base's folder

@@ -12,11 +12,11 @@ from torch import nn
 
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig, is_attention, layer_kinds
-from rlora.lora.experts import LoraExperts, expert_rank, fused_experts, projection_shapes
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a, initial_b
 from rlora.lora.linear import LoraLinear, SharedInput
-from rlora.lora.pissa import principal_factors
+from rlora.lora.variants.experts import LoraExperts, expert_rank, fused_experts, projection_shapes
+from rlora.lora.variants.pissa import principal_factors
 
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from rlora.fused.kernels import Kernels
-from rlora.lora.pissa import difference_factors
+from rlora.kernels.kernels import Kernels
+from rlora.lora.variants.pissa import difference_factors
 
 _ALIGNED = 8  # columns of 16-bit numbers that a GPU's fast products take at once
 

@@ -13,8 +13,8 @@ import torch
 from rlora.errors import ConfigError, MissingDependencyError
 from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
-from rlora.lora.stored_ranks import is_of_expert
-from rlora.models import ModelConfig
+from rlora.lora.peft.stored_ranks import is_of_expert
+from rlora.model.sources import ModelConfig
 from rlora.types import Completion, SampleRequest, SamplingParams
 
 SamplerKind = Literal["auto", "vllm", "torch"]
@@ -210,15 +210,3 @@ def check_experts(names: Iterable[str], config: SamplerConfig) -> None:
             "the model has experts, and vLLM's CPU build cannot serve adapters of experts. Take --sampler.kind torch, "
             "or leave the experts out with --lora.layers attention."
         )
-
-
-def build_sampler(spec: EngineSpec) -> Sampler:
-    """Build the engine that `spec.config` names; ConfigError for adapters that it cannot serve."""
-    check_servable(spec.lora, spec.config, spec.model)
-    if spec.config.resolved_kind == "vllm":
-        from rlora.sampler.vllm_sampler import VllmSampler
-
-        return VllmSampler(spec)
-    from rlora.sampler.torch_sampler import TorchSampler
-
-    return TorchSampler(spec)

@@ -11,11 +11,11 @@ import torch
 
 from rlora.errors import LayoutError, SamplerError
 from rlora.full.weights import Snapshot
-from rlora.lora.peft_format import Adapter
-from rlora.models import load_tokenizer
-from rlora.policy import Policy
+from rlora.lora.peft.peft_format import Adapter
+from rlora.model.sources import load_tokenizer
 from rlora.sampler.base import EngineSpec
 from rlora.seeding import generator
+from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
 

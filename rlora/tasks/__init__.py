@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlora.errors import ConfigError
-from rlora.tasks import aime, arithmetic, deepmath, gsm8k, hendrycks_math, own
 from rlora.tasks.data import OWN, DataConfig
+from rlora.tasks.sets import aime, arithmetic, deepmath, gsm8k, hendrycks_math, own
 from rlora.types import Problem
 
 __all__ = ["TASKS", "DataConfig", "Task", "task"]

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from rlora.errors import ConfigError
-from rlora.files import append_line
+from rlora.system.files import append_line
 from rlora.tracking.console import Display
 
 WandbMode = Literal["online", "offline", "disabled"]

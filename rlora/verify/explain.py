@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rlora.types import Verdict, VerdictKind
-from rlora.verify.decide import Step
-from rlora.verify.extract import gold_text
-from rlora.verify.faults import RAISED
+from rlora.verify.comparison.decide import Step
+from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import JudgeRequest
-from rlora.verify.normalize import plain_latex
-from rlora.verify.show import show
-from rlora.verify.structure import parse_answer
+from rlora.verify.reading.normalize import plain_latex
+from rlora.verify.reading.show import show
+from rlora.verify.reading.structure import parse_answer
+from rlora.verify.workers.faults import RAISED
 
 _MAX_CHARACTERS = 400
 _MEANING = {

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlora.types import VerdictKind
-from rlora.verify.decide import Step
-from rlora.verify.equal import cheap_verdict
-from rlora.verify.extract import Extraction, extract, gold_text
-from rlora.verify.nodes import contains, is_worked_out
-from rlora.verify.normalize import plain_latex
-from rlora.verify.relations import named_value
-from rlora.verify.structure import MAX_CHARACTERS, parse_answer
+from rlora.verify.comparison.decide import Step
+from rlora.verify.comparison.equal import cheap_verdict
+from rlora.verify.comparison.relations import named_value
+from rlora.verify.extraction.extract import Extraction, extract, gold_text
+from rlora.verify.reading.nodes import contains, is_worked_out
+from rlora.verify.reading.normalize import plain_latex
+from rlora.verify.reading.structure import MAX_CHARACTERS, parse_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

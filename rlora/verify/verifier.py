@@ -9,15 +9,15 @@ from typing import Self, TypeVar, final
 
 from rlora.errors import ConfigError
 from rlora.types import Verdict, VerdictKind
-from rlora.verify.decide import Step
-from rlora.verify.equal import cheap_verdict
+from rlora.verify.comparison.decide import Step
+from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.explain import Explanation
-from rlora.verify.extract import gold_text
-from rlora.verify.faults import RAISED, Faults, described
+from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import JudgeRequest, Outcome, Pending, judge_cheaply
-from rlora.verify.normalize import INVISIBLE
-from rlora.verify.pool import Pool
-from rlora.verify.protocol import Task
+from rlora.verify.reading.normalize import INVISIBLE
+from rlora.verify.workers.faults import RAISED, Faults, described
+from rlora.verify.workers.pool import Pool
+from rlora.verify.workers.protocol import Task
 
 _Found = TypeVar("_Found")
 _END = 200  # characters of a completion that could not be judged, in place of its answer

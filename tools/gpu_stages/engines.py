@@ -40,7 +40,7 @@ def _refusal(policy: Any, sampler: Any) -> str | None:
     from engines import random_b
 
     from rlora.errors import StaleAdapterError
-    from rlora.sampler.proof import HotSwap
+    from rlora.proof.hot_swap import HotSwap
 
     policy.version = 0
     random_b(policy, scale=0.0)
@@ -61,9 +61,10 @@ def _engine(context: Context, *, num_policies: int) -> Iterator[tuple[Any, Any]]
     from engines import spec
 
     from rlora.lora.config import LoraConfig
-    from rlora.models import ModelConfig
-    from rlora.policy import Policy
-    from rlora.sampler.base import SamplerConfig, build_sampler
+    from rlora.model.sources import ModelConfig
+    from rlora.sampler.base import SamplerConfig
+    from rlora.sampler.build import build_sampler
+    from rlora.train.policy import Policy
 
     folder = toy_model(context)
     model = ModelConfig(name=str(folder), dtype="float32" if context.is_tiny else "bfloat16", compile="off")
@@ -146,7 +147,7 @@ def _distance(policy: Any, drawn: Sequence[Sequence[Any]], snapshot: Any) -> flo
     """Return the root mean square difference in nats of what was drawn to the trainer with a snapshot."""
     import torch
 
-    from rlora.batching import Row, stack
+    from rlora.train.batching import Row, stack
 
     rows = [
         Row(prompt=tuple(prompt), completions=tuple(completions), advantages=(0.0,) * len(completions))

@@ -9,7 +9,7 @@ from gpu_stages.models import random_model
 from gpu_stages.setting import assembled, problems, rewarded, run_config
 from gpu_stages.stage import CheckError, Context, digest
 
-INVARIANT = {  # what --sampler.exact sets (rlora.exactness), which is not imported before the stage's process starts
+INVARIANT = {  # what --sampler.exact sets (rlora.system.exactness), not imported before the stage's process starts
     "VLLM_BATCH_INVARIANT": "1",
     "CUBLAS_WORKSPACE_CONFIG": ":16:8",
     "CUBLASLT_WORKSPACE_SIZE": "1",
@@ -64,8 +64,8 @@ def equal_shares(first: Sequence[Any], second: Sequence[Any]) -> dict[str, float
 
 def _gradient(parts: Any, config: Any, sampled: Sequence[Any]) -> str:
     """Return a digest of the gradient of rewards on these samples, of the policy as it is."""
-    from rlora.advantages import advantages_of
-    from rlora.batching import build_batch
+    from rlora.train.advantages import advantages_of
+    from rlora.train.batching import build_batch
 
     groups = rewarded(parts.engine.judge(sampled))
     advantages = [advantages_of(group, "centered") for group in groups]

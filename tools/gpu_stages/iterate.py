@@ -95,7 +95,7 @@ def iterate(
     """Run iterations of the recipe `name` as a run does, on a card of `card_gib`; say and return what they took."""
     from rlora.config import to_json
     from rlora.resume import EXTENDS, MAY_CHANGE
-    from rlora.run_dir import RunDir
+    from rlora.store.run_dir import RunDir
     from rlora.tasks.stream import ProblemStream
 
     folder = random_model(context, shape)

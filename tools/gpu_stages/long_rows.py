@@ -17,9 +17,9 @@ def long_rows(context: Context) -> None:
     import torch
 
     from rlora.lora.config import LoraConfig
-    from rlora.memory import recompute_layers
-    from rlora.models import ModelConfig
-    from rlora.policy import Policy
+    from rlora.model.sources import ModelConfig
+    from rlora.system.memory import recompute_layers
+    from rlora.train.policy import Policy
 
     words = []
     for shape in ("qwen3-1.7b", "qwen3-8b"):
@@ -40,7 +40,7 @@ def long_rows(context: Context) -> None:
 
 def _passes(context: Context, policy: Any, shape: str) -> list[dict[str, Any]]:
     """Return a record for each length until memory runs out; CheckError when not even the first fits."""
-    from rlora.token_budget import is_out_of_memory
+    from rlora.train.token_budget import is_out_of_memory
 
     records: list[dict[str, Any]] = []
     for length in _TINY_LENGTHS if context.is_tiny else _LENGTHS:
@@ -59,7 +59,7 @@ def _passes(context: Context, policy: Any, shape: str) -> list[dict[str, Any]]:
 
 def _row(length: int) -> Any:
     """Return a micro-batch of one row of about `length` positions: a prompt and four completions."""
-    from rlora.batching import made_up_row, stack
+    from rlora.train.batching import made_up_row, stack
 
     prompt = min(128, length // 4)
     return stack([made_up_row(prompt, (length - prompt) // 4 + 1, num_completions=4)])
@@ -122,7 +122,7 @@ def attention_variants(segments_BT: Any, *, has_gpu: bool) -> dict[str, Callable
     import torch
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    from rlora.attention import visibility_mask
+    from rlora.model.attention import visibility_mask
 
     length, of = segments_BT.shape[1], segments_BT[0]
     mask = visibility_mask(segments_BT)

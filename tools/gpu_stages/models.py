@@ -66,7 +66,7 @@ def _save_weights(folder: Path, shape: str) -> None:
 
 
 def _save_tokenizer(folder: Path) -> None:
-    from rlora.models import BUNDLED, ModelConfig, model_dir
+    from rlora.model.sources import BUNDLED, ModelConfig, model_dir
 
     source = _TOKENIZER if _TOKENIZER.is_dir() else model_dir(ModelConfig(name=BUNDLED))
     for file in [*source.glob("token*"), *source.glob("chat_template*")]:
@@ -75,7 +75,7 @@ def _save_tokenizer(folder: Path) -> None:
 
 def toy_model(context: Context) -> Path:
     """Return the folder of rlora's toy model with heads of a size that GPU kernels take, made once."""
-    from rlora.models import make_toy
+    from rlora.model.sources import make_toy
 
     folder = context.models / "toy"
     if not (folder / "complete").is_file():

@@ -79,7 +79,7 @@ def rewarded(groups: Sequence[Any]) -> list[Any]:
 def assembled(context: Context, config: Any, folder: Path, *, ballast: int = 0) -> Iterator[Any]:
     """Yield a run's parts, with the first version swapped in and proven; say how long that took and what it took."""
     from rlora.assemble import assemble
-    from rlora.sampler.base import build_sampler
+    from rlora.sampler.build import build_sampler
     from rlora.verify import Verifier
 
     clock = Clock(ballast)
@@ -108,7 +108,7 @@ def assembled(context: Context, config: Any, folder: Path, *, ballast: int = 0) 
 
 def planned_gib(parts: Any) -> dict[str, float] | None:
     """Return what the run planned to take of the card, in GiB by part; None where memory did not decide (the CPU)."""
-    from rlora.memory_plan import MemoryPlan
+    from rlora.train.memory_plan import MemoryPlan
 
     if not isinstance(parts.plan, MemoryPlan):
         return None

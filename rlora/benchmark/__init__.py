@@ -1,1 +1,0 @@
-"""Evaluation on benchmarks with several samples a problem: what is scored, how, and where it is kept."""

@@ -1,0 +1,44 @@
+"""The `rlora` command: tools on runs and answers. Recipes start runs."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from rlora.errors import RloraError
+
+COMMANDS = {
+    "eval": "score a policy on benchmarks, beside its base",
+    "check": "show prompts, completions and why they are right or wrong",
+    "runs": "list runs with step, reward, age and state",
+    "export": "write a run's policy as an adapter or a merged model, with a card",
+    "verify": "judge answers against gold answers, and say why",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the subcommand that the first word names.
+
+    Exit codes: 0 done, 1 an error that the message explains, 2 a wrong command or option, 130 interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_usage())
+        return
+    name, *rest = given
+    if name not in COMMANDS:
+        print(f"rlora has no command {name!r}.\n{_usage()}", file=sys.stderr)
+        raise SystemExit(2)
+    try:
+        import_module(f"rlora.commands.{name}").main(rest)
+    except RloraError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["Usage: rlora COMMAND [options]; rlora COMMAND --help explains.", "", *lines])

@@ -1,0 +1,198 @@
+"""The engine of an evaluation: the model with its policy in the sampler, proven there before the first sample."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rlora.errors import ConfigError
+from rlora.evaluation.config import EvalConfig
+from rlora.evaluation.samples import SampleFile
+from rlora.evaluation.subject import Subject
+from rlora.full.weights import load_weights
+from rlora.lora.inject import adapted_layers, adapter_shapes
+from rlora.lora.peft.foreign import padded_tensors
+from rlora.lora.peft.peft_format import served_modules
+from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, num_weights
+from rlora.proof.hot_swap import HotSwap
+from rlora.rollout import RolloutEngine, Sampled
+from rlora.sampler.base import EngineSpec, Sampler, check_experts
+from rlora.tasks import Task
+from rlora.tasks.prompts import PromptRenderer
+from rlora.train.batch_memory import DecoderSizes
+from rlora.train.memory_plan import Card, plan_evaluation
+from rlora.train.policy import Policy
+from rlora.types import Problem, SampleRequest
+from rlora.verify import Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Benchmark:
+    """A benchmark's problems, what counts as an answer there, and how its questions are put to the model."""
+
+    name: str
+    task: Task
+    problems: tuple[Problem, ...]
+    renderer: PromptRenderer
+
+
+def load_renderer(folder: Path, subject: Subject, name: str, task: Task) -> PromptRenderer:
+    """Return the renderer of a benchmark's questions."""
+    tokenizer = load_tokenizer(folder, subject.model)
+    return PromptRenderer(tokenizer, subject.prompt_for(name), instruction=task.instruction)
+
+
+@contextmanager
+def open_sampler(
+    config: EvalConfig,
+    subject: Subject,
+    folder: Path,
+    benchmarks: Sequence[Benchmark],
+    make_sampler: Callable[[EngineSpec], Sampler],
+) -> Iterator[tuple[Sampler, dict[str, float], Callable[[int | None], None]]]:
+    """Start the sampler with the subject's policy, prove that it serves it, and yield it with the proof's numbers.
+
+    The third thing proves anew what is served, base (None) or policy (0), before it is asked for: an engine that holds
+    all weights of one of the two changes between them. An adapter's policy is freed before the block starts. Raises
+    ConfigError for lengths that the model cannot hold, AdapterError or ModelError for a policy that does not fit,
+    StaleAdapterError when something else is served.
+    """
+    max_length = config.sampler.max_prompt_tokens + config.max_tokens
+    check_length(folder, max_length)
+    if subject.policy_file is not None and subject.adapters is not None:
+        check_experts(adapter_shapes(empty_model(folder, subject.model), subject.adapters), config.sampler)
+    policy = None if subject.policy_file is None else _load_policy(folder, subject)
+    cache_bytes, num_sequences = _engine_room(config, subject, folder, max_length)
+    sampler = make_sampler(
+        EngineSpec(
+            folder=folder,
+            model=subject.model,
+            lora=subject.adapters,
+            config=config.sampler,
+            end_token_ids=end_token_ids(folder, load_tokenizer(folder, subject.model)),
+            target_modules=_target_modules(folder, subject, policy),
+            max_length=max_length,
+            run_name="eval",
+            cache_bytes=cache_bytes,
+            num_sequences=num_sequences,
+        )
+    )
+    try:
+        proof: dict[str, float] = {}
+        confirm: Callable[[int | None], None] = _is_proven
+        if policy is not None:
+            prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
+            temperature = config.temperature or 1.0
+            swap = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed)
+            proof = swap.swap()
+            if subject.weights is not None:
+                confirm = swap.confirm
+            del policy, swap
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        yield sampler, proof, confirm
+    finally:
+        sampler.close()
+
+
+def _engine_room(config: EvalConfig, subject: Subject, folder: Path, max_length: int) -> tuple[int | None, int | None]:
+    """Return bytes of vLLM's cache and completions at once where the GPU's memory decides; else None, None."""
+    if config.sampler.resolved_kind != "vllm" or config.sampler.kv_cache_gb > 0:
+        return None, None
+    card, model = Card.present(), empty_model(folder, subject.model)
+    return plan_evaluation(
+        card,
+        DecoderSizes.of(model.config),
+        max_length=max_length,
+        num_sequences=config.sampler.max_num_seqs,
+        num_completions=config.completions_per_batch,
+        weight_bytes=num_weights(model) * DTYPES[subject.model.dtype].itemsize,
+    )
+
+
+def check_length(folder: Path, max_length: int) -> None:
+    """Raise ConfigError when prompt and completion together are longer than the model's positions."""
+    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    limit = stored.get("text_config", stored).get("max_position_embeddings")
+    if limit is not None and max_length > limit:
+        raise ConfigError(
+            f"sampler.max_prompt_tokens + max_tokens is {max_length}, and the model has {limit} positions; lower "
+            "--max-tokens or --sampler.max-prompt-tokens."
+        )
+
+
+def _load_policy(folder: Path, subject: Subject) -> Policy:
+    policy = Policy.load(folder, subject.model, subject.adapters, seeds=[0])
+    shapes = {slot.name: slot.shape for slot in policy.flat.slots}
+    if subject.weights is not None:
+        policy.flat.assign(load_weights(subject.weights, shapes))
+        policy.round_off()
+    else:
+        assert subject.adapter is not None
+        policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes), 0)
+    policy.version = subject.version
+    return policy
+
+
+def _is_proven(_: int | None) -> None:
+    """An adapter stays where it is beside the base: the proof at its loading stands."""
+
+
+def _target_modules(folder: Path, subject: Subject, policy: Policy | None) -> tuple[str, ...]:
+    if subject.adapters is None:
+        return ()
+    return tuple(_module_names(folder, subject) if policy is None else served_modules(policy.adapter()))
+
+
+def _module_names(folder: Path, subject: Subject) -> list[str]:
+    """Return the names of layers that an adapter could have, from the model's shape alone; the base needs no more."""
+    model = empty_model(folder, subject.model)
+    return sorted({name.rpartition(".")[2] for name in adapted_layers(model, "attention")})
+
+
+def collect(
+    config: EvalConfig,
+    benchmark: Benchmark,
+    samples: SampleFile,
+    sampler: Sampler,
+    verifier: Verifier,
+    *,
+    policy: int | None,
+    after_batch: Callable[[int, int], None],
+) -> None:
+    """Draw, judge and keep the samples that are not there yet; `policy` None is the base.
+
+    A request's seed derives from the problem and `config.seed` alone, so neither the batch nor a restart moves it, and
+    base and policy draw with the same seeds. `after_batch` is told the problems and the tokens of each batch.
+    """
+    engine = RolloutEngine(
+        benchmark.renderer,
+        sampler,
+        verifier,
+        task=benchmark.task,
+        max_prompt_tokens=config.sampler.max_prompt_tokens,
+    )
+    left = [problem for problem in benchmark.problems if problem not in samples]
+    size = max(1, config.completions_per_batch // config.samples)
+    for start in range(0, len(left), size):
+        batch = left[start : start + size]
+        prompts = engine.render(batch)
+        requests = [
+            SampleRequest(
+                token_ids=prompt.token_ids,
+                num_samples=config.samples,
+                key=("benchmark", prompt.problem.id),
+                policy=policy,
+            )
+            for prompt in prompts
+        ]
+        completions_PG = sampler.sample(requests, config.sampling, seed=config.seed)
+        sampled = [Sampled(prompt=p, completions=tuple(c)) for p, c in zip(prompts, completions_PG, strict=True)]
+        groups = engine.judge(sampled)
+        strict = engine.judge(sampled, is_strict=True) if benchmark.task.last_number else groups
+        rendered = {prompt.problem.id for prompt in prompts}
+        samples.append(groups, strict, [problem for problem in batch if problem.id not in rendered])
+        after_batch(len(batch), sum(len(one.token_ids) for many in completions_PG for one in many))

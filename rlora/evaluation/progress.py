@@ -1,0 +1,50 @@
+"""How far the sampling of a benchmark is."""
+
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rlora.evaluation.engine import Benchmark
+from rlora.evaluation.samples import SampleFile
+
+
+class Display:
+    """A bar on a terminal, a line a batch elsewhere."""
+
+    def __init__(self, console: Console, benchmark: Benchmark, arm: str, samples: SampleFile):
+        """Show the sampling of one arm of a benchmark, of which some problems may be there."""
+        self._console, self._title = console, f"{benchmark.name}, {arm}"
+        self._total = len(benchmark.problems)
+        self._done = sum(problem in samples for problem in benchmark.problems)
+        self._tokens, self._started = 0, time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        self._bar = Progress(
+            *columns,
+            TextColumn("{task.fields[rate]:.0f} tokens/s, left"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(self._title, total=self._total, completed=self._done, rate=0.0)
+
+    def __enter__(self) -> "Display":
+        """Start drawing."""
+        if self._done > 0:
+            self._console.print(f"{self._title}: {self._done} of {self._total} problems are there", markup=False)
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop drawing."""
+        self._bar.stop()
+
+    def advance(self, problems: int, tokens: int) -> None:
+        """Count a finished batch."""
+        self._done, self._tokens = self._done + problems, self._tokens + tokens
+        rate = self._tokens / max(1e-9, time.monotonic() - self._started)
+        self._bar.update(self._task, completed=self._done, rate=rate)
+        if not self._console.is_terminal:
+            self._console.print(
+                f"{self._title}: {self._done}/{self._total} problems, {rate:.0f} tokens/s", markup=False
+            )

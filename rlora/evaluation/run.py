@@ -1,0 +1,217 @@
+"""Run an evaluation: sample what is missing, score what is there, write and print it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rlora.config import differences as config_differences
+from rlora.config import to_json
+from rlora.errors import DataError, RunDirError
+from rlora.evaluation import report
+from rlora.evaluation.config import EvalConfig, is_file_name
+from rlora.evaluation.engine import Benchmark, collect, load_renderer, open_sampler
+from rlora.evaluation.progress import Display
+from rlora.evaluation.samples import SampleFile
+from rlora.evaluation.score import differences, estimate_json, score_arm
+from rlora.evaluation.subject import Subject, resolve
+from rlora.model.sources import model_dir
+from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.build import build_sampler
+from rlora.store.run_dir import environment, read_json, write_json
+from rlora.system.exactness import make_exact
+from rlora.system.files import write_atomically
+from rlora.system.lock import LOCK_FILE, FolderLock
+from rlora.system.memory import let_blocks_grow
+from rlora.tasks import TASKS, DataConfig, task
+from rlora.tasks.overlap import drop_overlap
+from rlora.tasks.sets.own import read_own
+from rlora.types import Problem
+from rlora.verify import Verifier
+
+
+def evaluate_benchmarks(
+    config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler
+) -> dict[str, Any]:
+    """Evaluate what `config` names and return what `results.json` holds.
+
+    Samples are kept batch by batch; the same command goes on where it was stopped, and one that scores other
+    benchmarks adds them. Raises RunDirError when the output folder holds an evaluation that differs in anything that
+    samples depend on.
+    """
+    config.check()
+    let_blocks_grow()
+    if config.sampler.exact:
+        make_exact()
+    subject = resolve(config)
+    folder, benchmarks = load_benchmarks(config, subject)
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    output = Path(config.output) if config.output is not None else _default_output(config, subject)
+    lock = _claim(output, {"config": config.identity(), "subject": subject.describe()})
+    try:
+        return _evaluate(config, subject, folder, output, benchmarks, make_sampler)
+    finally:
+        lock.release()
+
+
+def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Benchmark]]:
+    """Return the model's folder and the benchmarks, with what is cheap and may fail first."""
+    problems = {name: load_problems(config, name) for name in config.benchmarks}
+    folder = model_dir(subject.model)
+    benchmarks = []
+    for name in config.benchmarks:
+        chosen = task("jsonl" if is_file_name(name) else name)
+        renderer = load_renderer(folder, subject, name, chosen)
+        benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
+    return folder, benchmarks
+
+
+def load_problems(config: EvalConfig, name: str) -> list[Problem]:
+    """Return the problems of a benchmark; DataError when there are none."""
+    data = DataConfig(data_dir=config.data_dir, question_field=config.question_field, answer_field=config.answer_field)
+    problems = read_own(Path(name), data)[0] if is_file_name(name) else task(name).read("test", data)
+    if not problems:
+        raise DataError(f"{name} has no test problems.")
+    return problems[: config.limit or None]
+
+
+def _default_output(config: EvalConfig, subject: Subject) -> Path:
+    if config.run is not None:
+        return Path(config.run) / "eval" / f"v{subject.version:06d}"
+    return Path("evals") / subject.name
+
+
+def _claim(output: Path, values: dict[str, Any]) -> FolderLock:
+    """Take the folder for this evaluation; RunDirError names the fields in which it holds another one."""
+    stored = output / "config.json"
+    if output.exists() and not stored.is_file() and (not output.is_dir() or _has_files(output)):
+        raise RunDirError(f"{output} exists and is not the folder of an evaluation; choose another --output.")
+    output.mkdir(parents=True, exist_ok=True)
+    lock = FolderLock(output)
+    if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+        lock.release()
+        raise RunDirError(
+            f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
+            "Choose another --output."
+        )
+    write_json(stored, values)
+    return lock
+
+
+def _has_files(folder: Path) -> bool:
+    return any(entry.name != LOCK_FILE for entry in folder.iterdir())
+
+
+def _evaluate(
+    config: EvalConfig,
+    subject: Subject,
+    folder: Path,
+    output: Path,
+    benchmarks: list[Benchmark],
+    make_sampler: Callable[[EngineSpec], Sampler],
+) -> dict[str, Any]:
+    arms = subject.arms if config.base or len(subject.arms) == 1 else ("policy",)
+    files = {
+        (one.name, arm): SampleFile(output / f"samples-{Path(one.name).stem}-{arm}.jsonl", num_samples=config.samples)
+        for one in benchmarks
+        for arm in arms
+    }
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    stored = output / "results.json"
+    results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
+    results |= {
+        "config": to_json(config),
+        "subject": subject.describe(),
+        "template": "chat" if benchmarks[0].renderer.is_chat else "plain",
+        "commit": _commit(),
+        "environment": environment(),
+    }
+    with Verifier(config.verifier) as verifier:
+        if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
+            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, confirm):
+                results["proof"] = proof
+                for one in benchmarks:
+                    for arm in arms:
+                        samples = files[one.name, arm]
+                        with Display(console, one, arm, samples) as progress:
+                            policy = None if arm == "base" else 0
+                            confirm(policy)
+                            collect(
+                                config, one, samples, sampler, verifier, policy=policy, after_batch=progress.advance
+                            )
+        trained = training_problems(subject)
+        for one in benchmarks:
+            of_arm = {arm: files[one.name, arm] for arm in arms}
+            num_trained_on = count_trained_on(trained, one.problems)
+            results["benchmarks"][one.name] = _score(config, one, of_arm, verifier, num_trained_on)
+    write_json(stored, results)
+    with write_atomically(output / "results.md") as path:
+        path.write_text(report.markdown(results), encoding="utf-8")
+    width = None if sys.stdout.isatty() else 120  # a file has no width; rich would take 80 and break the cells
+    Console(file=sys.stdout, width=width).print(report.terminal_table(results))
+    for warning in report.warnings(results):
+        console.print(warning, markup=False)
+    console.print(f"Results and samples: {output}", markup=False)
+    return results
+
+
+def count_trained_on(trained: Sequence[Problem] | None, problems: Sequence[Problem]) -> int | None:
+    """Return how many problems of a benchmark the run was trained on, compared on normalised text."""
+    return None if trained is None else len(drop_overlap(problems, trained)[1])
+
+
+def training_problems(subject: Subject) -> list[Problem] | None:
+    """Return what the run was trained on, or None where there is no run or its data cannot be had here."""
+    if subject.data is None or subject.trained_on not in TASKS:
+        return None
+    try:
+        train, test = (task(subject.trained_on).read(split, subject.data) for split in ("train", "test"))
+    except DataError:
+        return None
+    return drop_overlap(train, test)[0]
+
+
+def _score(
+    config: EvalConfig,
+    benchmark: Benchmark,
+    files: dict[str, SampleFile],
+    verifier: Verifier,
+    num_trained_on: int | None,
+) -> dict[str, Any]:
+    scores = {
+        arm: score_arm(
+            samples,
+            benchmark.problems,
+            num_samples=config.samples,
+            is_lenient=benchmark.task.last_number,
+            equal=verifier.equal,
+        )
+        for arm, samples in files.items()
+    }
+    values: dict[str, Any] = {
+        "num_problems": len(benchmark.problems),
+        "samples": config.samples,
+        "instruction": benchmark.renderer.instruction,
+        "num_trained_on": num_trained_on,
+        "arms": {arm: one.to_json() for arm, one in scores.items()},
+    }
+    if len(scores) == 2:
+        found = differences(scores["policy"], scores["base"])
+        values["difference"] = {measure: estimate_json(estimate) for measure, estimate in found.items()}
+    return values
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, marked if it has changes, or None where it is no git checkout."""
+    folder = Path(__file__).resolve().parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12", "--exclude", "*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

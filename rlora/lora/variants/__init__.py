@@ -1,0 +1,1 @@
+"""Low-rank updates of other layers and from another start: experts, the unembedding, PiSSA."""

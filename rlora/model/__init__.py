@@ -1,0 +1,1 @@
+"""A frozen base on this machine, and scoring tokens with it."""

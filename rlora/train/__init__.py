@@ -1,0 +1,1 @@
+"""From judged completions to one update: batches, losses, the optimizer, and the memory that they take."""

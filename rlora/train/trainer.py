@@ -1,0 +1,219 @@
+"""One update of the policy from one batch: accumulate the gradient, clip it, step the optimizer, say what happened."""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
+from rlora.lora.flat import Slot, norms
+from rlora.system.exactness import deterministic
+from rlora.system.memory import give_back_freed_memory, keep_freed_memory
+from rlora.train.batching import Batch, MicroBatch
+from rlora.train.losses import LOSSES, LossConfig, LossInputs, k3
+from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, learning_rate_at
+from rlora.train.policy import Policy, TokenScores
+
+
+@dataclass(slots=True, eq=False)
+class _TokenLog:
+    """Observations of one pass over a batch, from which the metrics are made, where they were computed: copying them
+    micro-batch by micro-batch would make a GPU wait for each.
+    """
+
+    losses: list[torch.Tensor]
+    kls_to_base: list[torch.Tensor]
+    trainer_logprobs: list[torch.Tensor]
+    sampler_logprobs: list[torch.Tensor]
+    entropies: list[torch.Tensor]
+    is_clipped: list[torch.Tensor]
+
+
+class Trainer:
+    """Holds the optimizer of a cohort and applies batches to its policies."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: OptimizerConfig,
+        loss: LossConfig,
+        *,
+        temperature: float = 1.0,
+        is_exact: bool = False,
+    ):
+        """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too.
+
+        `is_exact` takes deterministic kernels on a GPU; the CPU's are.
+        """
+        self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
+        self._is_exact = is_exact
+        keep_freed_memory()
+        self._optimizer = FlatAdamW(policy.flat, optimizer)
+
+    def state(self) -> OptimizerState:
+        """Return a copy of the optimizer's state; zeros before the first update."""
+        return self._optimizer.state()
+
+    def restore(
+        self, *, slots: Sequence[Slot], theta_KD: torch.Tensor, optimizer: OptimizerState, version: int
+    ) -> None:
+        """Put policy and optimizer back to where they were at `version`.
+
+        Raises CheckpointError when its tensors are not the policy's.
+        """
+        flat = self.policy.flat
+        if tuple(slots) != flat.slots or theta_KD.shape != flat.theta_KD.shape:
+            raise CheckpointError(
+                f"the checkpoint holds {len(slots)} tensors of {tuple(theta_KD.shape)} numbers, "
+                f"the policy {len(flat.slots)} of {tuple(flat.theta_KD.shape)}; did the model's files change?"
+            )
+        with torch.no_grad():
+            flat.theta_KD.copy_(theta_KD)
+        self._optimizer.restore(optimizer)
+        self.policy.round_off()
+        self.policy.version = version
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
+
+        A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of
+        another version, and NonFiniteError, with the policy unchanged, when a loss or the gradient is not finite.
+        """
+        if batch.version != self.policy.version:
+            raise StaleBatchError(
+                f"the batch is of version {batch.version}, the policy of version {self.policy.version}."
+            )
+        metrics: dict[str, float] = {}
+        if batch.micro_batches:
+            micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
+            with self._unchanged_on_error(), deterministic(is_on=self._is_exact):
+                metrics = self._updates(micro_batches, batch.num_trained_tokens_K)
+        metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
+        rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
+        metrics["optimizer/step_size"] = rate_of_b * self.policy.alpha
+        metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
+        metrics["optimizer/adapter_norm"] = float(norms(self.policy.flat.theta_KD).norm())
+        metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
+        metrics["batch/num_positions"] = batch.num_positions
+        above = self.policy.recompute_above
+        recomputed = [
+            part.num_positions for part in batch.micro_batches if above is not None and part.num_positions > above
+        ]
+        metrics["batch/recomputed_share"] = sum(recomputed) / max(1, batch.num_positions)
+        metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
+        metrics["batch/num_micro_batches"] = len(batch.micro_batches)
+        self.policy.version += 1
+        give_back_freed_memory()
+        return metrics
+
+    @contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """Take back the first of several updates when a later one fails, so that a batch is trained on wholly or not
+        at all.
+        """
+        if self._config.updates_per_batch == 1:
+            yield
+            return
+        theta_KD, state = self.policy.flat.theta_KD.clone(), self.state()
+        try:
+            yield
+        except BaseException:
+            self.policy.flat.theta_KD.copy_(theta_KD)
+            self._optimizer.restore(state)
+            self.policy.round_off()
+            raise
+
+    def _updates(self, micro_batches: Sequence[MicroBatch], num_trained_K: Sequence[int]) -> dict[str, float]:
+        old = self._old_logprobs(micro_batches)
+        metrics: dict[str, float] = {}
+        for update in range(self._config.updates_per_batch):
+            update_metrics = self._update(micro_batches, old, num_trained_K)
+            if update == 0:  # agreement with the sampler is meant at the version that sampled
+                metrics = update_metrics
+            metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
+        return metrics
+
+    def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
+        """Return what a clip measures from: the sampler's log-probabilities, or with several updates the trainer's
+        first.
+        """
+        if self._config.updates_per_batch == 1:
+            return [micro_batch.sampler_logprobs_N for micro_batch in micro_batches]
+        with torch.no_grad():
+            return [self._score(micro_batch).logprobs_N for micro_batch in micro_batches]
+
+    def _score(self, micro_batch: MicroBatch) -> TokenScores:
+        return self.policy.score(micro_batch, temperature=self._temperature)
+
+    def _update(
+        self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]
+    ) -> dict[str, float]:
+        """Make one update and return its metrics, which are made first: what fails leaves the policy as it was."""
+        flat = self.policy.flat
+        flat.zero_grad()
+        # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
+        scale = 2.0 ** math.floor(math.log2(max(1, min(num_trained_K))))
+        log = _TokenLog([], [], [], [], [], [])
+        denominator_K = torch.tensor(num_trained_K, dtype=torch.float32, device=self.policy.device)
+        for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
+            weight_N = 1 / denominator_K[micro_batch.policy_N]
+            scores = self._score(micro_batch)
+            inputs = LossInputs(
+                logprobs_N=scores.logprobs_N,
+                sampler_logprobs_N=micro_batch.sampler_logprobs_N,
+                old_logprobs_N=old_logprobs_N,
+                advantages_N=micro_batch.advantages_N,
+                completion_N=micro_batch.completion_N,
+            )
+            outputs = LOSSES[self._loss.name](inputs, self._loss)
+            loss_N = outputs.loss_N
+            if self._loss.kl_coefficient:
+                with torch.no_grad(), self.policy.adapter_off():
+                    base_logprobs_N = self._score(micro_batch).logprobs_N
+                kl_N = k3(scores.logprobs_N, base_logprobs_N)
+                loss_N = loss_N + self._loss.kl_coefficient * kl_N
+                log.kls_to_base.append((kl_N.detach() * weight_N).sum())
+            micro_loss = (loss_N * weight_N).sum()
+            (micro_loss * scale).backward()
+            log.losses.append(micro_loss.detach())
+            log.trainer_logprobs.append(inputs.logprobs_N.detach())
+            log.sampler_logprobs.append(inputs.sampler_logprobs_N)
+            log.entropies.append(scores.entropy_N)
+            log.is_clipped.append(outputs.is_clipped_N)
+        loss = sum(torch.stack(log.losses).tolist())
+        flat.grad_KD.div_(scale)
+        grad_norm_K = norms(flat.grad_KD)
+        if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
+            raise NonFiniteError(
+                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; "
+                "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
+                "--optimizer.learning-rate or another --seed."
+            )
+        metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}
+        if self._loss.kl_coefficient:
+            metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())
+        self._apply(grad_norm_K)
+        return metrics
+
+    def _apply(self, grad_norm_K: torch.Tensor) -> None:
+        if self._config.max_grad_norm > 0:
+            self.policy.flat.grad_KD.mul_((self._config.max_grad_norm / (grad_norm_K + 1e-12)).clamp(max=1.0)[:, None])
+        self._optimizer.step(learning_rate_at(self._config, self.policy.version))
+        self.policy.round_off()
+
+
+def _token_metrics(log: _TokenLog) -> dict[str, float]:
+    trainer_N, sampler_N = torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu()
+    difference_N = (trainer_N - sampler_N).abs()
+    return {
+        "agreement/mean_abs_logprob_difference": float(difference_N.mean()),
+        "agreement/p99_abs_logprob_difference": float(np.quantile(difference_N.numpy(), 0.99)),  # torch's: up to 2^24
+        "agreement/max_abs_logprob_difference": float(difference_N.max()),
+        "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
+        "loss/clipped_share": float(torch.cat(log.is_clipped).cpu().float().mean()),
+        "policy/entropy": float(torch.cat(log.entropies).cpu().mean()),
+        "batch/num_trained_tokens": float(trainer_N.numel()),
+    }

@@ -1,0 +1,1 @@
+"""Which text of a completion is its answer."""

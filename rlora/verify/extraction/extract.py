@@ -1,0 +1,199 @@
+"""Which text of a completion is its answer.
+
+In order: what follows the thinking; what follows the last retraction; the last marked answer (box, ####, tag,
+phrase); a plain last line; the last number, where the task accepts it. Several candidates in one final sentence stay
+several (a list), so that an answer cannot be fished from them. What is cut off before it answered has no answer.
+"""
+
+import re
+from dataclasses import dataclass, replace
+
+from rlora.types import VerdictKind
+from rlora.verify.comparison.decide import Effort
+from rlora.verify.comparison.equal import cheap_verdict
+from rlora.verify.extraction import prose
+from rlora.verify.extraction.last_number import last_number as last_number_of
+from rlora.verify.extraction.markers import Marker, boxes, markers, phrases
+from rlora.verify.extraction.visible import is_repetition, last_words, visible
+from rlora.verify.reading.normalize import plain_latex
+from rlora.verify.reading.structure import MAX_CHARACTERS
+
+_CLAUSE = re.compile(
+    r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b"
+    r"|(?:and\s+)?not\b|rather\b|instead\b)(?=\s)|[;—]",
+    re.IGNORECASE,
+)
+_JOINED = re.compile(r"\b(?:and|or)\b|[,;&]|^[\s$]*$", re.IGNORECASE)
+_SEPARATE = re.compile(
+    r"\n\n|[.!?]\s|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
+_MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extraction:
+    """The text taken as the answer, or the kind of verdict that stands without comparing it."""
+
+    text: str = ""
+    kind: VerdictKind | None = None
+    is_plain: bool = False
+    """Whether no mark set the answer off, so that of an equation in prose the right-hand side may be meant."""
+    rule: str = ""
+    """The rule that found it, or found it missing."""
+
+
+def _none(rule: str) -> Extraction:
+    return Extraction(kind=VerdictKind.NO_ANSWER, rule=rule)
+
+
+def _cut(rule: str) -> Extraction:
+    return Extraction(kind=VerdictKind.TRUNCATED, rule=f"cut off: {rule}")
+
+
+def gold_text(gold: str) -> str:
+    """Return the answer in a gold text: the content of its last box, what follows ####, or all of it."""
+    found, _ = boxes(gold)
+    if found:
+        return _boxed(gold, found, found[-1]).text
+    if "####" in gold:
+        gold = gold.rpartition("####")[2]
+    gold = gold.strip()
+    while len(gold) > 2 and gold[0] == gold[-1] == "$" and "$" not in gold[1:-1]:
+        gold = gold[1:-1].strip()
+    return gold
+
+
+def _unboxed(content: str) -> str:
+    for _ in range(5):
+        inner, _ = boxes(content)
+        if len(inner) == 1 and not content.replace(content[inner[0].start : inner[0].end], "").strip(" $.,"):
+            content = inner[0].content
+        else:
+            break
+    if "answer" in content.lower() and (said := phrases(_TEXT.sub(r"\1", content))):
+        content = said[-1].content  # \boxed{\text{The answer is } 7}
+    return content.strip().strip("$").strip()
+
+
+def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True) -> Extraction:
+    """Return the answer of a completion, or why it has none; never raises."""
+    body, is_thinking = visible(text)
+    if is_thinking:
+        return _cut("its thinking never ends")
+    missing = _cut if is_truncated else _none
+    if not body.strip():
+        return missing("nothing is said")
+    if question and is_repetition(body, question):
+        return missing("it only repeats the question")
+    body, _ = last_words(body)
+    found, unclosed = markers(body)
+    has_box = any(marker.kind == "box" for marker in found)
+    found = [marker for marker in found if _is_conclusive(marker, has_box)]
+    if unclosed >= 0 and (not found or unclosed > found[-1].start):
+        return _cut("a box is left open behind the last answer")
+    if found:
+        return _marked(body, found, is_truncated, last_number)
+    if is_truncated or prose.is_unfinished(body):
+        return missing("it breaks off before a marked answer")
+    return _unmarked(body, last_number)
+
+
+def _is_conclusive(marker: Marker, has_box: bool) -> bool:
+    """Whether a mark says an answer: not a heading, and beside a box no phrase that goes on in words."""
+    if marker.kind in ("box", "tag"):
+        return True
+    bare = prose.unwrapped(marker.content)
+    if marker.kind == "hash":
+        return prose.is_mathematics(bare) or len(bare.split()) <= 2
+    return not has_box or "boxed" in bare or prose.is_mathematics(_clause(bare)) or bool(prose.spans(marker.content))
+
+
+def _clause(content: str) -> str:
+    return prose.unwrapped(_CLAUSE.split(content, maxsplit=1)[0].strip(" ,:"))
+
+
+def _marked(body: str, found: list[Marker], is_truncated: bool, last_number: bool) -> Extraction:
+    last = found[-1]
+    if last.kind in ("phrase", "tag"):
+        inner = [m for m in found if m.kind == "box" and last.start <= m.start and m.end <= last.end]
+        if inner:
+            last = inner[-1]
+    if is_truncated and last.kind in ("phrase", "hash") and not body[last.end :].strip(" .*`$"):
+        return _cut("it may break off inside the last marked answer")
+    if last.kind == "box":
+        return _boxed(body, [m for m in found if m.kind == "box"], last)
+    content = prose.without_gloss(prose.unwrapped(last.content))
+    if last.kind == "phrase":
+        return replace(_phrase(content, last.content, last_number), is_plain=True)
+    rule = {"hash": "what follows the last ####", "tag": "the last <answer> element"}[last.kind]
+    return Extraction(text=_unboxed(content), rule=rule) if content else _none("the last mark is empty")
+
+
+def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
+    """Return the last box, joined with other boxes of the same sentence into a list."""
+    contents = [_unboxed(last.content)]
+    position = last.start
+    for box in reversed(found[: found.index(last)]):
+        between = body[box.end : position]
+        if len(between) > 60 or not _JOINED.search(between) or _SEPARATE.search(between):
+            break
+        contents.insert(0, _unboxed(box.content))
+        position = box.start
+    if not contents[-1]:
+        return _none("the last box is empty")
+    spelled: dict[str, str] = {}  # by the plain spelling, the last box first
+    for content in reversed(contents):
+        if content:
+            spelled.setdefault(plain_latex(content) if len(content) <= MAX_CHARACTERS else content, content)
+    if len(spelled) > _MAX_DISTINCT:
+        text = ", ".join(reversed(spelled.values()))
+        return Extraction(text=text, kind=VerdictKind.WRONG, rule=f"more than {_MAX_DISTINCT} boxes in one sentence")
+    distinct: list[str] = []
+    effort = Effort()  # for all pairs together
+    for content in spelled.values():
+        if not any(cheap_verdict(content, other, is_rounding=False, effort=effort) for other in distinct):
+            distinct.insert(0, content)
+    rule = "the last complete box" if len(distinct) == 1 else "the boxes of the last sentence, as a list"
+    return Extraction(text=", ".join(distinct), rule=rule)
+
+
+def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
+    said = 'the last "the answer is"'
+    if not content:
+        return _none(f"nothing follows {said}")
+    if prose.is_mathematics(content) or prose.CHOICE.match(content):
+        return Extraction(text=content, rule=f"what follows {said}")
+    if word := prose.YES_OR_NO.match(content):
+        return Extraction(text=word[1], rule=f"yes or no behind {said}")
+    found = prose.spans(raw)
+    if found is not None and prose.is_mathematics(found):
+        return Extraction(text=found, rule=f"bold, code or mathematics behind {said}")
+    cut = _clause(content)
+    if cut and prose.is_mathematics(cut):
+        return Extraction(text=cut, rule=f"the first clause behind {said}")
+    if _RANGE.search(content):
+        return Extraction(text=content, rule=f"a range behind {said}")
+    number = last_number_of(content) if last_number else None
+    if number:
+        return Extraction(text=number, rule=f"the last number behind {said}")
+    return Extraction(text=cut or content, rule=f"the words behind {said}")
+
+
+def _unmarked(body: str, last_number: bool) -> Extraction:
+    lines = prose.last_lines(body)
+    if not lines:
+        return _none("no last line that could be an answer")
+    sources = [("the last line, which is or ends in an expression or a few words", prose.plain_final, lines[0])]
+    if last_number:
+        sources += [
+            ("the last number of the last line", last_number_of, lines[0]),
+            ("the formula that ends the last line", prose.last_formula, lines[0]),
+            ("the last number of the text", last_number_of, body),
+        ]
+    for rule, find, text in sources:
+        if (answer := find(text)) is not None:
+            return Extraction(text=answer, is_plain=True, rule=rule)
+    return _none("no mark, and the last line is prose")

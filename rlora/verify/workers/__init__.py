@@ -1,0 +1,1 @@
+"""Processes with a deadline for answers that only slow arithmetic can compare."""
