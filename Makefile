@@ -10,7 +10,10 @@ PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-
 OUT ?= build/$@
 RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help setup setup-cuda setup-dev quickstart test test-all lint bench bench-verify bench-site gpu-check gpu-rehearse lock clean
+# Tests compute with one thread each; the real engine takes all cores, so its tests run alone.
+TWO_AT_ONCE := -n 2 --dist worksteal
+
+.PHONY: help setup setup-cuda setup-dev quickstart test-fast test test-all lint bench bench-verify bench-site gpu-check gpu-rehearse lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,14 +44,19 @@ setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driv
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
 	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)
 
-test: setup-dev  ## run the checks and all tests that fit a quarter of an hour
-	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+test-fast: setup-dev  ## run the tests that need no whole run and no engine
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "unit and not gpu and not long"
 
-test-all: setup-dev  ## run every test, the long ones too
-	$(BIN)/python -m pytest -m "not gpu"
+test: setup-dev  ## run the checks and all tests but the long ones
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "not vllm and not gpu and not long"
+	$(BIN)/python -m pytest -m "vllm and not gpu and not long"
+
+test-all: test  ## run every test, the long ones too
+	$(BIN)/python -m pytest -m "long and not gpu"
 
 lint: setup-dev  ## style and types
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright rlora
 

@@ -95,6 +95,14 @@ class RecordingLlm:
         return [SimpleNamespace(outputs=[sample] * params[0].n) for _ in prompts]
 
 
+class FileReader:
+    """In the place of vllm's LoRAModel, which is never made here."""
+
+    @classmethod
+    def from_local_checkpoint(cls, *arguments: Any, **options: Any) -> Any:
+        raise AssertionError("no adapter is read")
+
+
 class GpuWorker:
     """In the place of vLLM's worker: each tag has a pool of its own."""
 
@@ -114,6 +122,7 @@ def fake_vllm(monkeypatch):
                 lora_name=name, lora_int_id=number, lora_path=path
             )
         },
+        "vllm.lora.lora_model": {"LoRAModel": type("LoRAModel", (FileReader,), {})},
         "vllm.v1": {},
         "vllm.v1.worker": {},
         "vllm.v1.worker.gpu_worker": {"Worker": type("Worker", (GpuWorker,), {})},

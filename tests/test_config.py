@@ -94,23 +94,8 @@ def test_every_field_has_a_help_text() -> None:
     import ast
 
     missing = []
-    for file in (
-        "run_config",
-        "models",
-        "optimizer",
-        "losses",
-        "batching",
-        "evaluate",
-        "types",
-        "lora/config",
-        "sampler/base",
-        "tasks/prompts",
-        "tasks/data",
-        "benchmark/config",
-        "tracking/log",
-        "verify/verifier",
-    ):
-        for node in ast.walk(ast.parse((ROOT / "rlora" / f"{file}.py").read_text())):
+    for path in (ROOT / "rlora").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef) and (node.name.endswith("Config") or node.name == "SamplingParams"):
                 missing += [f"{node.name}.{name}" for name in undocumented(node)]
     assert missing == []
