@@ -15,9 +15,11 @@ from rlora.errors import ConfigError
 C = typing.TypeVar("C")
 
 
-def cli(presets: Mapping[str, C], *, description: str, arguments: Sequence[str] | None = None) -> C:
+def cli(
+    presets: Mapping[str, C], *, description: str, arguments: Sequence[str] | None = None, program: str | None = None
+) -> C:
     """Return the configuration that the command line asks for: a preset (the first by default), with fields changed by
-    name.
+    name. `program` is what its help calls the command.
 
     Ends the process with code 2 and a message for an unknown preset or field.
     """
@@ -29,6 +31,7 @@ def cli(presets: Mapping[str, C], *, description: str, arguments: Sequence[str] 
         type(presets[chosen.preset]),
         default=presets[chosen.preset],
         args=given,
+        prog=program,
         description=description,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )

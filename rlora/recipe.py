@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -18,13 +18,19 @@ _FAILURES = "RLORA_ENGINE_FAILURES"  # "STEP:COUNT" of the failures in a row, ha
 _MAX_FAILURES = 3
 
 
-def main(presets: Mapping[str, RunConfig], *, description: str | None) -> None:
-    """Run the recipe that the command line describes.
+def main(
+    presets: Mapping[str, RunConfig],
+    *,
+    description: str | None,
+    arguments: Sequence[str] | None = None,
+    program: str | None = None,
+) -> None:
+    """Run the recipe that the command line describes, or `arguments`; `program` is what the help calls the command.
 
     An engine that fails is replaced together with the process, which goes on from the last checkpoint. Exit codes:
     0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
     """
-    config = cli(presets, description=description or "")
+    config = cli(presets, description=description or "", arguments=arguments, program=program)
     disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
     try:
         run(config)

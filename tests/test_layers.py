@@ -22,6 +22,7 @@ WINGS: list[dict[str, list[str]]] = [
     {"proof": ["proof"], "rollout": ["rollout"]},
     {"evaluation": ["evaluation"]},
     {"algorithm": ["run_config", "advice", "assemble", "resume", "summary", "loop", "recipe"]},
+    {"recipes": ["recipes"]},
     {"commands": ["commands", "__main__"]},
 ]
 PLACE_OF = {name: (layer, wing) for layer, wings in enumerate(WINGS) for wing, names in wings.items() for name in names}

@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -10,13 +9,13 @@ from transformers.utils.logging import disable_progress_bar
 from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
 from rlora.commands.eval import parse
 from rlora.config import cli, from_json
-from rlora.errors import ConfigError
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.engine import Benchmark, open_sampler
 from rlora.evaluation.run import load_benchmarks
 from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import ModelConfig, config_dir, empty_model, model_title
+from rlora.recipes import find_recipe
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
@@ -28,7 +27,7 @@ from rlora.verify import JudgeRequest, Verifier
 _FEW = ("--limit", "1", "--samples", "1")  # defaults; what is given behind them overrides
 DESCRIPTION = """\
 Print the prompt of a benchmark's first problems as the model gets it, completions, and why each is right or wrong, the
-size of an adapter, and the learning rate to start from. `rlora check RECIPE.py [its options]` checks a training run's
+size of an adapter, and the learning rate to start from. `rlora check RECIPE [its options]` checks a training run's
 configuration instead, and loads no weights. With --gpu GB it also prints where the memory of a GPU of that size would
 go (24, 48, 80, 141, ...); `rlora check --gpu GB --model NAME` prints that alone, for runs like GSM8K's.
 
@@ -39,8 +38,8 @@ default). Nothing is kept."""
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora check`, which takes the options of `rlora eval`, or a recipe and its options."""
     gigabytes, arguments = _gpu_of(arguments)
-    if arguments and arguments[0].endswith(".py"):
-        lines = check_recipe(Path(arguments[0]), arguments[1:], gigabytes=gigabytes)
+    if arguments and not arguments[0].startswith("-"):
+        lines = check_recipe(arguments[0], arguments[1:], gigabytes=gigabytes)
     elif gigabytes is not None:
         lines = check_memory(arguments, gigabytes)
     else:
@@ -80,19 +79,12 @@ def check_memory(arguments: Sequence[str], gigabytes: float) -> Iterator[str]:
     yield from memory_lines(config, empty_model(config_dir(config.model), config.model), gigabytes)
 
 
-def check_recipe(path: Path, arguments: Sequence[str], *, gigabytes: float | None = None) -> Iterator[str]:
+def check_recipe(name: str, arguments: Sequence[str], *, gigabytes: float | None = None) -> Iterator[str]:
     """Yield what a recipe's command would train and at which rate, and where the memory of a GPU would go; ConfigError
     for a wrong value or for no recipe.
     """
-    spec = spec_from_file_location(path.stem, path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise ConfigError(f"{path} is not a file; name a recipe, as in `rlora check recipes/gsm8k.py`.")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    presets = getattr(module, "PRESETS", {})
-    if not presets or not all(isinstance(preset, RunConfig) for preset in presets.values()):
-        raise ConfigError(f"{path} is not a recipe of a training run: it has no PRESETS of RunConfig.")
-    config = cli(presets, description=module.__doc__ or "", arguments=arguments)
+    recipe = find_recipe(name)
+    config = cli(recipe.presets, description=recipe.description, arguments=arguments, program=f"rlora check {name}")
     config.check()
     folder = config_dir(config.model)
     check_layers(config, folder)

@@ -1,4 +1,4 @@
-"""The `rlora` command: tools on runs and answers. Recipes start runs."""
+"""The `rlora` command: runs, and tools on runs and answers."""
 
 import sys
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from importlib import import_module
 from rlora.errors import RloraError
 
 COMMANDS = {
+    "train": "train a policy by a recipe, or go on with a run that was stopped",
     "eval": "score a policy on benchmarks, beside its base",
     "check": "show prompts, completions and why they are right or wrong",
     "runs": "list runs with step, reward, age and state",

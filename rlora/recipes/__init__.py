@@ -1,0 +1,67 @@
+"""The recipes that come with rlora, by name, and those of a user's own file or module."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from rlora.errors import ConfigError
+from rlora.run_config import RunConfig
+
+RECIPES = {
+    "arithmetic": "rlora.recipes.arithmetic",
+    "gsm8k": "rlora.recipes.gsm8k",
+    "math": "rlora.recipes.hendrycks_math",
+    "deepmath": "rlora.recipes.deepmath",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """A training run ready to start: configurations by name, the default first, and what they are for."""
+
+    presets: Mapping[str, RunConfig]
+    description: str
+
+
+def find_recipe(name: str) -> Recipe:
+    """Return the recipe that `name` names: one of RECIPES, a file that ends in .py, or a module of one's own.
+
+    A recipe is a module with PRESETS, a mapping of names to RunConfig; its docstring is its description.
+
+    Raises:
+        ConfigError: nothing has this name, or what has it is not a recipe.
+
+    Example:
+        >>> find_recipe("gsm8k").presets["cpu"].num_steps
+        120
+    """
+    module = _file(Path(name)) if name.endswith(".py") else _module(name)
+    presets = getattr(module, "PRESETS", {})
+    if not presets or not all(isinstance(preset, RunConfig) for preset in presets.values()):
+        raise ConfigError(f"{name} is not a recipe of a training run: it has no PRESETS of RunConfig.")
+    return Recipe(presets=presets, description=module.__doc__ or "")
+
+
+def _file(path: Path) -> ModuleType:
+    spec = spec_from_file_location(path.stem, path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a file; name a recipe: {', '.join(RECIPES)}, or a file of your own.")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _module(name: str) -> ModuleType:
+    target = RECIPES.get(name, name)
+    try:
+        return import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (target == error.name or target.startswith(f"{error.name}.")):
+            raise  # the recipe is there and lacks something that it imports
+        raise ConfigError(
+            f"there is no recipe {name!r}; it must be one of {', '.join(RECIPES)}, a file that ends in "
+            ".py, or a module."
+        ) from error
