@@ -71,6 +71,7 @@ def summarize(
         "policy": _score(greedy.policy.accuracy),
         "difference": {"mean": greedy.difference.mean, "ci95": _interval(greedy.difference)},
         "num_problems": len(greedy.policy.scores_P),
+        "num_prompts_too_long": greedy.policy.num_too_long,
         "greedy": _comparison(greedy),
         "sampled": {"temperature": sampling.temperature, **_comparison(drawn)},
         "model": model_title(config.model),
@@ -138,8 +139,11 @@ def _agreement(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
 
 
 def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
+    too_long = summary["num_prompts_too_long"]
+    wrong = f", {too_long} of them too long and so wrong" if too_long else ""
     table = Table(
-        title=f"{summary['data']}, {summary['num_problems']} held-out problems, {summary['model']} (95 % intervals)",
+        title=f"{summary['data']}, {summary['num_problems']} held-out problems{wrong}, {summary['model']} "
+        "(95 % intervals)",
         title_justify="left",
     )
     for column in ("", "base", "policy", "difference"):

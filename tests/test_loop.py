@@ -18,6 +18,7 @@ from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
 from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
+from rlora.sampler.base import SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig
 from rlora.tracking import TrackingConfig
@@ -274,3 +275,21 @@ def test_metrics_page_defines_exactly_what_a_run_logs(finished) -> None:
     logged = {name for row in rows(finished) for name in row}
     assert logged - defined == set()
     assert defined - logged == {"loss/kl_to_base", "rollout/num_passed_over"}  # only with options that are off
+
+
+def test_a_held_out_problem_that_is_too_long_counts_as_wrong_as_in_a_benchmark(tmp_path, capsys) -> None:
+    for name, sizes in (("train", (3, 4, 5, 6)), ("test", (7, 300, 8))):
+        lines = [json.dumps({"question": "a" * size, "answer": "1"}) + "\n" for size in sizes]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    config = toy(
+        tmp_path / "run",
+        num_steps=1,
+        data=DataConfig(train=str(tmp_path / "train.jsonl"), test=str(tmp_path / "test.jsonl")),
+        sampler=SamplerConfig(kind="torch", max_prompt_tokens=150),
+        evaluation=EvaluationConfig(every=1, num_problems=0),
+    )
+    summary = json.loads((run(config) / "summary.json").read_text())
+    assert (summary["num_problems"], summary["num_prompts_too_long"]) == (3, 1)
+    said = capsys.readouterr()
+    assert "3 held-out problems, 1 of them too long and so wrong" in " ".join((said.out + said.err).split())
+    assert rows(tmp_path / "run")[0]["evaluation/accuracy"] in (0, 1 / 3, 2 / 3)

@@ -34,14 +34,15 @@ class EvaluationConfig:
 class Evaluation:
     """The scores of one policy or the base: one a problem, in order, as the task scores and by the strict rule.
 
-    Strict takes only a marked or plain final answer; the task's rule may also take the last number of a text.
+    Strict takes only a marked or plain final answer; the task's rule may also take the last number of a text. A problem
+    whose prompt is too long to be sampled counts as wrong, as in `rlora eval`, and in `num_too_long`; `truncated_share`
+    is of what was sampled.
     """
 
     scores_P: tuple[float, ...]
     strict_scores_P: tuple[float, ...]
-    mean_tokens: float
     truncated_share: float
-    groups: tuple[Group, ...]
+    num_too_long: int
 
     @property
     def accuracy(self) -> Estimate:
@@ -60,14 +61,19 @@ def evaluate(
     """Sample one completion a problem and score it; `policy` None scores the base model."""
     sampled = engine.sample(problems, sampling, num_samples=1, seed=seed, key=("evaluate",), policy=policy)
     groups, strict = engine.judge(sampled), engine.judge(sampled, is_strict=True)
-    completions = [rollout.completion for group in groups for rollout in group.rollouts]
+    num_truncated = sum(group.rollouts[0].completion.stop is StopReason.LENGTH for group in groups)
     return Evaluation(
-        scores_P=tuple(group.rollouts[0].reward for group in groups),
-        strict_scores_P=tuple(group.rollouts[0].reward for group in strict),
-        mean_tokens=sum(len(completion.token_ids) for completion in completions) / len(completions),
-        truncated_share=sum(completion.stop is StopReason.LENGTH for completion in completions) / len(completions),
-        groups=tuple(groups),
+        scores_P=_scores(groups, problems),
+        strict_scores_P=_scores(strict, problems),
+        truncated_share=num_truncated / max(1, len(groups)),
+        num_too_long=len(problems) - len(groups),
     )
+
+
+def _scores(groups: Sequence[Group], problems: Sequence[Problem]) -> tuple[float, ...]:
+    """Return the reward of each problem's one completion, 0 where there is none."""
+    rewards = {group.prompt.problem.id: group.rollouts[0].reward for group in groups}
+    return tuple(rewards.get(problem.id, 0.0) for problem in problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
