@@ -37,6 +37,28 @@ def cli(
     )
 
 
+def check_choices(config: Any, prefix: str = "") -> None:
+    """Raise ConfigError for the first field, at any depth, whose value is not among the choices that its type lists.
+
+    Example:
+        >>> check_choices(SamplerConfig(kind="vlm"), "sampler.")
+        Traceback (most recent call last):
+        rlora.errors.ConfigError: sampler.kind is 'vlm'; it must be one of auto, vllm, torch.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        name, value = prefix + field.name, getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            check_choices(value, f"{name}.")
+            continue
+        hint = hints[field.name]
+        kinds = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+        literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+        choices = [choice for literal in literals for choice in typing.get_args(literal)]
+        if choices and value not in choices and not (value is None and type(None) in kinds):
+            raise ConfigError(f"{name} is {value!r}; it must be one of {', '.join(choices)}.")
+
+
 def to_json(config: Any) -> dict[str, Any]:
     """Return a configuration as JSON values, nested as its dataclasses are."""
     return _plain(dataclasses.asdict(config))

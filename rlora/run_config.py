@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from rlora.config import check_choices
 from rlora.errors import ConfigError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.lora.config import LoraConfig
@@ -16,7 +17,7 @@ from rlora.store.checkpoint import CheckpointConfig
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
-from rlora.train.advantages import ADVANTAGES, AdvantageName
+from rlora.train.advantages import AdvantageName
 from rlora.train.batching import BatchConfig
 from rlora.train.losses import LossConfig
 from rlora.train.optimizer import OptimizerConfig
@@ -90,6 +91,7 @@ class RunConfig:
 
     def check(self) -> None:
         """Raise ConfigError or MissingDependencyError for the first value that breaks a rule."""
+        check_choices(self)
         for part in (
             self.data,
             self.model,
@@ -97,11 +99,9 @@ class RunConfig:
             self.optimizer,
             self.loss,
             self.batch,
-            self.prompt,
             self.sampler,
             self.checkpoint,
             self.evaluation,
-            self.tracking,
         ):
             part.check()
         if self.init_adapter is not None and self.lora.variant == "pissa":
@@ -114,8 +114,6 @@ class RunConfig:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
-        if self.advantage not in ADVANTAGES:
-            raise ConfigError(f"advantage is {self.advantage!r}; it must be one of {', '.join(ADVANTAGES)}.")
         if not 1 <= self.oversample <= 100:
             raise ConfigError(
                 f"oversample is {self.oversample}; it must be from 1 (off) to 100 times problems_per_step. Try 3."
@@ -137,8 +135,6 @@ class RunConfig:
         _check_sampling(self.sampling)
 
     def _check_method(self) -> None:
-        if self.method not in ("lora", "full"):
-            raise ConfigError(f"method is {self.method!r}; it must be lora or full.")
         if self.method == "full":
             if self.lora != LoraConfig():
                 raise ConfigError("method is 'full', which has no adapters: leave the --lora options out.")

@@ -321,9 +321,7 @@ def test_what_cannot_be_shared_is_refused_with_the_way_out(monkeypatch, lora, ki
         check_shareable(lora, SamplerConfig(kind=kind, share_base="on"))
 
 
-def test_the_value_is_checked_and_a_run_asks(tmp_path, monkeypatch) -> None:
-    with pytest.raises(ConfigError, match=r"sampler.share_base is 'yes'; it must be one of auto, on, off"):
-        SamplerConfig(share_base="yes").check()  # pyright: ignore[reportArgumentType] - on purpose
+def test_a_run_asks_whether_its_base_can_be_shared(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check_shareable(LoraConfig(), SamplerConfig(kind="vllm", share_base="on"))
     config = toy(tmp_path / "run")

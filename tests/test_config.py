@@ -1,18 +1,24 @@
 import dataclasses
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from rlora import config
 from rlora.errors import ConfigError, MissingDependencyError
+from rlora.evaluation.config import EvalConfig
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import ModelConfig, model_dir
 from rlora.run_config import RunConfig
 from rlora.sampler import base
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import DataConfig
+from rlora.tasks.prompts import PromptConfig
+from rlora.tracking import TrackingConfig
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.unit
@@ -87,6 +93,39 @@ def test_help_explains_every_field(capsys) -> None:
     text = capsys.readouterr().out
     for name in fields(RunConfig):
         assert f"--{name.replace('_', '-')}" in text, name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "half"}, "method is 'half'; it must be one of lora, full."),
+        ({"advantage": "none"}, "advantage is 'none'; it must be one of centered, standardized, leave_one_out, raw."),
+        ({"lora": LoraConfig(variant="dora")}, "lora.variant is 'dora'; it must be one of lora, rslora, pissa."),
+        ({"model": ModelConfig(dtype="int8")}, "model.dtype is 'int8'; it must be one of bfloat16, float16, float32."),
+        ({"model": ModelConfig(compile="yes")}, "model.compile is 'yes'; it must be one of auto, on, off."),
+        ({"loss": LossConfig(name="grpo")}, "loss.name is 'grpo'; it must be one of importance_weighted, ppo, "),
+        (
+            {"optimizer": OptimizerConfig(schedule="step")},
+            "optimizer.schedule is 'step'; it must be one of constant, linear, cosine.",
+        ),
+        ({"prompt": PromptConfig(template="raw")}, "prompt.template is 'raw'; it must be one of auto, chat, plain."),
+        ({"sampler": SamplerConfig(kind="vlm")}, "sampler.kind is 'vlm'; it must be one of auto, vllm, torch."),
+        ({"sampler": SamplerConfig(share_base="yes")}, "sampler.share_base is 'yes'; it must be one of auto, on, off."),
+        (
+            {"tracking": TrackingConfig(wandb="on")},
+            "tracking.wandb is 'on'; it must be one of online, offline, disabled.",
+        ),
+    ],
+)
+def test_a_choice_that_there_is_not_is_refused(options, message) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        RunConfig(run_dir="x", **options).check()
+
+
+def test_a_choice_may_be_left_out_where_its_type_says_so() -> None:
+    EvalConfig(model="toy", benchmark="digits", sampler=SamplerConfig(kind="torch")).check()
+    with pytest.raises(ConfigError, match=r"dtype is 'int8'; it must be one of bfloat16, float16, float32\."):
+        EvalConfig(model="toy", dtype="int8").check()
 
 
 def test_every_field_has_a_help_text() -> None:

@@ -108,7 +108,7 @@ def test_a_lying_sampler_stops_the_run_within_one_step(tmp_path, lie, learning_r
         ({"lora": LoraConfig(rank=2)}, "has no adapters: leave the --lora options out"),
         ({"init_adapter": "somewhere"}, "has no adapter to start from: merge it"),
         ({"optimizer": OptimizerConfig(b_rate_ratio=4.0)}, "has no A and B"),
-        ({"method": "half"}, "method is 'half'; it must be lora or full"),
+        ({"method": "half"}, "method is 'half'; it must be one of lora, full"),
     ],
 )
 def test_what_makes_no_sense_is_refused(tmp_path, changes, message) -> None:

@@ -85,7 +85,6 @@ def test_k3_is_zero_for_equal_and_its_mean_is_the_divergence() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "grpo"}, "loss.name is 'grpo'; it must be one of importance_weighted"),
         ({"clip_low": 2.0}, "clip_low must be in"),
         ({"max_ratio": 0.5}, "loss.max_ratio is 0.5; it must be at least 1"),
         ({"kl_coefficient": -1.0}, "loss.kl_coefficient is -1.0"),

@@ -78,11 +78,7 @@ def test_a_policy_starts_as_the_base_bit_for_bit_in_bf16(toy_dir) -> None:
         assert not torch.equal(started, policy.next_token_logits(tokens))
 
 
-def test_what_pissa_and_dora_cannot_do_is_refused(monkeypatch, toy_dir) -> None:
-    with pytest.raises(ConfigError, match=r"vLLM does not serve DoRA adapters: what is trained could not be sampled"):
-        LoraConfig(variant="dora").check()
-    with pytest.raises(ConfigError, match=r"lora\.variant is 'vera'; it must be lora, rslora or pissa"):
-        LoraConfig(variant="vera").check()
+def test_what_pissa_cannot_do_is_refused(monkeypatch, toy_dir) -> None:
     with pytest.raises(ConfigError, match=r"has only 32 singular vectors .* try --lora\.rank 32"):
         Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=33, variant="pissa"), seeds=[0])
     pissa = LoraConfig(rank=257, variant="pissa")

@@ -192,7 +192,6 @@ def test_schedules() -> None:
         ({"b_rate_ratio": 0.0}, "optimizer.b_rate_ratio is 0.0; it must be above 0"),
         ({"beta2": 1.0}, "both must be in"),
         ({"weight_decay": -1.0}, "must be at least 0"),
-        ({"schedule": "step"}, "optimizer.schedule is 'step'"),
         ({"updates_per_batch": 0}, "updates_per_batch at least 1"),
     ],
 )

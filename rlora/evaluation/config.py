@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlora.config import to_json
+from rlora.config import check_choices, to_json
 from rlora.errors import ConfigError
-from rlora.model.sources import BUNDLED, DTYPES, TOY, DtypeName
+from rlora.model.sources import BUNDLED, TOY, DtypeName
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
-from rlora.tasks.prompts import PromptConfig, TemplateName
+from rlora.tasks.prompts import TemplateName
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 
@@ -84,6 +84,7 @@ class EvalConfig:
 
     def check(self) -> None:
         """Raise ConfigError or MissingDependencyError for the first value that breaks a rule."""
+        check_choices(self)
         self.sampler.check()
         if self.sampler.shares_base:
             raise ConfigError("sampler.share_base is 'on', and an evaluation trains nothing: leave it out.")
@@ -100,9 +101,6 @@ class EvalConfig:
             raise ConfigError(f"greedy decoding gives one completion a problem, not {self.samples}: add --samples 1.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
-        if self.dtype is not None and self.dtype not in DTYPES:
-            raise ConfigError(f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}.")
-        PromptConfig(template=self.template or "auto").check()
         if not self.benchmarks:
             raise ConfigError("benchmark is empty; name a data set, as in --benchmark aime2024,math500.")
         names = [Path(name).stem for name in self.benchmarks]

@@ -8,7 +8,7 @@ from rlora.errors import ConfigError
 
 KINDS = ("attention", "mlp", "experts", "unembedding")
 _COVERED = {"all": ("attention", "mlp", "experts"), "mlp": ("mlp", "experts")}  # by a name that covers more than itself
-Variant = Literal["lora", "rslora", "pissa", "dora"]
+Variant = Literal["lora", "rslora", "pissa"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class LoraConfig:
 
     variant: Variant = "lora"
     """lora; rslora, scaled by alpha / sqrt(rank); or pissa, which starts from each matrix's principal singular vectors
-    and is served at twice the rank (it failed under RL in the literature). dora is refused: vLLM does not serve it.
+    and is served at twice the rank (it failed under RL in the literature). There is no DoRA: vLLM does not serve it.
     LoRA+ is --optimizer.b-rate-ratio.
     """
 
@@ -38,13 +38,6 @@ class LoraConfig:
         if not (self.alpha > 0 and math.isfinite(self.alpha)):
             raise ConfigError(f"lora.alpha is {self.alpha}; it must be above 0. Try --lora.alpha 32.")
         layer_kinds(self.layers)
-        if self.variant == "dora":
-            raise ConfigError(
-                "lora.variant is 'dora', and vLLM does not serve DoRA adapters: what is trained could not be sampled. "
-                "Take lora, rslora or pissa."
-            )
-        if self.variant not in ("lora", "rslora", "pissa"):
-            raise ConfigError(f"lora.variant is {self.variant!r}; it must be lora, rslora or pissa.")
 
     @property
     def has_unembedding(self) -> bool:

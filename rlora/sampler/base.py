@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import torch
 
@@ -47,8 +47,6 @@ class SamplerConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
-        if self.kind not in ("auto", "vllm", "torch"):
-            raise ConfigError(f"sampler.kind is {self.kind!r}; it must be auto, vllm or torch.")
         if self.kind == "vllm" and not is_vllm_installed():
             raise MissingDependencyError(
                 "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU) or `make setup-cuda` (NVIDIA "
@@ -56,10 +54,6 @@ class SamplerConfig:
             )
         if self.resolved_kind == "vllm":
             check_vllm_version()
-        if self.share_base not in get_args(ShareName):
-            raise ConfigError(
-                f"sampler.share_base is {self.share_base!r}; it must be one of {', '.join(get_args(ShareName))}."
-            )
         if self.kv_cache_gb < 0 or self.max_num_seqs < 0 or self.max_prompt_tokens < 1:
             raise ConfigError(
                 "sampler.kv_cache_gb must be at least 0, sampler.max_num_seqs too, sampler.max_prompt_tokens 1 or more."

@@ -29,11 +29,6 @@ class PromptConfig:
     enable_thinking: bool = False
     """Ask the template of a thinking model to think; it needs thousands of tokens."""
 
-    def check(self) -> None:
-        """Raise ConfigError for a value that breaks a rule."""
-        if self.template not in ("auto", "chat", "plain"):
-            raise ConfigError(f"prompt.template is {self.template!r}; it must be auto, chat or plain.")
-
 
 class PromptRenderer:
     """Renders problems for one tokenizer."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from rlora.errors import ConfigError
 from rlora.system.files import append_line
 from rlora.tracking.console import Display
 
@@ -24,11 +23,6 @@ class TrackingConfig:
     """online (needs a login), offline (files under the run directory, `wandb sync` sends them later), or disabled."""
     wandb_project: str = "rlora"
     """Project that wandb files the run under."""
-
-    def check(self) -> None:
-        """Raise ConfigError for a value that breaks a rule."""
-        if self.wandb not in ("online", "offline", "disabled"):
-            raise ConfigError(f"tracking.wandb is {self.wandb!r}; it must be online, offline or disabled.")
 
 
 class MetricsLog:

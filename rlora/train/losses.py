@@ -33,8 +33,6 @@ class LossConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
-        if self.name not in LOSSES:
-            raise ConfigError(f"loss.name is {self.name!r}; it must be one of {', '.join(LOSSES)}.")
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ConfigError(
                 f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], "

@@ -52,8 +52,6 @@ class OptimizerConfig:
             raise ConfigError(f"optimizer.beta1 is {self.beta1} and beta2 {self.beta2}; both must be in [0, 1).")
         if self.epsilon < 0 or self.weight_decay < 0 or self.max_grad_norm < 0:
             raise ConfigError("optimizer.epsilon, weight_decay and max_grad_norm must be at least 0.")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise ConfigError(f"optimizer.schedule is {self.schedule!r}; it must be constant, linear or cosine.")
         if self.warmup_steps < 0 or self.schedule_steps < 1 or self.updates_per_batch < 1:
             raise ConfigError(
                 "optimizer.warmup_steps must be at least 0, schedule_steps and updates_per_batch at least 1."
