@@ -1,6 +1,8 @@
 """The floor plan: a module imports from its own wing and from lower ones, and inside a wing there are no circles."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -89,3 +91,23 @@ def test_types_use_the_standard_library_alone() -> None:
     tree = ast.parse((PACKAGE / "types.py").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert imported == {"dataclasses", "enum"}
+
+
+def test_the_verifier_needs_no_torch() -> None:
+    code = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "numpy", "vllm"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Refused())
+import rlora.types, rlora.commands.verify
+from rlora.verify import JudgeRequest, Verifier
+with Verifier() as verifier:
+    print(verifier.judge_many([JudgeRequest(text="so it is \\\\boxed{1/2}", gold="0.5")])[0].is_correct)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True\n"
