@@ -8,15 +8,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from support.policies import ROOT, TOY_MODEL, make_policy
+from support.runs import SIZE, rows, toy
 
 from rlora.kernels.native import native_library
-from rlora.lora.config import LoraConfig
-from rlora.model.sources import TOY, ModelConfig, cache_dir, load_tokenizer, model_dir
+from rlora.loop import run
+from rlora.model.sources import cache_dir, load_tokenizer, model_dir
 from rlora.tasks.source import VARIABLE
 from rlora.train.policy import Policy
-
-ROOT = Path(__file__).resolve().parent.parent
-TOY_MODEL = ModelConfig(name=TOY, dtype="float32")
 
 torch.set_num_threads(1)  # tiny products: a second thread only waits
 
@@ -45,14 +44,12 @@ def toy_policy(toy_dir) -> Policy:
     return make_policy(toy_dir)
 
 
-def make_policy(folder: Path, *, lora: LoraConfig | None = None, seed: int = 1, scale_b: float = 0.05) -> Policy:
-    """Return a toy policy whose B is random instead of zero, so that every factor has a gradient."""
-    policy = Policy.load(folder, TOY_MODEL, lora or LoraConfig(rank=2), seeds=[seed])
-    random = torch.Generator().manual_seed(seed)
-    for name, parameter in policy.flat.parameters.items():
-        if name.endswith("lora_B"):
-            parameter.data.copy_(torch.randn(parameter.shape, generator=random) * scale_b)
-    return policy
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    """Return a run of five steps that was never stopped."""
+    run_dir = run(toy(tmp_path_factory.mktemp("straight") / "run", **SIZE))
+    assert [row["optimizer/is_empty_batch"] for row in rows(run_dir)] == [0.0] * 5
+    return run_dir
 
 
 @pytest.fixture(scope="session")

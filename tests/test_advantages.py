@@ -1,7 +1,7 @@
 import dataclasses
 
 import pytest
-from make import completion, group
+from support.rollouts import completion, group
 
 from rlora.train.advantages import ADVANTAGES, advantages_of, is_wrong_consensus
 from rlora.types import Group, Verdict, VerdictKind

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from make import completion, group
+from support.rollouts import completion, group
 
 from rlora.errors import ConfigError, StaleBatchError
 from rlora.train.batching import MAX_PADDING_SHARE, BatchConfig, build_batch

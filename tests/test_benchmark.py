@@ -5,14 +5,14 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, TOY_MODEL, make_policy
-from engines import IgnoresAdapter
 from rich.console import Console
+from support.engines import IgnoresAdapter
+from support.evaluations import Counting, rows, toy
+from support.policies import ROOT, TOY_MODEL, make_policy
 
 from rlora.commands.eval import parse
 from rlora.config import to_json
@@ -31,7 +31,7 @@ from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
-from rlora.types import Completion, Problem, SampleRequest, SamplingParams
+from rlora.types import Problem
 
 pytestmark = pytest.mark.loop
 RANK = LoraConfig(rank=2)
@@ -46,38 +46,6 @@ def adapter(toy_dir, tmp_path_factory) -> str:
     save_adapter(policy.adapter(), folder)
     (folder / "rlora.json").write_text(json.dumps({"version": 7, "base_model": "toy"}))
     return str(folder)
-
-
-def toy(output: Path | str, **changes) -> EvalConfig:
-    changes.setdefault("model", None if "run" in changes or "adapter" in changes else "toy")
-    return dataclasses.replace(PRESETS["toy"], output=str(output), **changes)
-
-
-def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-class Counting:
-    """Counts the requests that reach a sampler, and fails after some calls."""
-
-    def __init__(self, sampler: Sampler, *, calls: int = 10_000):
-        self.sampler, self.keys, self.calls = sampler, [], calls
-
-    def load(self, adapters) -> None:
-        self.sampler.load(adapters)
-
-    def sample(
-        self, requests: Sequence[SampleRequest], sampling: SamplingParams, *, seed: int
-    ) -> list[list[Completion]]:
-        if requests and requests[0].key[0] == "benchmark":
-            if self.calls == 0:
-                raise KeyboardInterrupt
-            self.calls -= 1
-            self.keys += [(request.key[1], request.policy) for request in requests]
-        return self.sampler.sample(requests, sampling, seed=seed)
-
-    def close(self) -> None:
-        self.sampler.close()
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +297,7 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path) -> None:
 
 
 def test_a_finished_run_can_be_evaluated(tmp_path) -> None:
-    from test_config import presets
+    from support.recipes import presets
 
     from rlora.loop import run
 

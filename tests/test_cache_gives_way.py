@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import TOY_MODEL
-from engines import Around, random_b, spec
-from fused_engines import change, made_up_engine
-from test_loop import toy
+from support.engines import Around, random_b, spec
+from support.fused_engines import change, made_up_engine
+from support.policies import TOY_MODEL
+from support.runs import toy
 from torch import nn
 
 from rlora import assemble as assembling

@@ -1,8 +1,8 @@
 """`rlora check` on the toy model: what is printed is what the model got, said, and was judged by."""
 
 import pytest
-from conftest import ROOT, TOY_MODEL
-from test_loop import toy
+from support.policies import ROOT, TOY_MODEL
+from support.runs import toy
 
 from rlora.commands.cli import main
 from rlora.loop import run

@@ -1,10 +1,10 @@
 import dataclasses
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from support.recipes import presets
 
 from rlora import config
 from rlora.errors import ConfigError, MissingDependencyError
@@ -24,15 +24,6 @@ from rlora.types import SamplingParams
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.py"))
-
-
-def presets(path: Path) -> dict[str, RunConfig]:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.PRESETS
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

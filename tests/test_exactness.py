@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT
-from test_loop import toy
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from support.policies import ROOT
+from support.runs import toy
+from support.training import ADVANTAGES, SGD_LIKE, groups
 
 from rlora import assemble
 from rlora.config import filled

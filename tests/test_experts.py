@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import make_policy
-from mixtures import CLASSES, NUM_ACTIVE, NUM_EXPERTS, fused, make_mixture, plain_experts
+from support.mixtures import CLASSES, NUM_ACTIVE, NUM_EXPERTS, fused, make_mixture, plain_experts
+from support.policies import make_policy
 from torch import nn
 
 from rlora.errors import ConfigError

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import make_policy
-from make import completion, group
-from mixtures import CLASSES, as_linear, make_mixture
 from safetensors.torch import load_file, save_file
+from support.mixtures import CLASSES, as_linear, make_mixture
+from support.policies import make_policy
+from support.rollouts import completion, group
 
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig

@@ -5,10 +5,9 @@ import json
 
 import pytest
 import torch
-from mixtures import CLASSES, NUM_ACTIVE, make_mixture
 from safetensors.torch import load_file
-from test_loop import rows, toy, without_clock
-from test_resume import stopped
+from support.mixtures import CLASSES, NUM_ACTIVE, make_mixture
+from support.runs import rows, stopped, toy, without_clock
 
 from rlora.commands.cli import main
 from rlora.errors import ConfigError

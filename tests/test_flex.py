@@ -8,9 +8,9 @@ import weakref
 
 import pytest
 import torch
-from conftest import make_policy
-from test_fused_attention import HEADS, LAYOUTS, segments
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from support.attention import HEADS, LAYOUTS, segments
+from support.policies import make_policy
+from support.training import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn.attention import flex_attention as pytorch

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_policy
 from safetensors.torch import load_file, save_file
+from support.policies import make_policy
 
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig

@@ -5,10 +5,11 @@ import dataclasses
 import pytest
 import torch
 import transformers
-from conftest import TOY_MODEL
-from engines import IgnoresAdapter, ServesPrevious
-from test_policy import folder_of
-from test_trainer import ADVANTAGES, SGD_LIKE, groups, groups_at
+from support.engines import IgnoresAdapter, ServesPrevious
+from support.full import KINDS, reference_gradient
+from support.models import folder_of
+from support.policies import TOY_MODEL
+from support.training import ADVANTAGES, SGD_LIKE, groups, groups_at
 
 from rlora.errors import ConfigError, ModelError, StaleAdapterError
 from rlora.full import head, parameters
@@ -42,28 +43,6 @@ def disturb(policy: Policy, scale: float, seed: int = 0) -> None:
     policy.round_off()
 
 
-def reference_gradient(folder, *, temperature: float, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """Return the gradient by plain Transformers and autograd: every completion alone, logits at every position."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    total = sum(len(r.completion.token_ids) for group in groups() for r in group.rollouts)
-    loss = torch.zeros(())
-    for group, advantages in zip(groups(), ADVANTAGES, strict=True):
-        start = len(group.prompt.token_ids)
-        for rollout, advantage in zip(group.rollouts, advantages, strict=True):
-            answer = rollout.completion.token_ids
-            logits = model(torch.tensor([[*group.prompt.token_ids, *answer]])).logits[0, start - 1 : -1].float()
-            log_p = (logits / temperature).log_softmax(-1)[torch.arange(len(answer)), torch.tensor(answer)]
-            loss = loss - (advantage * (log_p - torch.tensor(rollout.completion.logprobs)).exp()).sum() / total
-    loss.backward()
-    return {name: parameter.grad.float() for name, parameter in model.named_parameters()}
-
-
-KINDS = [
-    ("Llama", {"tie_word_embeddings": True}),
-    ("Llama", {"tie_word_embeddings": False}),
-    ("Qwen2", {"tie_word_embeddings": True}),  # biases on q, k and v
-    ("Qwen3", {"head_dim": 16, "tie_word_embeddings": False}),  # norms on q and k
-]
 BATCHES = [
     BatchConfig(),
     BatchConfig(tokens_per_micro_batch=1, tokens_per_row=0),

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from engines import IgnoresAdapter, ServesPrevious
 from safetensors.torch import load_file
-from test_benchmark import toy as toy_evaluation
-from test_loop import rows, toy
-from test_resume import SIZE, assert_same_run, stopped
+from support.engines import IgnoresAdapter, ServesPrevious
+from support.evaluations import toy as toy_evaluation
+from support.runs import SIZE, assert_same_run, rows, stopped, toy
 
 from rlora.commands.cli import main
 from rlora.errors import CheckpointError, ConfigError, ModelError, RunDirError, StaleAdapterError

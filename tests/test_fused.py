@@ -7,13 +7,14 @@ import sys
 import pytest
 import torch
 import transformers
-from conftest import ROOT, TOY_MODEL
-from engines import random_b
-from mixtures import CLASSES, make_mixture
-from test_full import KINDS, reference_gradient
-from test_policy import folder_of
-from test_resume import assert_same_run
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from support.engines import random_b
+from support.full import KINDS, reference_gradient
+from support.kernels import OFF, ON, gradient_of
+from support.mixtures import CLASSES, make_mixture
+from support.models import folder_of
+from support.policies import ROOT, TOY_MODEL
+from support.runs import assert_same_run
+from support.training import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
@@ -24,7 +25,7 @@ from rlora.lora.config import LoraConfig
 from rlora.model import attention
 from rlora.model.attention import as_bias, attend, visibility_mask
 from rlora.model.logprobs import token_logprobs
-from rlora.model.sources import ModelConfig, cache_dir
+from rlora.model.sources import cache_dir
 from rlora.system.memory import recompute_layers
 from rlora.train.batching import BatchConfig, build_batch
 from rlora.train.losses import LossConfig
@@ -33,8 +34,6 @@ from rlora.train.trainer import Trainer
 from rlora.train.warm_up import warm_up
 
 pytestmark = pytest.mark.unit
-ON = ModelConfig(dtype="float32", compile="on")
-OFF = ModelConfig(dtype="float32", compile="off")
 
 
 @pytest.fixture(scope="module", params=["plain", "compiled"])
@@ -178,14 +177,6 @@ def test_the_gradient_of_a_certain_token_is_not_rounded_away(kernels_) -> None:
     p = float(values.detach().exp())
     assert 0.9985 < p < 0.9995
     assert float(hidden.grad[0, 0]) == pytest.approx(1 - p, rel=0.01)
-
-
-def gradient_of(folder, config, rank, batch, temperature) -> torch.Tensor:
-    policy = Policy.load(folder, config, LoraConfig(rank=rank), seeds=[0])
-    random_b(policy, scale=0.01 * rank)
-    trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=temperature)
-    trainer.step(build_batch(groups(), ADVANTAGES, batch, version=0))
-    return policy.flat.grad_KD
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.8])

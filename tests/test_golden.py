@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from golden.runs import machine, record_path
+from support.policies import ROOT
 
 from rlora.sampler.base import is_vllm_installed
 

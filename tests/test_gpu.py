@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
-from engines import IgnoresAdapter, random_b
-from test_fused import OFF, ON, gradient_of
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
-from test_vllm import BUNDLED, Bench
+from support.engines import IgnoresAdapter, random_b
+from support.kernels import OFF, ON, gradient_of
+from support.policies import ROOT
+from support.training import ADVANTAGES, SGD_LIKE, groups
+from support.vllm_bench import BUNDLED, Bench
 from torch import nn
 
 from rlora.errors import StaleAdapterError
@@ -136,7 +136,7 @@ def test_adapters_of_experts_are_served_as_trained(tmp_path) -> None:
     code = f"""if True:
         import sys
         sys.path.insert(0, "tests")
-        from test_vllm import Bench
+        from support.vllm_bench import Bench
         from rlora.model.sources import ModelConfig
         made = Bench(ModelConfig(name={str(tmp_path / "mixture")!r}), kv_cache_gb=1.0)
         made.put(version=1, scale=5e-2)
@@ -156,8 +156,8 @@ def test_one_copy_of_the_base_and_a_cache_that_gives_way() -> None:
         import dataclasses, sys
         sys.path.insert(0, "tests")
         import torch
-        from engines import RANK_1, random_b, spec
-        from test_vllm import BUNDLED, Bench
+        from support.engines import RANK_1, random_b, spec
+        from support.vllm_bench import BUNDLED, Bench
         from rlora.model.sources import model_dir
         from rlora.train.policy import Policy
         from rlora.sampler.base import SamplerConfig

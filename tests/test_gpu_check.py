@@ -11,11 +11,9 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import engines
 import psutil
 import pytest
 import torch
-from conftest import ROOT
 from gpu_check import STAGES
 from gpu_stages.card import ballast_bytes, of_card, smaller_card
 from gpu_stages.engines import engine_tests
@@ -24,6 +22,8 @@ from gpu_stages.pytest_runs import ENGINE_TESTS, outcomes, run_pytest
 from gpu_stages.runs import _differences
 from gpu_stages.setting import planned_gib
 from gpu_stages.stage import GIB, CheckError, Clock, Context
+from support import engines
+from support.policies import ROOT
 
 from rlora.system.exactness import VARIABLES
 from rlora.train.memory_plan import MemoryPlan

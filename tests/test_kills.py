@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_resume import assert_same_run
+from support.policies import ROOT
+from support.runs import assert_same_run
 
 
 def kill(folder: Path, number: int, seed: int) -> None:
-    command = [sys.executable, str(ROOT / "tests" / "kills.py"), str(folder), str(number), str(seed)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60 + 30 * number)
+    command = [sys.executable, "-m", "support.kills", str(folder), str(number), str(seed)]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, timeout=60 + 30 * number)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert len(report["kills"]) == number

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import make_policy
-from test_trainer import ADVANTAGES, groups, groups_at
+from support.policies import make_policy
+from support.training import ADVANTAGES, groups, groups_at
 
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import recommend

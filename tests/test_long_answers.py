@@ -12,15 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, make_policy
-from engines import random_b, spec
 from safetensors.torch import load_file, save_file
-from test_benchmark import Counting
-from test_benchmark import rows as sample_rows
-from test_benchmark import toy as evaluation_of
-from test_loop import rows, toy, without_clock
-from test_resume import stopped
-from test_trainer import SGD_LIKE
+from support.engines import random_b, spec
+from support.evaluations import Counting
+from support.evaluations import rows as sample_rows
+from support.evaluations import toy as evaluation_of
+from support.policies import ROOT, make_policy
+from support.runs import rows, stopped, toy, without_clock
+from support.training import SGD_LIKE
 
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.evaluation.run import evaluate_benchmarks

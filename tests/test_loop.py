@@ -8,16 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
-from engines import IgnoresAdapter, ServesPrevious
 from safetensors.torch import load_file
-from test_config import presets
+from support.engines import IgnoresAdapter, ServesPrevious
+from support.policies import ROOT
+from support.runs import rows, toy, without_clock
 
 from rlora.errors import AdapterError, ConfigError, DataError, NonFiniteError, RunDirError, StaleAdapterError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
 from rlora.model.sources import ModelConfig
-from rlora.run_config import RunConfig
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig
@@ -26,19 +25,6 @@ from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.loop
-
-
-def toy(run_dir: Path, **changes) -> RunConfig:
-    preset = presets(ROOT / "recipes" / "arithmetic.py")["toy"]
-    return dataclasses.replace(preset, run_dir=str(run_dir), **changes)
-
-
-def rows(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_clock(row: dict) -> dict:
-    return {k: v for k, v in row.items() if not k.startswith(("seconds/", "throughput/", "memory/"))}
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_policy
+from support.policies import make_policy
 from torch import nn
 
 from rlora.errors import ConfigError

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TOY_MODEL
-from engines import random_b
-from test_policy import folder_of
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from support.engines import random_b
+from support.low_rank import numbers
+from support.models import folder_of
+from support.policies import ROOT, TOY_MODEL
+from support.training import ADVANTAGES, SGD_LIKE, groups
 from torch import nn
 
 from rlora.kernels.compiled import compiled_kernels
@@ -44,20 +45,6 @@ def products(library) -> LowRank:
 def both(products, request) -> LowRank:
     """With the products of base and update in one, and with those of the update alone."""
     return replace(products, has_bases=request.param)
-
-
-def numbers(rows: int, rank: int, inputs: int, outputs: tuple[int, ...], pitch: int = 0):
-    """Return x, the layers' weights (every second with a bias), all A, all B, and gradients of the outputs."""
-    random = torch.Generator().manual_seed(rows + rank)
-
-    def wide(columns: int) -> torch.Tensor:
-        return torch.randn(rows, columns + pitch, generator=random).bfloat16()[:, :columns]
-
-    layers = [(torch.randn(size, inputs, generator=random).bfloat16() / inputs**0.5, None) for size in outputs]
-    layers[::2] = [(w, torch.randn(len(w), generator=random).bfloat16()) for w, _ in layers[::2]]
-    all_a = [torch.randn(rank, inputs, generator=random) / inputs**0.5 for _ in outputs if rank]
-    all_b = [torch.randn(size, rank, generator=random) / 10 for size in outputs if rank]
-    return wide(inputs), layers, all_a, all_b, [wide(size) for size in outputs]
 
 
 def near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> bool:
@@ -191,7 +178,7 @@ import torch
 from rlora.kernels import native
 from rlora.kernels.low_rank import LowRank
 sys.path.insert(0, "tests")
-from test_low_rank import numbers
+from support.low_rank import numbers
 native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")
 products = LowRank(native.native_library(Path(sys.argv[1])), has_bases=True)
 for inputs in (576, 1000, 2024):

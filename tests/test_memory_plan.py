@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 import transformers
-from conftest import ROOT
-from test_loop import toy
+from support.policies import ROOT
+from support.runs import toy
 
 from rlora import assemble
 from rlora.advice import plan_on_paper, workload_of

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from conftest import TOY_MODEL, make_policy
-from make import completion, group
+from support.policies import TOY_MODEL, make_policy
+from support.rollouts import completion, group
 
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import TOY_MODEL
+from support.policies import TOY_MODEL
 from torch import nn
 
 from rlora.errors import ConfigError

@@ -3,9 +3,10 @@
 import pytest
 import torch
 import transformers
-from engines import random_b
-from make import completion, group
 from safetensors.torch import load_file, save_file
+from support.engines import random_b
+from support.models import folder_of
+from support.rollouts import completion, group
 
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
@@ -15,31 +16,9 @@ from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.unit
 
-SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-}
-
 
 WIDE = {"initializer_range": 0.3}  # so that what a layer carries along is as much as in a trained model
 FALCON = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1}
-
-
-def folder_of(kind: str, tmp_path, *, seed: int = 0, **options):
-    torch.manual_seed(seed)
-    config = getattr(transformers, f"{kind}Config")(**SHAPE, **options)
-    model = getattr(transformers, f"{kind}ForCausalLM")(config)
-    for name, parameter in model.named_parameters():
-        if name == "lm_head.bias":
-            torch.nn.init.normal_(parameter)
-    model.save_pretrained(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from conftest import TOY_MODEL, make_policy
-from engines import IgnoresAdapter, ServesPrevious, random_b, spec
-from make import completion
+from support.engines import IgnoresAdapter, ServesPrevious, random_b, spec
+from support.policies import TOY_MODEL, make_policy
+from support.rollouts import completion
 
 from rlora.errors import StaleAdapterError
 from rlora.lora.config import LoraConfig

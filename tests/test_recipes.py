@@ -4,8 +4,8 @@ import dataclasses
 import json
 
 import pytest
-from conftest import ROOT
-from test_config import presets
+from support.policies import ROOT
+from support.recipes import presets
 
 from rlora.loop import run
 from rlora.tasks import task

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from engines import Around
 from safetensors.torch import load_file
-from test_loop import rows, toy, without_clock
+from support.policies import ROOT
+from support.runs import SIZE, Stop, assert_same_run, rows, stopped, toy, without_clock
 
 from rlora.errors import CheckpointError, ConfigError, RunDirError, StaleAdapterError, WriteError
 from rlora.evaluation.held_out import EvaluationConfig
@@ -27,53 +25,6 @@ from rlora.train.optimizer import OptimizerConfig
 from rlora.verify import VerifierConfig
 
 pytestmark = pytest.mark.loop
-SIZE = {"problems_per_step": 12, "samples_per_problem": 64, "num_steps": 5}  # every step has something to learn from
-
-
-class Stop(Exception):
-    """What the test stops a run with."""
-
-
-class StopsAfter(Around):
-    """Samples as usual `count` times for training, then raises Stop."""
-
-    def __init__(self, sampler, count: int):
-        self._sampler, self._left = sampler, count
-
-    def load(self, adapters) -> None:
-        self._sampler.load(adapters)
-
-    def sample(self, requests, sampling, *, seed):
-        if requests[0].key[0] == "train":
-            if self._left == 0:
-                raise Stop
-            self._left -= 1
-        return self._sampler.sample(requests, sampling, seed=seed)
-
-
-def stopped(config, *, after: int) -> None:
-    with pytest.raises(Stop):
-        run(config, make_sampler=lambda spec: StopsAfter(build_sampler(spec), after))
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> Path:
-    run_dir = run(toy(tmp_path_factory.mktemp("straight") / "run", **SIZE))
-    assert [row["optimizer/is_empty_batch"] for row in rows(run_dir)] == [0.0] * 5
-    return run_dir
-
-
-def assert_same_run(run_dir: Path, straight: Path, *, but: tuple[str, ...] = (), pattern: str = "adapter*/*") -> None:
-    """Metrics (times apart), rollouts, policies, checkpoints and scores are equal, the files byte for byte."""
-    assert [without_clock(row) for row in rows(run_dir)] == [without_clock(row) for row in rows(straight)]
-    for files_of in ("rollouts/*.jsonl", pattern, "checkpoints/*/tensors.safetensors"):
-        expected = {str(path.relative_to(straight)): path.read_bytes() for path in straight.glob(files_of)}
-        found = {str(path.relative_to(run_dir)): path.read_bytes() for path in run_dir.glob(files_of)}
-        assert found == expected
-        assert expected
-    scores = [json.loads((folder / "summary.json").read_text()) for folder in (run_dir, straight)]
-    for name in ("base", "policy", "difference", "num_steps", "max_kl_k3"):
-        assert name in but or scores[0][name] == scores[1][name]
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 4])
@@ -263,7 +214,7 @@ def test_two_processes_cannot_write_one_run(tmp_path) -> None:
 
 
 def test_a_lying_sampler_is_caught_when_a_run_goes_on(tmp_path) -> None:
-    from engines import IgnoresAdapter
+    from support.engines import IgnoresAdapter
 
     config = toy(tmp_path / "run", **SIZE)
     stopped(config, after=4)
@@ -386,7 +337,7 @@ from pathlib import Path
 from rlora import loop, recipe
 from rlora.errors import EngineError
 from rlora.sampler.build import build_sampler
-from engines import Around
+from support.engines import Around
 
 class Fails(Around):
     def __init__(self, sampler): self._sampler = sampler
@@ -401,9 +352,9 @@ class Fails(Around):
 real = loop.run
 recipe.run = lambda config: real(config, make_sampler=lambda spec: Fails(build_sampler(spec)))
 import tyro
-from test_loop import toy
-from test_resume import SIZE
-recipe.cli = lambda presets, description: toy(Path(sys.argv[-2]), **SIZE)
+from support.runs import toy
+from support.runs import SIZE
+recipe.cli = lambda presets, **options: toy(Path(sys.argv[-2]), **SIZE)
 recipe.main({{}}, description="")
 """
 

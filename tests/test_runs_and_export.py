@@ -7,10 +7,9 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT, TOY_MODEL
 from safetensors.torch import load_file, save_file
-from test_loop import toy
-from test_resume import SIZE, stopped, straight  # noqa: F401 - a fixture
+from support.policies import ROOT, TOY_MODEL
+from support.runs import SIZE, stopped, toy
 
 from rlora.commands import export, runs
 from rlora.commands.cli import main
@@ -25,7 +24,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 @pytest.fixture(scope="module")
-def folder(straight, tmp_path_factory):  # noqa: F811
+def folder(straight, tmp_path_factory):
     """A folder of runs in every state."""
     folder = tmp_path_factory.mktemp("runs")
     shutil.copytree(straight, folder / "done")
@@ -77,7 +76,7 @@ def test_the_runs_command_writes_a_table_and_json(folder, capsys) -> None:
     assert "holds no run" in capsys.readouterr().err
 
 
-def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:  # noqa: F811
+def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     main(["export", str(straight), "--to", str(tmp_path / "newest")])
     assert (tmp_path / "newest" / ADAPTER).read_bytes() == (straight / "adapter" / ADAPTER).read_bytes()
     main(["export", str(straight), "--step", "3", "--to", str(tmp_path / "third")])
@@ -97,7 +96,7 @@ def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     assert "training reward in the step before" in (tmp_path / "third" / "README.md").read_text()
 
 
-def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -> None:  # noqa: F811
+def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -> None:
     main(["export", str(straight), "--to", str(tmp_path / "merged"), "--merge"])
     assert "Merged in fp32 and rounded to float32" in capsys.readouterr().out
     folder, lora = model_dir(TOY_MODEL), LoraConfig()
@@ -110,7 +109,7 @@ def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -
         assert not torch.allclose(base, merged.next_token_logits(tokens), atol=1e-3)
 
 
-def test_rounding_that_would_change_the_policy_keeps_fp32(straight, tmp_path, monkeypatch, capsys) -> None:  # noqa: F811
+def test_rounding_that_would_change_the_policy_keeps_fp32(straight, tmp_path, monkeypatch, capsys) -> None:
     """The toy's own run is in fp32; here it is exported as if its base were bf16, with no tolerance at all."""
     config = straight / "checkpoints" / "step-000005"
     run_dir = tmp_path / "run"
@@ -158,7 +157,7 @@ def test_merging_adds_scale_times_b_a(tmp_path, toy_dir) -> None:
         (["{new}", "--to", "{new}"], "holds no config.json"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(straight, tmp_path, capsys, arguments, message) -> None:  # noqa: F811
+def test_what_cannot_be_exported_is_refused(straight, tmp_path, capsys, arguments, message) -> None:
     filled = [one.format(run=straight, new=tmp_path / "new") for one in arguments]
     with pytest.raises(SystemExit) as ended:
         main(["export", *filled])
@@ -182,7 +181,7 @@ def test_the_command_explains_itself() -> None:
         assert ended.value.code == 0
 
 
-def test_an_adapter_file_that_is_no_safetensors_is_refused(straight, tmp_path) -> None:  # noqa: F811
+def test_an_adapter_file_that_is_no_safetensors_is_refused(straight, tmp_path) -> None:
     from rlora.errors import AdapterError
     from rlora.lora.peft.peft_format import load_adapter_tensors
 

@@ -5,16 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from engines import random_b
-from fused_engines import Layer, change, made_up_engine, put
 from safetensors.torch import load_file, save_file
-from test_trainer import ADVANTAGES, groups
+from support.engines import random_b
+from support.fused_engines import Layer, change, made_up_engine, put
+from support.shared_base import CPU, KINDS, configured, logits_of, storages
+from support.training import ADVANTAGES, groups
 from torch import nn
 
 from rlora.errors import LayoutError
 from rlora.lora.config import LoraConfig
 from rlora.model.loading import load_model
-from rlora.model.sources import ModelConfig, empty_model, make_toy
+from rlora.model.sources import empty_model, make_toy
 from rlora.sampler.vllm.shared_base import base_views, check_rows
 from rlora.train.batching import BatchConfig, build_batch
 from rlora.train.losses import LossConfig
@@ -23,25 +24,6 @@ from rlora.train.policy import Policy
 from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
-CPU = torch.device("cpu")
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", {}),
-    "llama-tied": ("LlamaConfig", {"tie_word_embeddings": True}),
-    "llama-rope": ("LlamaConfig", {"rope_parameters": LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True}),
-    "qwen2": ("Qwen2Config", {}),
-    "qwen2-tied": ("Qwen2Config", {"tie_word_embeddings": True}),
-    "qwen3": ("Qwen3Config", {"head_dim": 32}),
-    "mistral": ("MistralConfig", {"sliding_window": None}),
-    "olmo2": ("Olmo2Config", {}),
-}
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -64,22 +46,12 @@ def qwen2(tmp_path_factory):
     return made
 
 
-def configured(folder, dtype: str = "float32") -> ModelConfig:
-    return ModelConfig(name=str(folder), dtype=dtype)  # pyright: ignore[reportArgumentType] - one of three names
-
-
 def engine_of(folder, config, **options) -> nn.Module:
     return made_up_engine(load_model(folder, config, CPU), **options)
 
 
 def views_of(engine, folder, config) -> dict[str, torch.Tensor]:
     return base_views(engine, empty_model(folder, config), getattr(torch, config.dtype))
-
-
-def logits_of(model) -> torch.Tensor:
-    tokens_BT = torch.arange(24).view(2, 12) % model.config.vocab_size
-    with torch.no_grad():
-        return model(input_ids=tokens_BT, attention_mask=torch.ones(2, 1, 12, 12, dtype=torch.bool).tril()).logits
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -103,10 +75,6 @@ def test_a_model_on_views_gives_the_same_bits(folder, dtype, has_adapters) -> No
     stored, found = normal.state_dict(), model.state_dict()
     assert stored.keys() == found.keys()
     assert all(torch.equal(stored[name], found[name]) for name in stored)
-
-
-def storages(module: nn.Module) -> set[int]:
-    return {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
 
 
 def test_views_lie_in_the_engines_storage_and_see_what_is_written_there(folder) -> None:

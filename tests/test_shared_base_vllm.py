@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROOT
-from test_shared_base import CPU, KINDS, configured, logits_of, storages
+from support.policies import ROOT
+from support.shared_base import CPU, KINDS, configured, logits_of, storages
 
 from rlora.errors import LayoutError
 from rlora.model.loading import load_model

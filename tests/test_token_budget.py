@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import ROOT, TOY_MODEL, make_policy
-from make import completion, group
-from test_loop import rows, toy
-from test_resume import SIZE, stopped
-from test_trainer import ADVANTAGES, SGD_LIKE, groups
+from support.policies import ROOT, TOY_MODEL, make_policy
+from support.rollouts import completion, group
+from support.runs import SIZE, rows, stopped, toy
+from support.training import ADVANTAGES, SGD_LIKE, groups
 
 from rlora import assemble
 from rlora.errors import OutOfMemoryError
@@ -280,9 +279,9 @@ def test_a_resumed_run_keeps_the_tokens_that_memory_allowed(monkeypatch, tmp_pat
 LIMITED = """
 import resource, sys, torch
 sys.path.insert(0, "tests")
-from conftest import TOY_MODEL
-from engines import random_b
-from make import completion, group
+from support.policies import TOY_MODEL
+from support.engines import random_b
+from support.rollouts import completion, group
 from rlora.train.batching import BatchConfig, made_up_row, stack
 from rlora.lora.config import LoraConfig
 from rlora.train.losses import LossConfig

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import TOY_MODEL, make_policy
-from engines import random_b, spec
+from support.engines import random_b, spec
+from support.policies import TOY_MODEL, make_policy
 
 from rlora.errors import SamplerError
 from rlora.sampler.base import SamplerConfig

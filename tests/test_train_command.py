@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_config import presets
+from support.policies import ROOT
+from support.recipes import presets
 
 from rlora.commands.cli import main
 from rlora.errors import ConfigError

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
-from conftest import TOY_MODEL, make_policy
-from engines import random_b
-from make import completion, group
+from support.engines import random_b
+from support.policies import TOY_MODEL, make_policy
+from support.rollouts import completion, group
+from support.training import ADVANTAGES, SGD_LIKE, groups, groups_at
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlora.errors import ConfigError, NonFiniteError, StaleBatchError
@@ -21,24 +22,6 @@ from rlora.train.policy import Policy
 from rlora.train.trainer import Trainer
 
 pytestmark = pytest.mark.unit
-
-SGD_LIKE = OptimizerConfig(learning_rate=1e-3, max_grad_norm=0.0)
-
-
-def groups(seed: int = 0):
-    random = torch.Generator().manual_seed(seed)
-
-    def tokens(count: int) -> list[int]:
-        return torch.randint(2, 50, (count,), generator=random).tolist()
-
-    shapes = [(6, [4, 9, 1]), (11, [3, 3, 12]), (5, [8, 2, 2])]
-    return [
-        group(tokens(prompt), [completion(tokens(length), logprob=-3.0) for length in lengths], [1.0, 0.0, 0.0])
-        for prompt, lengths in shapes
-    ]
-
-
-ADVANTAGES = [[0.7, -0.3, -0.4], [0.5, 0.0, -0.5], [0.0, 0.0, 0.0]]
 
 
 def reference_gradient(policy, *, temperature: float) -> torch.Tensor:
@@ -97,13 +80,6 @@ def test_kl_term_pulls_towards_the_base(toy_dir) -> None:
         batch = build_batch(groups_at(version), zeros, BatchConfig(), version=version, keep_all=True)
         divergences.append(trainer.step(batch)["loss/kl_to_base"])
     assert divergences[-1] < 0.7 * divergences[0]
-
-
-def groups_at(version: int):
-    def renew(rollout):
-        return dataclasses.replace(rollout, completion=dataclasses.replace(rollout.completion, version=version))
-
-    return [dataclasses.replace(one, rollouts=tuple(renew(r) for r in one.rollouts)) for one in groups()]
 
 
 def test_training_raises_the_probability_of_what_was_rewarded(toy_dir) -> None:

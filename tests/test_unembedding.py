@@ -3,10 +3,10 @@
 import pytest
 import torch
 import transformers
-from conftest import TOY_MODEL, make_policy
-from engines import spec
-from test_loop import toy
-from test_policy import folder_of
+from support.engines import spec
+from support.models import folder_of
+from support.policies import TOY_MODEL, make_policy
+from support.runs import toy
 from torch import nn
 
 from rlora.errors import ConfigError

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from conftest import TOY_MODEL
 from safetensors.torch import load_file
-from test_loop import rows, toy
-from test_resume import SIZE, assert_same_run, stopped
+from support.policies import TOY_MODEL
+from support.runs import SIZE, assert_same_run, rows, stopped, toy
 
 from rlora.commands.cli import main
 from rlora.loop import run

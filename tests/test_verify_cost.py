@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from rlora.types import VerdictKind
-from rlora.verify import JudgeRequest, Verifier, extract, structure
+from rlora.verify import JudgeRequest, Verifier, extract
 from rlora.verify.comparison.decide import Effort
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.extraction.markers import boxes
 from rlora.verify.judging import Pending, judge_cheaply
+from rlora.verify.reading import structure
 from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.unit
@@ -41,8 +42,8 @@ def _cheaply(text: str, gold: str) -> object:
 
 @pytest.mark.parametrize("joint", [", ", " or ", "$ and $", " \n"])
 def test_a_list_of_boxes_costs_no_more_comparisons_the_longer_it_is(joint: str, monkeypatch) -> None:
-    compared = _counted("extract", "cheap_verdict", monkeypatch)
-    unboxed = _counted("extract", "_unboxed", monkeypatch)
+    compared = _counted("extraction.extract", "cheap_verdict", monkeypatch)
+    unboxed = _counted("extraction.extract", "_unboxed", monkeypatch)
     assert extract(_boxes(12, joint)).text == ", ".join(map(str, range(12)))
     assert (compared(), unboxed()) == (12 * 11 // 2, 12)
     for count in (13, 100, 1_000, 30_000):
@@ -88,7 +89,7 @@ def _lists(piece: str, count: int) -> tuple[str, str]:
     "piece", ["%d", "x=%d", "x<%d", r"\{%d,y\}", "(%d,x)", r"\sqrt{%d}", "3%d!", "2^{9%d}", "1e99%d"]
 )
 def test_long_lists_cost_no_more_comparisons_the_longer_they_are(piece: str, monkeypatch) -> None:
-    compared = _counted("equal", "compare", monkeypatch)
+    compared = _counted("comparison.equal", "compare", monkeypatch)
     for count in (100, 200, 400):
         before = compared()
         assert not cheap_verdict(*_lists(piece, count), is_rounding=False)
@@ -100,7 +101,7 @@ def test_long_lists_cost_no_more_comparisons_the_longer_they_are(piece: str, mon
 
 
 def test_lists_within_lists_count_together(monkeypatch) -> None:
-    compared = _counted("equal", "compare", monkeypatch)
+    compared = _counted("comparison.equal", "compare", monkeypatch)
     rows = [r"\{%s\}" % ",".join(str(i + j) for j in range(20)) for i in range(20)]  # noqa: UP031 - braces
     others = [row.replace("1", "8") for row in rows]
     assert cheap_verdict(",".join(rows), ",".join(others), is_rounding=False) is None
@@ -120,7 +121,7 @@ def test_lists_that_are_too_long_here_are_compared_by_a_worker() -> None:
 
 
 def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch) -> None:
-    read = _counted("structure", "_bracket", monkeypatch)
+    read = _counted("reading.structure", "_bracket", monkeypatch)
     for name in ("P", "E"):
         for depth in (2, 4, 8, 16):
             before = read()

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 import torch
-from engines import IgnoresAdapter, ServesPrevious
+from support.engines import IgnoresAdapter, ServesPrevious
 
 from rlora.errors import StaleAdapterError
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer, model_dir

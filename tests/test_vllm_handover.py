@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import make_policy
+from support.policies import make_policy
 
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.peft_format import save_adapter

@@ -6,9 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from test_loop import rows
-from test_resume import assert_same_run
+from support.policies import ROOT
+from support.runs import assert_same_run, rows
 
 pytestmark = pytest.mark.vllm
 OPTIONS = {

@@ -83,7 +83,7 @@ def run_all(runs: dict[str, list[str]]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         for name, arguments in runs.items():
             if "MIXTURE" in arguments:
-                from mixtures import make_mixture
+                from support.mixtures import make_mixture
 
                 mixture = make_mixture(Path(folder) / "mixture", "qwen3_moe")
                 arguments = [str(mixture) if one == "MIXTURE" else one for one in arguments]

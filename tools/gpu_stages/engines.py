@@ -18,7 +18,7 @@ _NEAR = 0.5  # of the distance to any other policy: what is served lies nearer t
 
 def engine_tests(context: Context) -> None:
     """Both lies on a made model, caught by the proof; then the tests marked gpu that need an engine."""
-    from engines import IgnoresAdapter, ServesPrevious
+    from support.engines import IgnoresAdapter, ServesPrevious
 
     lies = {"ignores adapters": IgnoresAdapter, "serves the previous": lambda sampler: ServesPrevious(sampler, after=2)}
     with _engine(context, num_policies=1) as (policy, sampler):
@@ -37,7 +37,7 @@ def engine_tests(context: Context) -> None:
 
 def _refusal(policy: Any, sampler: Any) -> str | None:
     """Swap three versions in; return why the proof refused one of them, or None."""
-    from engines import random_b
+    from support.engines import random_b
 
     from rlora.errors import StaleAdapterError
     from rlora.proof.hot_swap import HotSwap
@@ -58,7 +58,7 @@ def _refusal(policy: Any, sampler: Any) -> str | None:
 @contextmanager
 def _engine(context: Context, *, num_policies: int) -> Iterator[tuple[Any, Any]]:
     """Yield a policy on the toy model, and an engine for several: vLLM on a card, the torch sampler rehearsing."""
-    from engines import spec
+    from support.engines import spec
 
     from rlora.lora.config import LoraConfig
     from rlora.model.sources import ModelConfig
@@ -81,7 +81,7 @@ def cohort(context: Context) -> None:
     """Several policies in one engine: each is what is served under its number, alone, beside the others, and after one
     of them was replaced.
     """
-    from engines import random_b
+    from support.engines import random_b
 
     numbers = range(_NUM_POLICIES)
     with _engine(context, num_policies=_NUM_POLICIES) as (policy, sampler):

@@ -1,4 +1,6 @@
-"""Kill toy runs with SIGKILL at random moments and let each go on to its end: `kills.py FOLDER NUMBER SEED`.
+"""Kill toy runs with SIGKILL at random moments and let each go on to its end.
+
+    python -m support.kills FOLDER NUMBER SEED
 
 Imports once and forks for every run, so that a run takes a second: the time is spent where kills can hurt. Prints one
 JSON line: how long the straight run took, and at which moments the others were killed.
@@ -14,9 +16,9 @@ import time
 from pathlib import Path
 
 import torch
-from test_loop import toy
 
 from rlora.loop import run
+from support.runs import toy
 
 SIZE = {"problems_per_step": 12, "samples_per_problem": 64, "num_steps": 6}
 

@@ -1,0 +1,15 @@
+"""The configurations of a recipe script."""
+
+import importlib.util
+from pathlib import Path
+
+from rlora.run_config import RunConfig
+
+
+def presets(path: Path) -> dict[str, RunConfig]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.PRESETS
