@@ -7,15 +7,16 @@ from collections import Counter
 from pathlib import Path
 
 _LOG = logging.getLogger(__name__)
+_PACKAGE = Path(__file__).parent.parent  # the verifier's
 _SHOWN = 100  # characters
 RAISED = "judging raised"  # how the step of an exception begins
 
 
 def described(error: Exception) -> str:
-    """Return an exception's type and the line of this package that it passed last: enough to tell a bug from data."""
+    """Return an exception's type and the line of the verifier that it passed last: enough to tell a bug from data."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).parent == Path(__file__).parent]
-    return f"{type(error).__name__} in {Path(own[-1].filename).name}:{own[-1].lineno}"
+    last = ([frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)] or frames)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}"
 
 
 class Faults:

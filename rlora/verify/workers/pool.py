@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+import rlora
 from rlora.errors import RloraError
 from rlora.types import VerdictKind
 from rlora.verify.workers import protocol
@@ -41,7 +42,7 @@ class _Worker:
     """A worker process and its pipes; used by one thread at a time."""
 
     def __init__(self, deadline_seconds: float, memory_mb: int) -> None:
-        root = str(Path(__file__).resolve().parents[2])
+        root = str(Path(rlora.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # -P keeps the working directory off the module path: a user's own sympy.py there must not be imported.
         command = [
