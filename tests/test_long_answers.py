@@ -38,13 +38,21 @@ from rlora.types import Group, Problem, Prompt, Rollout, SampleRequest, Sampling
 PROMPT, ANSWER = 2048, 16384
 
 
-def make_talkative(folder: Path, *, ends: float, positions: int = 512, **sizes) -> ModelConfig:
-    """Write the toy model with another liking for its end token: 4.5 ends it after some tokens, 0 hardly ever."""
+def make_talkative(folder: Path, *, ends: float | None, positions: int = 512, **sizes) -> ModelConfig:
+    """Write the toy model with another liking for its end token: 4.5 ends it after some tokens, 0 hardly ever, None
+    never. For the last the first number of every hidden state stays large, and only the end token looks at it.
+    """
     make_toy(folder, **sizes)
     weights = load_file(folder / "model.safetensors")
-    shared = weights["model.embed_tokens.weight"].mean(0)
-    head = weights["lm_head.weight"]
-    head[0] -= (4.5 - ends) / 64 * shared * 8 / shared.norm()
+    embeddings, head = weights["model.embed_tokens.weight"], weights["lm_head.weight"]
+    if ends is None:
+        embeddings[:, 0], head[:, 0], head[0, 0], weights["model.norm.weight"][0] = 4, 0, -40, 1
+        for name in weights:
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weights[name][0] = 0
+    else:
+        shared = embeddings.mean(0)
+        head[0] -= (4.5 - ends) / 64 * shared * 8 / shared.norm()
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": positions}))
@@ -113,7 +121,7 @@ def train_on(policy: Policy, group: Group, *, above: int | None, tokens: int) ->
 
 @pytest.mark.long
 def test_answers_of_16k_tokens_are_trained_on_as_they_were_sampled(tmp_path) -> None:
-    model = make_talkative(tmp_path / "model", ends=-30, positions=PROMPT + ANSWER)
+    model = make_talkative(tmp_path / "model", ends=None, positions=PROMPT + ANSWER)
     policy = make_policy(tmp_path / "model", lora=LoraConfig())
     sampler = build_sampler(
         spec(policy, tmp_path / "model", model, SamplerConfig(kind="torch"), max_length=PROMPT + ANSWER)
@@ -140,7 +148,7 @@ def test_vllm_answers_of_16k_tokens_agree_with_the_trainer(tmp_path) -> None:
     from rlora.sampler.vllm.engine import VllmSampler
 
     sizes = {"head_dim": 64}
-    model = make_talkative(tmp_path / "model", ends=-30, positions=PROMPT + ANSWER, **sizes)
+    model = make_talkative(tmp_path / "model", ends=None, positions=PROMPT + ANSWER, **sizes)
     model = replace(model, dtype="bfloat16")
     policy = Policy.load(tmp_path / "model", model, LoraConfig(), seeds=[0])
     random_b(policy, scale=1e-2, seed=1)
@@ -165,15 +173,15 @@ def test_vllm_answers_of_16k_tokens_agree_with_the_trainer(tmp_path) -> None:
 @pytest.mark.long
 @pytest.mark.data
 def test_aime_with_16k_tokens_goes_on_in_the_middle_of_its_answers(tmp_path, data_dir) -> None:
-    make_talkative(tmp_path / "model", ends=-30, positions=PROMPT + ANSWER)
+    make_talkative(tmp_path / "model", ends=None, positions=PROMPT + ANSWER)
     changes = {
         "model": str(tmp_path / "model"),
         "benchmark": "aime2024",
         "data_dir": str(data_dir),
         "max_tokens": ANSWER,
-        "limit": 3,
-        "samples": 2,
-        "completions_per_batch": 2,
+        "limit": 2,
+        "samples": 1,
+        "completions_per_batch": 1,
         "sampler": SamplerConfig(kind="torch", max_prompt_tokens=PROMPT),
     }
     straight = evaluate_benchmarks(evaluation_of(tmp_path / "straight", **changes))
@@ -182,7 +190,7 @@ def test_aime_with_16k_tokens_goes_on_in_the_middle_of_its_answers(tmp_path, dat
         evaluate_benchmarks(config, make_sampler=lambda spec: Counting(build_sampler(spec), calls=1))
     name = "samples-aime2024-base.jsonl"
     kept = sample_rows(tmp_path / "stopped" / name)
-    assert [row["num_tokens"] for row in kept] == [ANSWER] * 2
+    assert [row["num_tokens"] for row in kept] == [ANSWER]
     again = evaluate_benchmarks(config)
     assert again["benchmarks"] == straight["benchmarks"]
     assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
