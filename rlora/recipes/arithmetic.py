@@ -4,7 +4,7 @@
     rlora train arithmetic --preset gpu        (the same on one GPU, in larger micro-batches)
     rlora train arithmetic --preset toy        (random weights, torch sampler, seconds; for tests)
 
-Hardware: two CPU cores, 5 GB. README.md states time and scores as measured.
+Hardware: two CPU cores, 5 GB. docs/figures.md states time and scores as measured.
 """
 
 from dataclasses import replace

@@ -17,7 +17,7 @@ class DataConfig:
     """The data set, where it lies, and what of it is taken for training."""
 
     name: Annotated[str, tyro.conf.arg(name="data")] = "gsm8k"
-    """Data set to train and test on; README.md lists them. Files given by train or test take its place."""
+    """What to train and test on: arithmetic, gsm8k, math or deepmath. Files given by train or test take its place."""
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     train: str | None = None
