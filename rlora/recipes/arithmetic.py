@@ -1,6 +1,6 @@
 """Teach a small model to add: rank 1, generated sums, held-out pairs.
 
-    rlora train arithmetic (what `make quickstart` runs)
+    rlora train arithmetic                     (what `make quickstart` runs)
     rlora train arithmetic --preset gpu        (the same on one GPU, in larger micro-batches)
     rlora train arithmetic --preset toy        (random weights, torch sampler, seconds; for tests)
 

@@ -95,9 +95,10 @@ def modules_of(names: Iterable[str]) -> list[str]:
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter into `folder` as PEFT files, each atomically, the configuration last."""
     folder.mkdir(parents=True, exist_ok=True)
+    adapter = adapter.served()
     layers = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     with write_atomically(folder / TENSOR_FILE) as path:
-        path.write_bytes(save(peft_tensors(adapter), metadata=header(layers, adapter.served().config.rank)))
+        path.write_bytes(save(peft_tensors(adapter), metadata=header(layers, adapter.config.rank)))
     save_config(adapter, folder)
 
 

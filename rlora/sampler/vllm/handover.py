@@ -42,6 +42,7 @@ def install() -> None:
 
 def hand_over(adapter: Adapter, folder: Path) -> None:
     """Have vLLM load `adapter` from `folder`, now and again, until it is taken back."""
+    adapter = adapter.served()  # PiSSA's difference, computed once
     save_config(adapter, folder)
     _HANDED[str(folder)] = peft_tensors(adapter)
 
