@@ -32,7 +32,7 @@ MODEL = ModelConfig()
 def parts() -> tuple[Path, Policy, list[tuple[int, ...]]]:
     """Return the model's folder, a policy whose adapter is not zero, and the prompts."""
     folder = model_dir(MODEL)
-    policy = Policy.load(folder, MODEL, LoraConfig(), seeds=[0])
+    policy = Policy.load(folder, MODEL, LoraConfig(), seed=0)
     change(policy, 0)
     renderer = PromptRenderer(load_tokenizer(folder, MODEL), PromptConfig(), instruction=task("arithmetic").instruction)
     return (
@@ -63,7 +63,7 @@ def exact() -> dict[str, Any]:
             lora=policy.config,
             config=SamplerConfig(),
             end_token_ids=ends,
-            target_modules=tuple(served_modules(policy.adapter())),
+            target_modules=tuple(served_modules(policy.snapshot())),
             max_length=160,
         )
     )
@@ -75,7 +75,7 @@ def exact() -> dict[str, Any]:
         start = time.perf_counter()
         swap.swap()
         swaps.append(time.perf_counter() - start)
-        adapter = policy.adapter()
+        adapter = policy.snapshot()
         start = time.perf_counter()
         sampler.load([adapter])
         loads.append(time.perf_counter() - start)
@@ -117,7 +117,7 @@ def default() -> dict[str, Any]:
 
     folder, policy, prompts = parts()
     with tempfile.TemporaryDirectory() as adapter_dir:
-        save_adapter(policy.adapter(), Path(adapter_dir))
+        save_adapter(policy.snapshot(), Path(adapter_dir))
         llm = LLM(
             str(folder),
             dtype="bfloat16",

@@ -75,9 +75,9 @@ def loss_of(logprobs_N: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
 def ours(folder: Path, batch: MicroBatch, *, rank: int) -> Arm:
     """Our trainer's pass; its adapter is not zero, so that every product has something to do."""
     keep_freed_memory()
-    policy = Policy.load(folder, ModelConfig(), LoraConfig(rank=rank), seeds=[0])
+    policy = Policy.load(folder, ModelConfig(), LoraConfig(rank=rank), seed=0)
     with torch.no_grad():
-        policy.flat.theta_KD += 1e-3 * torch.randn_like(policy.flat.theta_KD)
+        policy.flat.theta_D += 1e-3 * torch.randn_like(policy.flat.theta_D)
 
     def run() -> None:
         policy.flat.zero_grad()
@@ -90,7 +90,7 @@ def frozen(folder: Path, batch: MicroBatch, *, model: ModelConfig | None = None)
     """The floor: the same pass without any adapter, back to the embeddings' output."""
     model = model or ModelConfig()
     keep_freed_memory()
-    policy = Policy.load(folder, model, LoraConfig(), seeds=[0])
+    policy = Policy.load(folder, model, LoraConfig(), seed=0)
     policy.model.get_input_embeddings().register_forward_hook(lambda _module, _input, out: out.requires_grad_())
 
     def run() -> None:
@@ -124,7 +124,7 @@ def _hidden(model: Any, batch: MicroBatch) -> torch.Tensor:
 def full(folder: Path, batch: MicroBatch) -> Arm:
     """Our trainer's pass with every weight trained (--method full)."""
     keep_freed_memory()
-    policy = Policy.load(folder, ModelConfig(), None, seeds=[0])
+    policy = Policy.load(folder, ModelConfig(), None, seed=0)
 
     def run() -> None:
         policy.flat.zero_grad()
@@ -241,7 +241,7 @@ def _separate(batch: MicroBatch) -> dict[str, torch.Tensor]:
 def step(folder: Path, batch: MicroBatch, *, rank: int | None) -> Arm:
     """A whole update of our trainer on the batch: forward, backward and optimizer; `rank` None trains every weight."""
     lora = None if rank is None else LoraConfig(rank=rank)
-    policy = Policy.load(folder, ModelConfig(), lora, seeds=[0])
+    policy = Policy.load(folder, ModelConfig(), lora, seed=0)
     rate = 1e-5 if rank is None else 3e-4
     trainer = Trainer(policy, OptimizerConfig(learning_rate=rate), LossConfig())
 
@@ -249,7 +249,7 @@ def step(folder: Path, batch: MicroBatch, *, rank: int | None) -> Arm:
         trainer.step(
             Batch(
                 micro_batches=(batch,),
-                num_trained_tokens_K=(len(batch.target_N),),
+                num_trained_tokens=len(batch.target_N),
                 version=policy.version,
                 num_positions=batch.tokens_BT.numel(),
                 num_padding=int((batch.segments_BT < 0).sum()),
@@ -379,7 +379,7 @@ def wide_model(folder: Path, *, hidden: int = 1024) -> Path:
 
 def peak_bytes(longest: int) -> int:
     """Return the process's peak memory in bytes after an update on completions of at most `longest` tokens."""
-    policy = Policy.load(model_dir(ModelConfig()), ModelConfig(), LoraConfig(), seeds=[0])
+    policy = Policy.load(model_dir(ModelConfig()), ModelConfig(), LoraConfig(), seed=0)
     trainer = Trainer(policy, OptimizerConfig(), LossConfig())
     batch = completions(1, longest=longest)
     text = [batch.target_N[batch.completion_N == index].tolist() for index in range(NUM_SAMPLES)]

@@ -95,7 +95,7 @@ def assemble(
             folder,
             config.model,
             config.adapters,
-            seeds=[derive_seed(config.seed, "policy", 0)],
+            seed=derive_seed(config.seed, "policy", 0),
             init_adapter=Path(config.init_adapter) if config.init_adapter and start is None else None,
             weights=shared and shared.weights,
         )
@@ -104,7 +104,7 @@ def assemble(
         trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature, is_exact=config.sampler.exact)
         plan = plan_of(config, folder, policy, engine=shared.sizes if shared else engine_sizes, is_shared=bool(shared))
         budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
-        policy.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
+        policy.base.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
     if shared is None:
         sampler = make_sampler(_with_sizes(spec, plan))
     else:

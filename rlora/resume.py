@@ -160,7 +160,7 @@ def restore(
                 f"the training set is not the one that {config.run_dir} was trained on. Restore it, or start a new run "
                 "with it by --branch NEW_DIR."
             )
-        parts.trainer.restore(slots=start.slots, theta_KD=start.theta_KD, optimizer=start.optimizer, version=start.step)
+        parts.trainer.restore(slots=start.slots, theta_D=start.theta_D, optimizer=start.optimizer, version=start.step)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
         if not is_branch:
             parts.budget.tokens = start.tokens_per_micro_batch
@@ -192,7 +192,7 @@ def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: P
     return Checkpoint(
         step=progress.step,
         slots=parts.policy.flat.slots,
-        theta_KD=parts.policy.flat.theta_KD.cpu(),
+        theta_D=parts.policy.flat.theta_D.cpu(),
         optimizer=parts.trainer.state(),
         position=stream.position,
         best=progress.best,

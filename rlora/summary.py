@@ -27,13 +27,13 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
     policy, kind = parts.policy, config.sampler.resolved_kind
     lines = [
         f"{model_title(config.model)}: {_trained(config)}, "
-        f"{policy.flat.theta_KD.shape[1]:,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
+        f"{policy.flat.theta_D.numel():,} numbers, on {policy.device}; data {config.data.title}; sampler {kind}; "
         f"run directory {config.run_dir}"
     ]
     if isinstance(parts.plan, MemoryPlan):
         lines.append(parts.plan.summary())
-    elif policy.recompute_above is not None:
-        above = f" of more than {policy.recompute_above} positions" if policy.recompute_above else ""
+    elif policy.base.recompute_above is not None:
+        above = f" of more than {policy.base.recompute_above} positions" if policy.base.recompute_above else ""
         lines.append(f"Layers of rows{above} are computed again in the backward pass, to save memory.")
     if warning := rate_warning(config, policy.model):
         lines.append(f"Warning: {warning}")
@@ -81,7 +81,7 @@ def summarize(
         "seconds_by_phase": _seconds_by_phase(rows),
         "method": config.method,
         "policy_bytes": snapshot.num_bytes,
-        "num_parameters": parts.policy.flat.theta_KD.shape[1],
+        "num_parameters": parts.policy.flat.theta_D.numel(),
         **_agreement(rows),
         "peak_resident_bytes": peak_resident_bytes(),
         "run_dir": str(run_dir.path),

@@ -1,6 +1,6 @@
 """The records that pass between the parts of rlora; standard library only, so any part can be read and tested alone.
 
-Axes, used as suffixes of names everywhere: K policies, P problems of a step, G rollouts of a problem, B rows of a
+Axes, used as suffixes of names everywhere: P problems of a step, G rollouts of a problem, B rows of a
 batch, T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
 """
 
@@ -52,8 +52,8 @@ class Completion:
     """What the sampler generated for a prompt.
 
     `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was drawn from, that is
-    after temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the row of the
-    cohort and `version` the policy's step.
+    after temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the policy's
+    number in the sampler and `version` its step.
     """
 
     token_ids: tuple[int, ...]
@@ -102,7 +102,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleRequest:
-    """A prompt of which `num_samples` completions are wanted from one policy of the cohort.
+    """A prompt of which `num_samples` completions are wanted from one policy that the sampler serves.
 
     `key` seeds the request: the same key, prompt, policy version and run seed give the same completions whatever else
     is sampled beside it. `policy` None means the base model without an adapter.

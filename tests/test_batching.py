@@ -31,17 +31,17 @@ def test_rows_without_advantage_are_left_out_but_stay_in_the_denominator() -> No
     ]
     advantages = [[0.0, 0.0], [0.5, -0.5]]
     batch = build_batch(groups, advantages, BatchConfig(), version=0)
-    assert batch.num_trained_tokens_K == (7,)
+    assert batch.num_trained_tokens == 7
     assert sum(part.target_N.numel() for part in batch.micro_batches) == 4
     kept = build_batch(groups, advantages, BatchConfig(), version=0, keep_all=True)
     assert sum(part.target_N.numel() for part in kept.micro_batches) == 7
-    assert kept.num_trained_tokens_K == (7,)
+    assert kept.num_trained_tokens == 7
 
 
 def test_no_signal_at_all_gives_an_empty_batch() -> None:
     batch = build_batch([group([7], [completion([1])], [1.0])], [[0.0]], BatchConfig(), version=0)
     assert batch.micro_batches == ()
-    assert batch.num_trained_tokens_K == (1,)
+    assert batch.num_trained_tokens == 1
 
 
 def test_truncated_completions_are_trained_or_masked() -> None:
@@ -49,7 +49,7 @@ def test_truncated_completions_are_trained_or_masked() -> None:
     groups = [group([7], [cut, completion([3])], [0.0, 1.0])]
     trained = build_batch(groups, [[-0.5, 0.5]], BatchConfig(), version=0)
     masked = build_batch(groups, [[-0.5, 0.5]], BatchConfig(mask_truncated=True), version=0)
-    assert (trained.num_trained_tokens_K, masked.num_trained_tokens_K) == ((3,), (1,))
+    assert (trained.num_trained_tokens, masked.num_trained_tokens) == (3, 1)
     assert masked.micro_batches[0].target_N.tolist() == [3]
 
 

@@ -43,7 +43,7 @@ def adapter(toy_dir, tmp_path_factory) -> str:
     policy = make_policy(toy_dir, lora=RANK, scale_b=0.3)
     policy.version = 7
     folder = tmp_path_factory.mktemp("adapters") / "seventh"
-    save_adapter(policy.adapter(), folder)
+    save_adapter(policy.snapshot(), folder)
     (folder / "rlora.json").write_text(json.dumps({"version": 7, "base_model": "toy"}))
     return str(folder)
 
@@ -121,7 +121,7 @@ def test_the_adapter_is_proven_and_a_lying_sampler_is_caught(done, adapter, tmp_
 
 def test_a_proof_that_could_not_tell_is_reported(done, toy_dir, tmp_path) -> None:
     policy = make_policy(toy_dir, lora=RANK, scale_b=0.0)
-    save_adapter(policy.adapter(), tmp_path / "faint")
+    save_adapter(policy.snapshot(), tmp_path / "faint")
     results = evaluate_benchmarks(toy(tmp_path / "out", adapter=str(tmp_path / "faint"), limit=1))
     assert "differ by too little for the proof to tell" in warnings(results)[0]
     assert not any("too little" in warning for warning in warnings(done[1]))
@@ -174,7 +174,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_fields(don
     assert "config.samples: 6 -> 4" in str(refused.value)
     assert "config.temperature: 1.0 -> 0.5" in str(refused.value)
     policy = make_policy(toy_dir, lora=RANK, seed=2)
-    save_adapter(policy.adapter(), tmp_path / "other")
+    save_adapter(policy.snapshot(), tmp_path / "other")
     with pytest.raises(RunDirError, match=r"subject\.adapter_sha256: .*\n.*subject\.version: 7 -> 0"):
         evaluate_benchmarks(toy(output, adapter=str(tmp_path / "other"), samples=6))
     with pytest.raises(RunDirError, match="is not the folder of an evaluation; choose another --output"):

@@ -149,7 +149,7 @@ def started(fake_vllm, toy_dir):
     samplers = []
 
     def start(*, shares_base: bool = True):
-        policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(), seeds=[0], device=CPU)
+        policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(), seed=0, device=CPU)
         wanted = spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="vllm"))
         samplers.append(VllmSampler(replace(wanted, shares_base=shares_base)))
         return samplers[-1], RecordingLlm.made[-1], policy
@@ -182,13 +182,13 @@ def test_an_engine_that_does_not_share_is_left_awake(started) -> None:
 
 def test_the_cache_is_given_away_taken_back_emptied_and_the_adapter_loaded_under_a_new_name_and_id(started) -> None:
     sampler, llm, policy = started()
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     draw(sampler)
     sampler.free_cache()
     assert llm.is_sleeping
     policy.version = 1
     sampler.restore_cache()
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     draw(sampler)
     assert llm.calls == [
         "add_lora rlora-v000000-1 1",
@@ -206,22 +206,22 @@ def test_the_cache_is_given_away_taken_back_emptied_and_the_adapter_loaded_under
 
 def test_the_same_version_too_is_loaded_under_a_new_name(started) -> None:
     sampler, llm, policy = started()
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     sampler.free_cache()
     sampler.restore_cache()
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     assert [call for call in llm.calls if "add" in call] == ["add_lora rlora-v000000-1 1", "add_lora rlora-v000000-2 2"]
 
 
 def test_nothing_is_sampled_or_loaded_without_a_cache_and_no_policy_before_it_was_loaded_again(started) -> None:
     sampler, llm, policy = started()
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     sampler.free_cache()
     for policy_index in (0, None):
         with pytest.raises(SamplerError, match="cache was freed; restore it before anything is sampled"):
             draw(sampler, policy_index)
     with pytest.raises(SamplerError, match="cache was freed; restore it before a policy is loaded"):
-        sampler.load([policy.adapter()])
+        sampler.load([policy.snapshot()])
     sampler.restore_cache()
     with pytest.raises(SamplerError, match="freed since the policy was loaded; load it again before sampling"):
         draw(sampler)
@@ -293,9 +293,9 @@ def test_a_vllm_that_allocates_otherwise_is_refused() -> None:
 
 
 def test_the_torch_sampler_has_nothing_to_give(toy_dir) -> None:
-    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(), seeds=[0])
+    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(), seed=0)
     sampler = build_sampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     request = SampleRequest(token_ids=(1, 2), num_samples=2, key=("t",), policy=0)
     before = sampler.sample([request], SamplingParams(max_tokens=4), seed=0)
     sampler.free_cache()
@@ -464,7 +464,7 @@ def test_helpers_reach_the_worker() -> None:
 
 def test_float16_and_bfloat16_are_shared_as_they_are(fake_vllm, toy_dir) -> None:
     config = ModelConfig(name=TOY_MODEL.name, dtype="bfloat16")
-    policy = Policy.load(toy_dir, config, LoraConfig(), seeds=[0], device=CPU)
+    policy = Policy.load(toy_dir, config, LoraConfig(), seed=0, device=CPU)
     sampler = VllmSampler(replace(spec(policy, toy_dir, config, SamplerConfig(kind="vllm")), shares_base=True))
     llm = RecordingLlm.made[-1]
     llm.engine = made_up_engine(load_model(toy_dir, config, CPU))

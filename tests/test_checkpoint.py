@@ -28,12 +28,12 @@ pytestmark = pytest.mark.unit
 
 def checkpoint(step: int) -> Checkpoint:
     random = torch.Generator().manual_seed(step)
-    theta, first, second = (torch.randn(2, 5, generator=random) for _ in range(3))
+    theta, first, second = (torch.randn(5, generator=random) for _ in range(3))
     return Checkpoint(
         step=step,
         slots=lay_out({"a.lora_A": (1, 3), "a.lora_B": (2, 1)}),
-        theta_KD=theta,
-        optimizer=OptimizerState(first_moment_KD=first, second_moment_KD=second, num_updates_K=(step, step + 1)),
+        theta_D=theta,
+        optimizer=OptimizerState(first_moment_D=first, second_moment_D=second, num_updates=step + 1),
         position=32 * step,
         tokens_per_micro_batch=512,
         best=0.1 + 0.2,  # not a short decimal: JSON must give it back exactly
@@ -45,10 +45,10 @@ def checkpoint(step: int) -> Checkpoint:
 
 
 def assert_equal(a: Checkpoint, b: Checkpoint) -> None:
-    assert torch.equal(a.theta_KD, b.theta_KD)
-    assert torch.equal(a.optimizer.first_moment_KD, b.optimizer.first_moment_KD)
-    assert torch.equal(a.optimizer.second_moment_KD, b.optimizer.second_moment_KD)
-    assert a.optimizer.num_updates_K == b.optimizer.num_updates_K
+    assert torch.equal(a.theta_D, b.theta_D)
+    assert torch.equal(a.optimizer.first_moment_D, b.optimizer.first_moment_D)
+    assert torch.equal(a.optimizer.second_moment_D, b.optimizer.second_moment_D)
+    assert a.optimizer.num_updates == b.optimizer.num_updates
     for name in ("step", "slots", "position", "best", "seconds", "tokens_per_micro_batch", "problems", "config"):
         assert getattr(a, name) == getattr(b, name)
 
@@ -61,7 +61,7 @@ def test_what_is_saved_is_loaded(tmp_path) -> None:
     found = folder.newest()
     assert found is not None
     assert_equal(found, checkpoint(3))
-    assert torch.equal(found.tensors(1)["a.lora_B"], checkpoint(3).theta_KD[1, 3:].view(2, 1))
+    assert torch.equal(found.tensors()["a.lora_B"], checkpoint(3).theta_D[3:].view(2, 1))
 
 
 def test_the_last_and_every_nth_are_kept(tmp_path) -> None:
@@ -153,8 +153,8 @@ def test_another_format_is_refused_by_name(tmp_path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(checkpoint(1))
     manifest = folder.folder(1) / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CheckpointError, match="is of format 2; this version of rlora reads format 1"):
+    manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 3'))
+    with pytest.raises(CheckpointError, match="is of format 3; this version of rlora reads format 2"):
         folder.load(1)
 
 

@@ -10,7 +10,8 @@ from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
-from rlora.lora.inject import adapted_layers, adapter_shapes, inject, num_parameters
+from rlora.lora.inject import adapted_layers, adapter_shapes, num_parameters
+from rlora.lora.linear import Factors
 from rlora.lora.peft.peft_format import served_modules, target_modules
 from rlora.lora.variants.experts import PROJECTIONS, LoraExperts, expert_rank, fused_experts, projection_shapes
 from rlora.model.sources import ModelConfig
@@ -27,19 +28,21 @@ def mixture(request, tmp_path_factory):
 def layer(rank: int, dtype: torch.dtype) -> LoraExperts:
     base = fused(dtype=dtype)
     torch.manual_seed(1)
-    factors = {
-        name: (
-            nn.Parameter(torch.randn(1, base.num_experts, rank, num_inputs) * 0.2),
-            nn.Parameter(torch.randn(1, base.num_experts, num_outputs, rank) * 0.2),
+    module = LoraExperts(base)
+    module.factors = {
+        name: Factors(
+            a=nn.Parameter(torch.randn(base.num_experts, rank, num_inputs) * 0.2),
+            b=nn.Parameter(torch.randn(base.num_experts, num_outputs, rank) * 0.2),
+            scale=4.0 / rank,
         )
         for name, (num_outputs, num_inputs) in projection_shapes(base).items()
     }
-    return LoraExperts(base, factors, 4.0 / rank)
+    return module
 
 
-def leaves(module: LoraExperts) -> dict[str, tuple[nn.Parameter, nn.Parameter]]:
-    gate_up, down = module._gate_up, module._down
-    return {"gate_proj": gate_up[:2], "up_proj": gate_up[2:], "down_proj": down}
+def leaves(module: LoraExperts) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    assert module.factors is not None
+    return {name: (factors.a, factors.b) for name, factors in module.factors.items()}
 
 
 def routed(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -68,7 +71,7 @@ def test_values_and_gradients_equal_the_formula_by_autograd(dtype, tolerance, ra
 
     plain = {name: tuple(t.detach().clone().requires_grad_() for t in pair) for name, pair in leaves(module).items()}
     plain_x, plain_weight = (t.detach().clone().float().requires_grad_() for t in (x, weight))
-    expected = plain_experts(module.base, plain, module.scale, plain_x, index, plain_weight)
+    expected = plain_experts(module.base, plain, module.factors["down_proj"].scale, plain_x, index, plain_weight)
     (expected * upstream).sum().backward()
 
     assert relative(out, expected) < tolerance
@@ -79,8 +82,8 @@ def test_values_and_gradients_equal_the_formula_by_autograd(dtype, tolerance, ra
             assert relative(actual.grad, wanted.grad) < tolerance, name
             assert actual.grad is not None
             assert actual.grad.dtype == torch.float32
-            assert not actual.grad[0, 3].any()  # the expert without tokens
-            assert actual.grad[0, 0].any()
+            assert not actual.grad[3].any()  # the expert without tokens
+            assert actual.grad[0].any()
     assert all(parameter.grad is None for parameter in module.base.parameters())
 
 
@@ -106,13 +109,13 @@ def test_factors_are_rounded_to_the_dtype_of_the_base() -> None:
 def test_zero_b_and_switched_off_give_the_base_bit_for_bit_which_is_that_of_transformers() -> None:
     module, inputs = layer(2, torch.float32), routed(torch.float32)
     adapted = module(*inputs)
-    module.is_enabled = False
+    factors, module.factors = module.factors, None
     base = module(*inputs)
     assert not torch.equal(adapted, base)
     assert relative(base, module.base(*inputs)) < 1e-6
-    module.is_enabled = True
-    for _, b_KEOR in leaves(module).values():
-        b_KEOR.data.zero_()
+    module.factors = factors
+    for _, b_EOR in leaves(module).values():
+        b_EOR.data.zero_()
     assert torch.equal(module(*inputs), base)
 
 
@@ -130,25 +133,20 @@ def test_a_rank_that_the_active_experts_cannot_share_is_refused() -> None:
 
 def test_a_stack_is_one_leaf_over_neighbouring_slots() -> None:
     slots = lay_out({"x": (2,), "e.0": (3,), "e.1": (3,), "y": (1,)})
-    flat = FlatVector(slots, num_policies=2, stacks={"e": ("e.0", "e.1")})
-    assert {name: tuple(leaf.shape) for name, leaf in flat.parameters.items()} == {
-        "x": (2, 2),
-        "e": (2, 2, 3),
-        "y": (2, 1),
-    }
-    flat.assign({"x": torch.zeros(2), "e.0": torch.zeros(3), "e.1": torch.arange(3.0), "y": torch.ones(1)}, 1)
-    assert flat.parameters["e"][1].tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert flat.tensors(1)["e.1"].tolist() == [0, 1, 2]
-    flat = FlatVector(slots, num_policies=1, stacks={"e": ("e.0", "e.1")})
-    (flat.parameters["e"][0, 1] * 2).sum().backward()
-    assert flat.grad_KD.tolist() == [[0] * 5 + [2] * 3 + [0]]
+    flat = FlatVector(slots, stacks={"e": ("e.0", "e.1")})
+    assert {name: tuple(leaf.shape) for name, leaf in flat.parameters.items()} == {"x": (2,), "e": (2, 3), "y": (1,)}
+    flat.assign({"x": torch.zeros(2), "e.0": torch.zeros(3), "e.1": torch.arange(3.0), "y": torch.ones(1)})
+    assert flat.parameters["e"].tolist() == [[0, 0, 0], [0, 1, 2]]
+    assert flat.tensors()["e.1"].tolist() == [0, 1, 2]
+    (flat.parameters["e"][1] * 2).sum().backward()
+    assert flat.grad_D.tolist() == [0] * 5 + [2] * 3 + [0]
     with pytest.raises(AssertionError):
-        FlatVector(slots, num_policies=1, stacks={"e": ("e.1", "e.0")})
+        FlatVector(slots, stacks={"e": ("e.1", "e.0")})
 
 
 def test_each_expert_has_factors_of_its_own_drawn_from_the_seed_and_its_path(mixture) -> None:
-    policy = Policy.load(mixture, ModelConfig(name="m", dtype="float32"), LoraConfig(rank=4), seeds=[5])
-    tensors = policy.adapter().tensors
+    policy = Policy.load(mixture, ModelConfig(name="m", dtype="float32"), LoraConfig(rank=4), seed=5)
+    tensors = policy.snapshot().tensors
     rank = 4 // NUM_ACTIVE
     for expert in range(NUM_EXPERTS):
         for projection in PROJECTIONS:
@@ -158,10 +156,10 @@ def test_each_expert_has_factors_of_its_own_drawn_from_the_seed_and_its_path(mix
             assert b.shape[1] == rank
             assert not b.any()
     leaf = policy.flat.parameters["model.layers.1.mlp.experts.down_proj.lora_A"]
-    assert torch.equal(leaf[0, 3], tensors["model.layers.1.mlp.experts.3.down_proj.lora_A"])
+    assert torch.equal(leaf[3], tensors["model.layers.1.mlp.experts.3.down_proj.lora_A"])
     assert not any("mlp.gate." in name for name in tensors)
-    assert target_modules(policy.adapter()) == sorted([*PROJECTIONS, "q_proj", "k_proj", "v_proj", "o_proj"])
-    assert served_modules(policy.adapter()) == ["experts", "k_proj", "o_proj", "q_proj", "v_proj"]
+    assert target_modules(policy.snapshot()) == sorted([*PROJECTIONS, "q_proj", "k_proj", "v_proj", "o_proj"])
+    assert served_modules(policy.snapshot()) == ["experts", "k_proj", "o_proj", "q_proj", "v_proj"]
 
 
 @pytest.mark.parametrize(("layers", "kinds"), [("all", "ae"), ("attention", "a"), ("mlp", "e"), ("experts", "e")])
@@ -169,7 +167,7 @@ def test_layers_name_attention_and_experts(mixture, layers, kinds) -> None:
     policy = make_policy(mixture, lora=LoraConfig(rank=2, layers=layers))
     found = {"e" if ".experts." in slot.name else "a" for slot in policy.flat.slots}
     assert found == set(kinds)
-    assert sum(slot.size for slot in policy.flat.slots) == policy.flat.theta_KD.shape[1]
+    assert sum(slot.size for slot in policy.flat.slots) == policy.flat.theta_D.numel()
 
 
 def meta(config):
@@ -202,9 +200,9 @@ def test_other_layouts_of_experts_are_refused_unless_left_out() -> None:
     with pytest.raises(ConfigError, match=r"the experts of GptOssExperts .* are not laid out as those of Qwen3-MoE"):
         adapter_shapes(model, LoraConfig())
     assert adapter_shapes(model, LoraConfig(layers="attention"))
-    assert fused_experts(nn.Sequential(nn.Linear(2, 2))) == {}
+    assert fused_experts(nn.Sequential(nn.Linear(2, 2)).named_modules()) == {}
     with pytest.raises(ConfigError, match=r"no linear layers for lora.layers='experts'"):
-        inject(nn.Sequential(nn.Linear(2, 2)), LoraConfig(layers="experts"), seeds=[0])
+        adapted_layers(nn.Sequential(nn.Linear(2, 2)), "experts")
 
 
 def test_parameter_counts_of_real_mixtures_from_their_shapes_alone() -> None:

@@ -48,7 +48,7 @@ def test_peft_fuses_what_is_saved_and_gives_the_same(mixture, tmp_path, rank) ->
     from transformers import AutoModelForCausalLM
 
     policy = make_policy(mixture, lora=LoraConfig(rank=rank))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     base = AutoModelForCausalLM.from_pretrained(mixture, dtype=torch.float32)
     with torch.no_grad():
         plain, ours = reference(base), score(policy)
@@ -64,14 +64,14 @@ def test_values_and_gradients_are_those_of_peft_on_experts_taken_apart(mixture, 
     from transformers import AutoModelForCausalLM
 
     policy = make_policy(mixture, lora=LoraConfig(rank=rank))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     apart = as_linear(AutoModelForCausalLM.from_pretrained(mixture, dtype=torch.float32))
     loaded = PeftModel.from_pretrained(apart, tmp_path, is_trainable=True)
     ours, theirs = score(policy), reference(loaded)
     assert float((ours - theirs).detach().abs().max()) < 1e-5
     ours.sum().backward()
     theirs.sum().backward()
-    gradients = {slot.name: FlatVector.view(policy.flat.grad_KD, slot)[0] for slot in policy.flat.slots}
+    gradients = {slot.name: FlatVector.view(policy.flat.grad_D, slot) for slot in policy.flat.slots}
     checked = 0
     for name, parameter in loaded.named_parameters():
         if "lora_" in name:
@@ -84,7 +84,7 @@ def test_values_and_gradients_are_those_of_peft_on_experts_taken_apart(mixture, 
 
 def test_saved_and_loaded_tensors_are_the_same_bits(mixture, tmp_path) -> None:
     policy = make_policy(mixture, lora=LoraConfig(rank=4))
-    adapter = policy.adapter()
+    adapter = policy.snapshot()
     save_adapter(adapter, tmp_path)
     keys = load_file(tmp_path / "adapter_model.safetensors").keys()
     assert "base_model.model.model.layers.0.mlp.experts.7.gate_proj.lora_A.weight" in keys
@@ -97,13 +97,13 @@ def test_saved_and_loaded_tensors_are_the_same_bits(mixture, tmp_path) -> None:
 
 
 def test_an_adapter_of_attention_alone_asks_for_no_experts(mixture, tmp_path) -> None:
-    save_adapter(make_policy(mixture, lora=LoraConfig(rank=3, layers="attention")).adapter(), tmp_path)
+    save_adapter(make_policy(mixture, lora=LoraConfig(rank=3, layers="attention")).snapshot(), tmp_path)
     config, _ = stored_shape(tmp_path)
     assert config == LoraConfig(rank=3, layers="attention")
 
 
 def test_pefts_fused_experts_are_refused(mixture, tmp_path) -> None:
-    save_adapter(make_policy(mixture).adapter(), tmp_path)
+    save_adapter(make_policy(mixture).snapshot(), tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"target_parameters": ["mlp.experts.down_proj"]}))
     with pytest.raises(AdapterError, match=r"adapts fused experts \(target_parameters\)"):
@@ -112,7 +112,7 @@ def test_pefts_fused_experts_are_refused(mixture, tmp_path) -> None:
 
 def test_an_expert_of_another_rank_is_refused(mixture, tmp_path) -> None:
     policy = make_policy(mixture, lora=LoraConfig(rank=4))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     stored = load_file(tmp_path / "adapter_model.safetensors")
     name = "model.layers.0.mlp.experts.1.up_proj.lora_A"
     stored[f"base_model.model.{name}.weight"] = torch.zeros(4, 64)
@@ -126,7 +126,7 @@ def test_the_merged_model_computes_the_same(mixture, tmp_path) -> None:
     from transformers import AutoModelForCausalLM
 
     policy, model = make_policy(mixture, lora=LoraConfig(rank=4)), ModelConfig(name="m", dtype="float32")
-    save_merged(mixture, model, policy.config, policy.adapter().tensors, tmp_path / "merged", "float32")
+    save_merged(mixture, model, policy.config, policy.snapshot().tensors, tmp_path / "merged", "float32")
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     base = AutoModelForCausalLM.from_pretrained(mixture, dtype=torch.float32)
     assert float((score(policy) - reference(merged)).abs().max()) < 1e-5
@@ -135,7 +135,7 @@ def test_the_merged_model_computes_the_same(mixture, tmp_path) -> None:
 
 def test_an_adapter_of_experts_alone_states_the_rank_that_they_share(mixture, tmp_path) -> None:
     policy = make_policy(mixture, lora=LoraConfig(rank=4, layers="experts"))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     config, _ = stored_shape(tmp_path)
     assert config == LoraConfig(rank=4)
     load_adapter_tensors(tmp_path, policy.config, {slot.name: slot.shape for slot in policy.flat.slots})
@@ -156,7 +156,7 @@ def test_an_adapter_of_experts_alone_states_the_rank_that_they_share(mixture, tm
 )
 def test_ranks_and_scales_that_differ_between_layers_are_refused(mixture, tmp_path, change, message) -> None:
     policy = make_policy(mixture, lora=LoraConfig(rank=4))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     path = tmp_path / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(AdapterError, match=message):
@@ -174,7 +174,7 @@ def test_vllms_own_reader_takes_the_files_and_stacks_the_experts(mixture, tmp_pa
     from vllm.lora.peft_helper import PEFTHelper
 
     policy = make_policy(mixture, lora=LoraConfig(rank=4, layers=layers))
-    save_adapter(policy.adapter(), tmp_path)
+    save_adapter(policy.snapshot(), tmp_path)
     names = [f"experts.{expert}.{name}" for expert in range(8) for name in ("gate_proj", "down_proj", "up_proj")]
     helper = PEFTHelper.from_local_dir(str(tmp_path), None)
     loaded = LoRAModel.from_local_checkpoint(
@@ -188,8 +188,8 @@ def test_vllms_own_reader_takes_the_files_and_stacks_the_experts(mixture, tmp_pa
     packed = PackedLoRALayerWeights.pack_moe([loaded.loras[f"{prefix}.{name}"] for name in names], f"{prefix}.experts")
     packed.optimize()
     for index, projection in enumerate(("gate_proj", "down_proj", "up_proj")):  # w1, w2, w3
-        a_KERI, b_KEOR = (policy.flat.parameters[f"{prefix}.experts.{projection}.lora_{factor}"] for factor in "AB")
-        assert torch.equal(packed.lora_a[index], a_KERI[0])
-        assert torch.allclose(packed.lora_b[index], b_KEOR[0] * 32 / 2)
+        a_ERI, b_EOR = (policy.flat.parameters[f"{prefix}.experts.{projection}.lora_{factor}"] for factor in "AB")
+        assert torch.equal(packed.lora_a[index], a_ERI)
+        assert torch.allclose(packed.lora_b[index], b_EOR * 32 / 2)
     if layers == "all":
         assert loaded.loras["model.layers.0.self_attn.q_proj"].scaling == 32 / 4

@@ -69,11 +69,11 @@ def test_the_export_reads_back_equal_and_merges(mixture, finished, tmp_path) -> 
     assert (tmp_path / ADAPTER).read_bytes() == (finished / ADAPTER).read_bytes()
     config, base = stored_shape(tmp_path / "adapter")
     assert (config, base) == (LoraConfig(rank=4), str(mixture))
-    policy = Policy.load(mixture, ModelConfig(name="m", dtype="float32"), config, seeds=[0])
+    policy = Policy.load(mixture, ModelConfig(name="m", dtype="float32"), config, seed=0)
     shapes = {slot.name: slot.shape for slot in policy.flat.slots}
     policy.flat.assign(padded_tensors(tmp_path / "adapter", config, shapes))
     main(["export", str(finished), "--to", str(tmp_path / "merged"), "--merge"])
-    merged = Policy.load(tmp_path / "merged", ModelConfig(name="m", dtype="float32"), config, seeds=[1])
+    merged = Policy.load(tmp_path / "merged", ModelConfig(name="m", dtype="float32"), config, seed=1)
     tokens = torch.tensor([[5, 6, 7, 8]])
     assert float((policy.next_token_logits(tokens) - merged.next_token_logits(tokens)).abs().max()) < 1e-4
     with policy.adapter_off():

@@ -143,7 +143,7 @@ def gradient(folder, *, recompute: bool = False) -> torch.Tensor:
     batch = build_batch(groups(), ADVANTAGES, BatchConfig(tokens_per_micro_batch=40), version=0)
     assert len(batch.micro_batches) > 1
     Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
-    return policy.flat.grad_KD
+    return policy.flat.grad_D
 
 
 @pytest.mark.parametrize("recompute", [False, True])

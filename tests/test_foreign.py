@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 @pytest.fixture
 def folder(toy_policy, tmp_path) -> Path:
-    save_adapter(toy_policy.adapter(), tmp_path)
+    save_adapter(toy_policy.snapshot(), tmp_path)
     return tmp_path
 
 
@@ -48,7 +48,7 @@ def test_an_adapter_of_some_layers_is_filled_up_with_zeros(folder, toy_policy, t
     tensors = padded_tensors(folder, config, shapes(toy_policy))
     assert tensors.keys() == shapes(toy_policy).keys()
     for name, tensor in tensors.items():
-        expected = toy_policy.adapter().tensors[name] if ".q_proj." in name else torch.zeros_like(tensor)
+        expected = toy_policy.snapshot().tensors[name] if ".q_proj." in name else torch.zeros_like(tensor)
         assert torch.equal(tensor, expected), name
     other = make_policy(toy_dir, seed=3)
     other.flat.assign(tensors, 0)

@@ -14,7 +14,9 @@ from support.training import ADVANTAGES, SGD_LIKE, groups, groups_at
 from rlora.errors import ConfigError, ModelError, StaleAdapterError
 from rlora.full import head, parameters
 from rlora.full.head import trained_token_logprobs
+from rlora.full.parameters import Full
 from rlora.full.weights import load_weights, save_weights
+from rlora.model.base import Base
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import EngineSpec, SamplerConfig
@@ -31,16 +33,16 @@ FP32 = ModelConfig(dtype="float32")
 
 
 def load(folder, model: ModelConfig = FP32) -> Policy:
-    return Policy.load(folder, model, None, seeds=[0])
+    return Policy.load(folder, model, None, seed=0)
 
 
 def disturb(policy: Policy, scale: float, seed: int = 0) -> None:
     """Change every weight by a random part of its matrix's size."""
     random = torch.Generator().manual_seed(seed)
     for slot in policy.flat.slots:
-        values = policy.flat.view(policy.flat.theta_KD, slot)
+        values = policy.flat.view(policy.flat.theta_D, slot)
         values += scale * values.std().nan_to_num(1.0) * torch.randn(values.shape, generator=random)
-    policy.round_off()
+    policy.refresh_served()
 
 
 BATCHES = [
@@ -60,9 +62,9 @@ def test_gradient_equals_plain_autograd_for_every_weight(kind, options, batch, t
     trainer.step(build_batch(groups(), ADVANTAGES, batch, version=0))
     assert {slot.name for slot in policy.flat.slots} == expected.keys()
     for slot in policy.flat.slots:
-        actual = policy.flat.view(policy.flat.grad_KD, slot)[0]
+        actual = policy.flat.view(policy.flat.grad_D, slot)
         torch.testing.assert_close(actual, expected[slot.name], rtol=1e-4, atol=1e-6, msg=slot.name)
-    assert float(policy.flat.grad_KD.norm()) > 1e-3
+    assert float(policy.flat.grad_D.norm()) > 1e-3
 
 
 @pytest.mark.parametrize("kept", [0, 2**27])
@@ -74,7 +76,7 @@ def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path, monkeyp
     policy = load(folder, ModelConfig())
     Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     for slot in policy.flat.slots:
-        ours = policy.flat.view(policy.flat.grad_KD, slot)[0]
+        ours = policy.flat.view(policy.flat.grad_D, slot)
         error, theirs = (float((one - exact[slot.name]).norm()) for one in (ours, plain[slot.name]))
         assert error < 1.3 * theirs + 1e-6, slot.name
 
@@ -114,27 +116,27 @@ def test_nothing_is_held_twice(tmp_path) -> None:
     policy = load(folder_of("Llama", tmp_path, tie_word_embeddings=True))
     Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     weights = dict(policy.model.named_parameters())
-    storage = policy.flat.theta_KD.untyped_storage().data_ptr()
+    storage = policy.flat.theta_D.untyped_storage().data_ptr()
     assert all(weight.grad is None for weight in weights.values())
     assert {weight.untyped_storage().data_ptr() for weight in weights.values()} == {storage}
-    assert sum(weight.numel() for weight in weights.values()) == policy.flat.theta_KD.numel()
+    assert sum(weight.numel() for weight in weights.values()) == policy.flat.theta_D.numel()
     assert "lm_head.weight" not in {slot.name for slot in policy.flat.slots}
 
 
 def test_updates_smaller_than_bf16_are_kept_in_the_vector_until_they_count(tmp_path) -> None:
     policy = load(folder_of("Llama", tmp_path), ModelConfig())
     weight = policy.model.model.layers[0].mlp.up_proj.weight
-    before, base_KD = weight.detach().clone(), policy.flat.theta_KD.clone()
+    before, base_D = weight.detach().clone(), policy.flat.theta_D.clone()
     num_updates = 0
     while torch.equal(weight, before):
-        policy.flat.theta_KD.add_(base_KD, alpha=2**-11)  # an eighth of the step to the next number of bf16
-        policy.round_off()
+        policy.flat.theta_D.add_(base_D, alpha=2**-11)  # an eighth of the step to the next number of bf16
+        policy.refresh_served()
         num_updates += 1
     assert 2 <= num_updates <= 5
     assert weight.dtype == torch.bfloat16
     tensors = policy.snapshot().tensors
     for slot in policy.flat.slots:
-        expected = policy.flat.view(policy.flat.theta_KD, slot)[0].bfloat16()
+        expected = policy.flat.view(policy.flat.theta_D, slot).bfloat16()
         assert torch.equal(tensors[slot.name], expected)
         assert torch.equal(
             policy.model.state_dict()[slot.name.replace("embed_tokens.", "embed_tokens.base.")], expected
@@ -160,7 +162,7 @@ def test_base_and_older_versions_can_be_scored_meanwhile(dtype, tmp_path) -> Non
     second = seen(policy)
     with policy.adapter_off():
         torch.testing.assert_close(seen(policy), base, rtol=0, atol=0)
-    with policy.swapped([snapshot]):
+    with policy.swapped(snapshot):
         torch.testing.assert_close(seen(policy), first, rtol=0, atol=0)
     torch.testing.assert_close(seen(policy), second, rtol=0, atol=0)
     fresh.assign(snapshot)
@@ -176,7 +178,7 @@ def test_the_kl_term_does_not_disturb_the_gradient(tmp_path) -> None:
         disturb(policy, 0.05)
         trainer = Trainer(policy, SGD_LIKE, LossConfig(kl_coefficient=coefficient))
         metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0, keep_all=True))
-        gradients.append(policy.flat.grad_KD.clone())
+        gradients.append(policy.flat.grad_D.clone())
     assert metrics["loss/kl_to_base"] > 1e-5
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
@@ -206,13 +208,15 @@ class Scaled(torch.nn.Embedding):
 
 
 def test_an_embedding_of_another_kind_is_left_to_autograd_and_adds_to_the_tied_unembeddings(tmp_path) -> None:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder_of("Llama", tmp_path, tie_word_embeddings=True))
+    folder = folder_of("Llama", tmp_path, tie_word_embeddings=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.model.embed_tokens.__class__ = Scaled
-    full = parameters.FullParameters(model)
+    full = Full(Base(model, name="toy", folder=folder, head_dtype=torch.float32))
+    grad_head_VH = full.flat.view(full.flat.grad_D, full.flat.slots[0])
     assert type(model.get_input_embeddings()) is Scaled
-    full.grad_head_VH.fill_(1.0)
+    grad_head_VH.fill_(1.0)
     model.model.embed_tokens(torch.tensor([3, 3, 5])).sum().backward()
-    assert full.grad_head_VH[:6, 0].tolist() == [1, 1, 1, 5, 1, 3]
+    assert grad_head_VH[:6, 0].tolist() == [1, 1, 1, 5, 1, 3]
 
 
 def test_a_padding_token_has_no_gradient_as_an_input_and_a_repeated_one_all_of_its_own() -> None:
@@ -225,11 +229,11 @@ def test_a_padding_token_has_no_gradient_as_an_input_and_a_repeated_one_all_of_i
 def test_a_model_folder_is_what_transformers_loads(toy_dir, tmp_path) -> None:
     policy = load(toy_dir, ModelConfig(dtype="bfloat16"))
     disturb(policy, 0.1)
-    weights = policy.full_weights()
+    weights = policy.snapshot()
     save_weights(weights, tmp_path / "model")
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert again.dtype == torch.bfloat16
-    assert weights.num_bytes == 2 * policy.flat.theta_KD.numel()
+    assert weights.num_bytes == 2 * policy.flat.theta_D.numel()
     for name, parameter in again.named_parameters():
         assert torch.equal(parameter, weights.tensors[name]), name
     assert load_tokenizer(tmp_path / "model", TOY_MODEL).encode("12") == load_tokenizer(toy_dir, TOY_MODEL).encode("12")
@@ -250,11 +254,11 @@ def test_a_model_whose_weights_are_rearranged_on_loading_is_refused(tmp_path) ->
         load(folder)
 
 
-def test_weights_of_two_precisions_are_refused() -> None:
+def test_weights_of_two_precisions_are_refused(tmp_path) -> None:
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=8, hidden_size=32, num_hidden_layers=0))
     model.model.norm.bfloat16()
     with pytest.raises(ConfigError, match="needs weights of one precision"):
-        parameters.FullParameters(model)
+        Full(Base(model, name="toy", folder=tmp_path, head_dtype=torch.float32))
 
 
 def spec(folder, model: ModelConfig) -> EngineSpec:

@@ -200,23 +200,23 @@ def test_a_models_gradient_is_the_plain_ones(kind, options, batch, temperature, 
 def test_layers_that_are_computed_again_give_the_same_bits(toy_dir) -> None:
     found = []
     for recompute in (False, True):
-        policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), LoraConfig(), seeds=[0])
+        policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), LoraConfig(), seed=0)
         random_b(policy, scale=0.01)
         if recompute:
             recompute_layers(policy.model)
         Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
-        found.append(policy.flat.grad_KD)
+        found.append(policy.flat.grad_D)
     assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("lora", [LoraConfig(), None])
 def test_warming_up_leaves_the_policy_as_it_was(toy_dir, lora) -> None:
-    policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), lora, seeds=[0])
-    before = policy.flat.theta_KD.clone()
+    policy = Policy.load(toy_dir, dataclasses.replace(TOY_MODEL, compile="on"), lora, seed=0)
+    before = policy.flat.theta_D.clone()
     warm_up(policy)
-    assert torch.equal(policy.flat.theta_KD, before)
+    assert torch.equal(policy.flat.theta_D, before)
     assert policy.version == 0
-    assert not policy.flat.grad_KD.any()
+    assert not policy.flat.grad_D.any()
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -230,11 +230,11 @@ def test_a_mixtures_gradient_is_the_plain_ones(kind, tmp_path) -> None:
 def test_the_gradient_of_every_weight_is_plain_autograds(kind, options, tmp_path) -> None:
     folder = folder_of(kind, tmp_path, **options)
     expected = reference_gradient(folder, temperature=0.7)
-    policy = Policy.load(folder, ON, None, seeds=[0])
+    policy = Policy.load(folder, ON, None, seed=0)
     trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=0.7)
     trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     for slot in policy.flat.slots:
-        actual = policy.flat.view(policy.flat.grad_KD, slot)[0]
+        actual = policy.flat.view(policy.flat.grad_D, slot)
         torch.testing.assert_close(actual, expected[slot.name], rtol=1e-4, atol=1e-6, msg=slot.name)
 
 
@@ -260,7 +260,7 @@ def test_what_is_taken_over(tmp_path) -> None:
 @pytest.mark.parametrize(("options", "left"), [({}, None), ({"hidden_act": "gelu"}, "LlamaMLP")])
 def test_what_no_kernel_fits_is_said(tmp_path, capsys, options, left) -> None:
     config = dataclasses.replace(TOY_MODEL, dtype="bfloat16", compile="on")
-    Policy.load(folder_of("Llama", tmp_path, **options), config, LoraConfig(), seeds=[0])
+    Policy.load(folder_of("Llama", tmp_path, **options), config, LoraConfig(), seed=0)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("No compiled kernel fits")]
     assert said == ([] if left is None else [f"No compiled kernel fits {left}: computed plainly (docs/speed.md)."])
 
@@ -280,7 +280,7 @@ def test_a_norm_that_computes_something_else_is_left_alone() -> None:
 def test_left_to_itself_fp32_is_not_compiled_and_bf16_is(toy_dir) -> None:
     def forward_of(dtype, choice):
         config = dataclasses.replace(TOY_MODEL, dtype=dtype, compile=choice)
-        policy = Policy.load(toy_dir, config, LoraConfig(), seeds=[0])
+        policy = Policy.load(toy_dir, config, LoraConfig(), seed=0)
         return "forward" in vars(policy.model.base_model.layers[0].mlp)
 
     assert not forward_of("float32", "auto")

@@ -147,7 +147,7 @@ def test_a_models_step_takes_it_in_every_layer(attention, toy_dir, monkeypatch, 
     counted = Attention.outputs
     monkeypatch.setattr(Attention, "outputs", lambda *arguments: calls.append(1) or counted(*arguments))
     config = ModelConfig(name=TOY_MODEL.name, dtype="bfloat16", compile="on")
-    policy = Policy.load(toy_dir, config, None if is_full else LoraConfig(rank=4), seeds=[0])
+    policy = Policy.load(toy_dir, config, None if is_full else LoraConfig(rank=4), seed=0)
     if not is_full:
         random_b(policy, scale=0.01)
     batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)

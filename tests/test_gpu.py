@@ -48,13 +48,13 @@ def test_logits_of_16_bit_numbers_are_fp32() -> None:
 def test_the_gradient_is_the_cpus(toy_dir, lora) -> None:
     found = []
     for device in (CPU, GPU):
-        policy = Policy.load(toy_dir, OFF, lora, seeds=[0], device=device)
+        policy = Policy.load(toy_dir, OFF, lora, seed=0, device=device)
         if lora is not None:
             random_b(policy, scale=0.01)
         metrics = Trainer(policy, SGD_LIKE, LossConfig()).step(
             build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
         )
-        found.append((policy.flat.grad_KD.cpu(), metrics["loss/value"]))
+        found.append((policy.flat.grad_D.cpu(), metrics["loss/value"]))
     (grad, loss), (gpu_grad, gpu_loss) = found
     assert float((gpu_grad - grad).norm()) < 1e-4 * float(grad.norm())
     assert gpu_loss == pytest.approx(loss, rel=1e-4)
@@ -88,7 +88,7 @@ def test_attention_is_the_cpus(key_heads, length, seen, capsys) -> None:
 
 @pytest.mark.parametrize("num_rows", [2, 16])
 def test_batches_take_what_is_reserved_for_them(num_rows) -> None:
-    policy = Policy.load(model_dir(BUNDLED), BUNDLED, LoraConfig(), seeds=[0])
+    policy = Policy.load(model_dir(BUNDLED), BUNDLED, LoraConfig(), seed=0)
     micro_batch = stack([made_up_row(256, 256)] * num_rows).to(GPU)
     reserved = measured_batch_memory(policy, row_tokens=512)[0].of(512 * num_rows)
     torch.cuda.reset_peak_memory_stats()
@@ -168,12 +168,12 @@ def test_one_copy_of_the_base_and_a_cache_that_gives_way() -> None:
             def __init__(self):
                 self.folder = model_dir(BUNDLED)
                 config = SamplerConfig(kind="vllm", kv_cache_gb=4.0, max_num_seqs=64)
-                on_cpu = Policy.load(self.folder, BUNDLED, RANK_1, seeds=[0], device=torch.device("cpu"))
+                on_cpu = Policy.load(self.folder, BUNDLED, RANK_1, seed=0, device=torch.device("cpu"))
                 wanted = spec(on_cpu, self.folder, BUNDLED, config)
                 self.sampler = VllmSampler(dataclasses.replace(wanted, shares_base=True))
                 before = torch.cuda.memory_allocated()
                 self.policy = Policy.load(
-                    self.folder, BUNDLED, RANK_1, seeds=[0], weights=self.sampler.base_weights()
+                    self.folder, BUNDLED, RANK_1, seed=0, weights=self.sampler.base_weights()
                 )
                 assert torch.cuda.memory_allocated() - before < 2**26, "a copy of the base was loaded"
                 self.prompts = self.arithmetic_prompts(BUNDLED)

@@ -67,14 +67,14 @@ def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> 
 
     half, trainer = trained(range(2), 4.0)
     state = trainer.state()
-    assert state.num_updates_K == (2,)
-    assert state.first_moment_KD.shape == half.flat.theta_KD.shape
+    assert state.num_updates == 2
+    assert state.first_moment_D.shape == half.flat.theta_D.shape
     plain = trained(range(1), 1.0)[1].state()
-    assert torch.equal(trained(range(1), 4.0)[1].state().first_moment_KD, plain.first_moment_KD)
-    start = {"slots": half.flat.slots, "theta_KD": half.flat.theta_KD.clone(), "optimizer": state, "version": 2}
+    assert torch.equal(trained(range(1), 4.0)[1].state().first_moment_D, plain.first_moment_D)
+    start = {"slots": half.flat.slots, "theta_D": half.flat.theta_D.clone(), "optimizer": state, "version": 2}
     resumed, straight = trained(range(2, 4), 4.0, start), trained(range(4), 4.0)
-    assert torch.equal(resumed[0].flat.theta_KD, straight[0].flat.theta_KD)
-    for name in ("first_moment_KD", "second_moment_KD"):
+    assert torch.equal(resumed[0].flat.theta_D, straight[0].flat.theta_D)
+    for name in ("first_moment_D", "second_moment_D"):
         assert torch.equal(getattr(resumed[1].state(), name), getattr(straight[1].state(), name))
 
 

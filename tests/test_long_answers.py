@@ -109,13 +109,13 @@ def test_a_run_on_long_answers_goes_on_exactly_with_layers_computed_again_or_not
 
 def train_on(policy: Policy, group: Group, *, above: int | None, tokens: int) -> tuple[torch.Tensor, dict[str, float]]:
     policy.flat.zero_grad()
-    policy.version, policy.recompute_above = 0, above
-    before = policy.flat.theta_KD.clone()
+    policy.version, policy.base.recompute_above = 0, above
+    before = policy.flat.theta_D.clone()
     trainer = Trainer(policy, SGD_LIKE, LossConfig())
     advantages = [[1.0] + [-1.0] * (len(group.rollouts) - 1)]
     metrics = TokenBudget(BatchConfig(), tokens).step(trainer, [group], advantages, keep_all=False)
-    grad = policy.flat.grad_KD.clone()
-    policy.flat.theta_KD.copy_(before)
+    grad = policy.flat.grad_D.clone()
+    policy.flat.theta_D.copy_(before)
     return grad, metrics
 
 
@@ -126,7 +126,7 @@ def test_answers_of_16k_tokens_are_trained_on_as_they_were_sampled(tmp_path) -> 
     sampler = build_sampler(
         spec(policy, tmp_path / "model", model, SamplerConfig(kind="torch"), max_length=PROMPT + ANSWER)
     )
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     prompt = tuple(2 + index % 40 for index in range(PROMPT))
     request = SampleRequest(token_ids=prompt, num_samples=2, key=("long",), policy=0)
     (completions,) = sampler.sample([request], SamplingParams(max_tokens=ANSWER), seed=0)
@@ -150,17 +150,17 @@ def test_vllm_answers_of_16k_tokens_agree_with_the_trainer(tmp_path) -> None:
     sizes = {"head_dim": 64}
     model = make_talkative(tmp_path / "model", ends=None, positions=PROMPT + ANSWER, **sizes)
     model = replace(model, dtype="bfloat16")
-    policy = Policy.load(tmp_path / "model", model, LoraConfig(), seeds=[0])
+    policy = Policy.load(tmp_path / "model", model, LoraConfig(), seed=0)
     random_b(policy, scale=1e-2, seed=1)
     config = SamplerConfig(kind="vllm", kv_cache_gb=0.25, max_num_seqs=8)
     sampler = VllmSampler(spec(policy, tmp_path / "model", model, config, max_length=PROMPT + ANSWER))
     try:
-        sampler.load([policy.adapter()])
+        sampler.load([policy.snapshot()])
         prompt = tuple(2 + index % 40 for index in range(PROMPT))
         request = SampleRequest(token_ids=prompt, num_samples=2, key=("long",), policy=0)
         (completions,) = sampler.sample([request], SamplingParams(max_tokens=ANSWER), seed=0)
         assert [len(completion.token_ids) for completion in completions] == [ANSWER, ANSWER]
-        policy.recompute_above = 0
+        policy.base.recompute_above = 0
         with torch.no_grad():
             for completion in completions:
                 row = Row(prompt=prompt, completions=(completion,), advantages=(1.0,))
@@ -214,8 +214,8 @@ folder = Path(tempfile.mkdtemp())
 sizes = dict(hidden_size=128, intermediate_size=352, num_hidden_layers=8, num_attention_heads=2)
 config = transformers.LlamaConfig(vocab_size=512, num_key_value_heads=2, tie_word_embeddings=True, **sizes)
 transformers.LlamaForCausalLM(config).save_pretrained(folder)
-policy = Policy.load(folder, ModelConfig(dtype="float32", compile="off"), LoraConfig(), seeds=[0])
-policy.recompute_above = 0
+policy = Policy.load(folder, ModelConfig(dtype="float32", compile="off"), LoraConfig(), seed=0)
+policy.base.recompute_above = 0
 keep_freed_memory()
 for length in lengths:
     batch = stack([made_up_row(128, (length - 128) // num_completions + 1, num_completions=num_completions)])

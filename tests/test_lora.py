@@ -8,18 +8,26 @@ from rlora.lora import linear
 from rlora.lora.config import LoraConfig
 from rlora.lora.flat import FlatVector, lay_out
 from rlora.lora.initialize import initial_a
-from rlora.lora.inject import adapted_layers, inject, num_parameters
-from rlora.lora.linear import LoraLinear, SharedInput, is_padding_worth_it
+from rlora.lora.inject import adapted_layers, num_parameters
+from rlora.lora.linear import Factors, LoraLinear, SharedInput, is_padding_worth_it
 
 pytestmark = pytest.mark.unit
 
 
+def adapted(base: nn.Linear, rank: int, scale: float, size: float = 0.2) -> LoraLinear:
+    """Return a layer with a random update."""
+    layer = LoraLinear(base)
+    layer.factors = Factors(
+        a=nn.Parameter(torch.randn(rank, base.in_features) * size),
+        b=nn.Parameter(torch.randn(base.out_features, rank) * size),
+        scale=scale,
+    )
+    return layer
+
+
 def layer(rank: int, dtype: torch.dtype, *, bias: bool = False) -> LoraLinear:
     torch.manual_seed(0)
-    base = nn.Linear(24, 16, bias=bias, dtype=dtype)
-    a = nn.Parameter(torch.randn(1, rank, 24) * 0.2)
-    b = nn.Parameter(torch.randn(1, 16, rank) * 0.2)
-    return LoraLinear(base, a, b, 4.0 / rank)
+    return adapted(nn.Linear(24, 16, bias=bias, dtype=dtype), rank, 4.0 / rank)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
@@ -32,8 +40,8 @@ def test_values_and_gradients_equal_the_formula_by_autograd(dtype, tolerance, ra
     out = module(x)
     (out.float() * upstream).sum().backward()
 
-    a, b, reference_x = (t.detach().clone().float().requires_grad_() for t in (module.a_KRI, module.b_KOR, x))
-    expected = reference_x @ module.base.weight.float().T + module.scale * (reference_x @ a[0].T) @ b[0].T
+    a, b, reference_x = (t.detach().clone().float().requires_grad_() for t in (module.factors.a, module.factors.b, x))
+    expected = reference_x @ module.base.weight.float().T + module.factors.scale * (reference_x @ a.T) @ b.T
     if bias:
         expected = expected + module.base.bias.float()
     (expected * upstream).sum().backward()
@@ -42,30 +50,30 @@ def test_values_and_gradients_equal_the_formula_by_autograd(dtype, tolerance, ra
         return float((actual.detach().float() - wanted.detach()).norm() / wanted.detach().norm())
 
     assert relative(out, expected) < tolerance
-    assert relative(module.a_KRI.grad, a.grad) < tolerance
-    assert relative(module.b_KOR.grad, b.grad) < tolerance
+    assert relative(module.factors.a.grad, a.grad) < tolerance
+    assert relative(module.factors.b.grad, b.grad) < tolerance
     assert relative(x.grad, reference_x.grad) < tolerance
     assert module.base.weight.grad is None
-    assert module.a_KRI.grad.dtype == torch.float32
+    assert module.factors.a.grad.dtype == torch.float32
 
 
 def test_factors_are_rounded_to_the_dtype_of_the_base() -> None:
     module = layer(1, torch.bfloat16)
     x = torch.randn(3, 24).bfloat16()
     before = module(x)
-    module.a_KRI.data = module.a_KRI.data.bfloat16().float()
-    module.b_KOR.data = module.b_KOR.data.bfloat16().float()
+    module.factors.a.data = module.factors.a.data.bfloat16().float()
+    module.factors.b.data = module.factors.b.data.bfloat16().float()
     assert torch.equal(before, module(x))
 
 
 def test_zero_b_and_switched_off_give_the_base_output_bit_for_bit() -> None:
     module = layer(2, torch.float32)
     x = torch.randn(3, 24)
-    module.is_enabled = False
+    factors, module.factors = module.factors, None
     assert torch.equal(module(x), module.base(x))
-    module.is_enabled = True
+    module.factors = factors
     assert not torch.equal(module(x), module.base(x))
-    module.b_KOR.data.zero_()
+    module.factors.b.data.zero_()
     assert torch.equal(module(x), module.base(x))
 
 
@@ -73,12 +81,7 @@ def siblings(dtype: torch.dtype) -> list[LoraLinear]:
     """Three layers of one input and one rank, of unequal width, one of them with a bias."""
     torch.manual_seed(1)
     return [
-        LoraLinear(
-            nn.Linear(24, width, bias=bias, dtype=dtype),
-            nn.Parameter(torch.randn(1, 3, 24) * 0.2),
-            nn.Parameter(torch.randn(1, width, 3) * 0.2),
-            2.0,
-        )
+        adapted(nn.Linear(24, width, bias=bias, dtype=dtype), 3, 2.0)
         for width, bias in [(16, False), (8, True), (12, False)]
     ]
 
@@ -98,8 +101,8 @@ def test_layers_with_a_shared_input_equal_layers_alone(dtype, tolerance) -> None
         (joined.float() * upstream).sum().backward(retain_graph=True)  # the three are one node of the graph
     torch.testing.assert_close(same_x.grad, x.grad, rtol=tolerance, atol=tolerance)
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(other.a_KRI.grad, one.a_KRI.grad, rtol=tolerance, atol=tolerance)
-        torch.testing.assert_close(other.b_KOR.grad, one.b_KOR.grad, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(other.factors.a.grad, one.factors.a.grad, rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(other.factors.b.grad, one.factors.b.grad, rtol=tolerance, atol=tolerance)
 
 
 @torch.no_grad()
@@ -132,15 +135,14 @@ def test_projections_of_a_block_are_joined(toy_policy) -> None:
 
 
 def test_flat_vector_leaves_and_gradients_are_views() -> None:
-    flat = FlatVector(lay_out({"a": (2, 3), "b": (4,)}), num_policies=2)
-    assert flat.theta_KD.shape == (2, 10)
-    assert flat.parameters["a"].shape == (2, 2, 3)
-    flat.parameters["b"].data[1] += torch.arange(4.0)
-    assert flat.theta_KD[1].tolist() == [0] * 6 + [0, 1, 2, 3]
-    flat = FlatVector(lay_out({"a": (2, 3), "b": (4,)}), num_policies=1)
+    flat = FlatVector(lay_out({"a": (2, 3), "b": (4,)}))
+    assert flat.theta_D.shape == (10,)
+    assert flat.parameters["a"].shape == (2, 3)
+    flat.parameters["b"].data += torch.arange(4.0)
+    assert flat.theta_D.tolist() == [0] * 6 + [0, 1, 2, 3]
     (flat.parameters["a"] * 2).sum().backward()
     (flat.parameters["a"] * 3).sum().backward()
-    assert flat.grad_KD.tolist() == [[5.0] * 6 + [0.0] * 4]
+    assert flat.grad_D.tolist() == [5.0] * 6 + [0.0] * 4
     flat.zero_grad()
     assert flat.parameters["a"].grad is not None
     assert flat.parameters["a"].grad.abs().sum() == 0
@@ -222,13 +224,13 @@ def test_a_layers_first_values_do_not_depend_on_the_other_layers(toy_dir) -> Non
 
 def test_model_without_such_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no linear layers for lora.layers='mlp'"):
-        inject(nn.Sequential(nn.Linear(2, 2)), LoraConfig(layers="mlp"), seeds=[0])
+        adapted_layers(nn.Sequential(nn.Linear(2, 2)), "mlp")
 
 
 @pytest.mark.parametrize("is_enabled", [False, True])
 def test_a_layer_takes_an_input_without_rows(is_enabled) -> None:
-    layer = LoraLinear(nn.Linear(8, 6), nn.Parameter(torch.randn(1, 2, 8)), nn.Parameter(torch.randn(1, 6, 2)), 1.0)
-    layer.is_enabled = is_enabled
+    base = nn.Linear(8, 6)
+    layer = adapted(base, 2, 1.0) if is_enabled else LoraLinear(base)
     assert layer(torch.randn(0, 3, 8)).shape == (0, 3, 6)
 
 
@@ -244,12 +246,7 @@ def test_padded_columns_change_no_number(monkeypatch, num_layers, rank, dtype) -
         torch.manual_seed(0)
         monkeypatch.setattr(linear, "is_padding_worth_it", lambda *_, is_padded=is_padded: is_padded)
         layers = [
-            LoraLinear(
-                nn.Linear(24, 16 + 4 * index, bias=index == 1).to(dtype),
-                nn.Parameter(torch.randn(1, rank, 24)),
-                nn.Parameter(torch.randn(1, 16 + 4 * index, rank)),
-                2.0,
-            )
+            adapted(nn.Linear(24, 16 + 4 * index, bias=index == 1).to(dtype), rank, 2.0, size=1.0)
             for index in range(num_layers)
         ]
         if num_layers > 1:
@@ -257,7 +254,7 @@ def test_padded_columns_change_no_number(monkeypatch, num_layers, rank, dtype) -
         x = torch.randn(2, 5, 24, dtype=dtype, requires_grad=True)
         outputs = [layer(x) for layer in layers]
         sum(((out * torch.randn_like(out)).sum() for out in outputs), torch.zeros(())).backward()
-        factors = [factor.grad for layer in layers for factor in (layer.a_KRI, layer.b_KOR)]
+        factors = [factor.grad for layer in layers for factor in (layer.factors.a, layer.factors.b)]
         results.append([*outputs, x.grad, *factors])
     tolerance = {torch.float32: 1e-5, torch.bfloat16: 0}[dtype]
     for plain, padded in zip(*results, strict=True):

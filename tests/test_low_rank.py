@@ -22,7 +22,7 @@ from rlora.kernels.install import install
 from rlora.kernels.kernels import PLAIN
 from rlora.kernels.low_rank import LowRank
 from rlora.lora.config import LoraConfig
-from rlora.lora.linear import LoraLinear
+from rlora.lora.linear import Factors, LoraLinear
 from rlora.model.logprobs import logits, token_logprobs
 from rlora.model.sources import ModelConfig, cache_dir
 from rlora.system.memory import recompute_layers
@@ -280,20 +280,20 @@ def test_other_numbers_and_odd_sizes_are_left_to_the_plain_path(products) -> Non
 def test_gradients_go_to_the_leaves_or_through_autograd(products, has_places) -> None:
     torch.manual_seed(0)
     base, x = nn.Linear(12, 6).bfloat16(), torch.randn(5, 12).bfloat16().requires_grad_()
-    a, b = (nn.Parameter(torch.linspace(-1, 1, n * m).view(1, n, m)) for n, m in ((2, 12), (6, 2)))
+    a, b = (nn.Parameter(torch.linspace(-1, 1, n * m).view(n, m)) for n, m in ((2, 12), (6, 2)))
     if has_places:
         a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     places = [a.grad, b.grad]
-    layer = LoraLinear(base, a, b, 0.5)
-    layer.kernels = compiled_kernels(FOLDER, CPU)
+    layer = LoraLinear(base, compiled_kernels(FOLDER, CPU))
+    layer.factors = Factors(a=a, b=b, scale=0.5)
     for _ in range(2):
         layer(x).sum().backward()
     if has_places:
         assert a.grad is places[0]
         assert b.grad is places[1]
-    a_grad, b_grad, a, b, x = (one.detach() for one in (a.grad[0], b.grad[0], a, b, x))
-    h = (x.double() @ a[0].bfloat16().double().T).bfloat16().double()
-    grad_h = (b[0].bfloat16() * 0.5).double().sum(0).bfloat16().double().expand(5, 2)  # outputs' gradients are all 1
+    a_grad, b_grad, a, b, x = (one.detach() for one in (a.grad, b.grad, a, b, x))
+    h = (x.double() @ a.bfloat16().double().T).bfloat16().double()
+    grad_h = (b.bfloat16() * 0.5).double().sum(0).bfloat16().double().expand(5, 2)  # outputs' gradients are all 1
     assert near(a_grad.double() - float(has_places), 2 * grad_h.T @ x.double(), 1e-5)
     assert near(b_grad.double() - float(has_places), (2 * 0.5 * h.sum(0)).expand(6, 2), 1e-5)
 
@@ -306,10 +306,10 @@ def test_models_gradients_are_as_near_to_fp32s_as_plain_ones(products, kind, var
 
     def gradient(folder: Path, seed: int, dtype: str, compile_: str) -> torch.Tensor:
         config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile=compile_)
-        policy = Policy.load(folder, config, LoraConfig(rank=rank, variant=variant), seeds=[seed])
+        policy = Policy.load(folder, config, LoraConfig(rank=rank, variant=variant), seed=seed)
         random_b(policy, scale=0.02)
         Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
-        return policy.flat.grad_KD
+        return policy.flat.grad_D
 
     errors: dict[str, list[float]] = {"off": [], "on": []}
     for seed in range(12):
@@ -328,11 +328,11 @@ def test_layers_that_are_computed_again_give_the_same_bits(products, toy_dir) ->
     found = []
     for recompute in (False, True):
         config = ModelConfig(name=TOY_MODEL.name, dtype="bfloat16", compile="on")
-        policy = Policy.load(toy_dir, config, LoraConfig(rank=4), seeds=[0])
+        policy = Policy.load(toy_dir, config, LoraConfig(rank=4), seed=0)
         random_b(policy, scale=0.01)
         if recompute:
             recompute_layers(policy.model)
         Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
-        found.append(policy.flat.grad_KD)
+        found.append(policy.flat.grad_D)
     assert float(found[0].norm()) > 0
     assert torch.equal(*found)

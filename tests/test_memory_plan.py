@@ -389,17 +389,17 @@ def status(field):
 torch.set_num_threads(1)
 name, dtype, compile_, again, num_rows = sys.argv[1:]
 config = ModelConfig(name=name, dtype=dtype, compile=compile_)
-policy = Policy.load(model_dir(config), config, LoraConfig(), seeds=[0])
+policy = Policy.load(model_dir(config), config, LoraConfig(), seed=0)
 is_recomputed = again == "again"
 expected = expected_batch_memory(
     DecoderSizes.of(policy.model.config), itemsize=policy.dtype.itemsize, chunk_tokens=chunk_tokens(policy.device),
-    score_block=192 if policy.has_materialised_scores else 0, is_compiled=policy.kernels is not None,
+    score_block=192 if policy.base.has_materialised_scores else 0, is_compiled=policy.base.kernels is not None,
     is_recomputed=is_recomputed,
 )
 warm_up(policy)
 keep_freed_memory()
 measured = measured_batch_memory(policy, row_tokens=512)[is_recomputed]
-policy.recompute_above = 0 if is_recomputed else None
+policy.base.recompute_above = 0 if is_recomputed else None
 policy.score(stack([made_up_row(8, 8)])).logprobs_N.sum().backward()
 batch = stack([made_up_row(256, 257)] * int(num_rows))
 give_back_freed_memory()

@@ -8,7 +8,7 @@ from torch import nn
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
 from rlora.lora.inject import num_parameters
-from rlora.lora.linear import LoraLinear
+from rlora.lora.linear import Factors, LoraLinear
 from rlora.lora.variants.pissa import difference_factors, principal_factors
 from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
@@ -45,15 +45,16 @@ def test_the_difference_of_rank_2r_is_exact_and_zero_at_the_start() -> None:
 def test_values_and_gradients_are_those_of_training_on_the_residual_base(dtype, tolerance) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(24, 16, bias=False, dtype=dtype)
-    start = tuple(factor.unsqueeze(0) for factor in principal_factors(linear.weight, 2, scale=0.5))
+    start = principal_factors(linear.weight, 2, scale=0.5)
     leaves = [nn.Parameter(factor + 0.1 * torch.randn_like(factor)) for factor in start]
-    layer = LoraLinear(linear, *leaves, 0.5, start=start)
+    layer = LoraLinear(linear)
+    layer.factors = Factors(a=leaves[0], b=leaves[1], scale=0.5, start=start)
     x, upstream = torch.randn(6, 24).to(dtype).requires_grad_(), torch.randn(6, 16)
     out = layer(x)
     (out.float() * upstream).sum().backward()
 
-    a, b, reference_x = (t.detach().clone().float().requires_grad_() for t in (leaves[0][0], leaves[1][0], x))
-    residual = linear.weight.detach().float() - 0.5 * start[1][0] @ start[0][0]
+    a, b, reference_x = (t.detach().clone().float().requires_grad_() for t in (*leaves, x))
+    residual = linear.weight.detach().float() - 0.5 * start[1] @ start[0]
     expected = reference_x @ residual.T + 0.5 * (reference_x @ a.T) @ b.T
     (expected * upstream).sum().backward()
 
@@ -61,26 +62,26 @@ def test_values_and_gradients_are_those_of_training_on_the_residual_base(dtype, 
         return float((actual.detach().float() - wanted.detach()).norm() / wanted.detach().norm())
 
     assert relative(out, expected) < tolerance
-    assert relative(leaves[0].grad[0], a.grad) < tolerance
-    assert relative(leaves[1].grad[0], b.grad) < tolerance
+    assert relative(leaves[0].grad, a.grad) < tolerance
+    assert relative(leaves[1].grad, b.grad) < tolerance
     assert relative(x.grad, reference_x.grad) < tolerance
 
 
 def test_a_policy_starts_as_the_base_bit_for_bit_in_bf16(toy_dir) -> None:
     model = ModelConfig(name="toy", dtype="bfloat16")
-    policy = Policy.load(toy_dir, model, LoraConfig(rank=4, variant="pissa"), seeds=[0])
+    policy = Policy.load(toy_dir, model, LoraConfig(rank=4, variant="pissa"), seed=0)
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         started = policy.next_token_logits(tokens)
         with policy.adapter_off():
             assert torch.equal(started, policy.next_token_logits(tokens))
-        policy.flat.theta_KD.mul_(1.01)
+        policy.flat.theta_D.mul_(1.01)
         assert not torch.equal(started, policy.next_token_logits(tokens))
 
 
 def test_what_pissa_cannot_do_is_refused(monkeypatch, toy_dir) -> None:
     with pytest.raises(ConfigError, match=r"has only 32 singular vectors .* try --lora\.rank 32"):
-        Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=33, variant="pissa"), seeds=[0])
+        Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=33, variant="pissa"), seed=0)
     pissa = LoraConfig(rank=257, variant="pissa")
     with pytest.raises(ConfigError, match=r"starts from the model itself; leave --init-adapter out"):
         RunConfig(run_dir="x", lora=pissa, init_adapter="folder", sampler=SamplerConfig(kind="torch")).check()

@@ -34,7 +34,7 @@ FALCON = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_sta
 )
 def test_scores_equal_transformers_own_with_the_adapter_merged(kind, options, tmp_path) -> None:
     folder = folder_of(kind, tmp_path, **options)
-    policy = Policy.load(folder, ModelConfig(dtype="float32"), LoraConfig(rank=2), seeds=[0])
+    policy = Policy.load(folder, ModelConfig(dtype="float32"), LoraConfig(rank=2), seed=0)
     random_b(policy, scale=0.02)
     prompt, answers = [5, 6, 7], [[9, 8, 30, 31], [40, 3]]
     groups = [group(prompt, [completion(answer) for answer in answers], [1.0, 0.0])]
@@ -73,7 +73,7 @@ def test_models_that_would_be_scored_wrongly_are_refused(kind, options, message,
     folder = folder_of(kind, tmp_path, **options)
     for dtype in ("float32", "bfloat16"):
         with pytest.raises(ConfigError, match=message):
-            Policy.load(folder, ModelConfig(dtype=dtype), LoraConfig(), seeds=[0])
+            Policy.load(folder, ModelConfig(dtype=dtype), LoraConfig(), seed=0)
 
 
 @pytest.mark.parametrize("kind", ["Phi3", "Cohere"])
@@ -88,7 +88,7 @@ def test_a_model_that_the_kernels_do_not_fit_is_scored_plainly(kind, dtype, tmp_
         version=0,
     ).micro_batches
     for compile_ in ("off", "on"):
-        policy = Policy.load(folder, ModelConfig(dtype=dtype, compile=compile_), LoraConfig(rank=2), seeds=[0])
+        policy = Policy.load(folder, ModelConfig(dtype=dtype, compile=compile_), LoraConfig(rank=2), seed=0)
         random_b(policy, scale=0.02)
         scores.append(policy.score(part).logprobs_N)
         scores[-1].sum().backward()
@@ -124,4 +124,4 @@ def test_broken_model_folders_are_refused_with_what_is_wrong(tmp_path) -> None:
     refused[folder] = "gpt2x.*Is the folder complete"
     for folder, message in refused.items():
         with pytest.raises(ConfigError, match=message):
-            Policy.load(folder, ModelConfig(dtype="float32"), LoraConfig(), seeds=[0])
+            Policy.load(folder, ModelConfig(dtype="float32"), LoraConfig(), seed=0)

@@ -114,7 +114,7 @@ def test_bit_identity_is_found_even_where_noise_hides_the_difference(toy_dir) ->
     noisy = Noisy(ServesPrevious(TorchSampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))))
     swap = HotSwap(policy, noisy, [range(2, 20), range(20, 38)], seed=1)
     swap.swap()
-    policy.flat.theta_KD += 1e-6
+    policy.flat.theta_D += 1e-6
     policy.version = 1
     with pytest.raises(StaleAdapterError, match="bit-identical to that of the previous version"):
         swap.swap()
@@ -129,7 +129,7 @@ def test_a_policy_that_is_certain_is_not_accused(toy_dir) -> None:
     sampler = TorchSampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
     swap = HotSwap(policy, sampler, [range(2, 20), range(20, 38)], temperature=0.002, seed=1)
     swap.swap()
-    policy.flat.theta_KD += 1e-6
+    policy.flat.theta_D += 1e-6
     policy.version = 1
     metrics = swap.swap()
     assert metrics["proof/canary_num_uncertain"] == 0

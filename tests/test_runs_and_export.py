@@ -100,11 +100,11 @@ def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -
     main(["export", str(straight), "--to", str(tmp_path / "merged"), "--merge"])
     assert "Merged in fp32 and rounded to float32" in capsys.readouterr().out
     folder, lora = model_dir(TOY_MODEL), LoraConfig()
-    adapted = Policy.load(folder, TOY_MODEL, lora, seeds=[0], init_adapter=straight / "adapter")
-    merged = Policy.load(tmp_path / "merged", TOY_MODEL, lora, seeds=[0])
+    adapted = Policy.load(folder, TOY_MODEL, lora, seed=0, init_adapter=straight / "adapter")
+    merged = Policy.load(tmp_path / "merged", TOY_MODEL, lora, seed=0)
     tokens = torch.tensor([[3, 5, 7, 9, 11]])
     with torch.no_grad():
-        base = Policy.load(folder, TOY_MODEL, lora, seeds=[0]).next_token_logits(tokens)
+        base = Policy.load(folder, TOY_MODEL, lora, seed=0).next_token_logits(tokens)
         assert torch.allclose(adapted.next_token_logits(tokens), merged.next_token_logits(tokens), atol=1e-5)
         assert not torch.allclose(base, merged.next_token_logits(tokens), atol=1e-3)
 
@@ -140,7 +140,7 @@ def test_rounding_that_would_change_the_policy_keeps_fp32(straight, tmp_path, mo
 
 
 def test_merging_adds_scale_times_b_a(tmp_path, toy_dir) -> None:
-    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=2, alpha=8.0), seeds=[1])
+    policy = Policy.load(toy_dir, TOY_MODEL, LoraConfig(rank=2, alpha=8.0), seed=1)
     tensors = {name: torch.randn(tensor.shape) for name, tensor in policy.flat.tensors().items()}
     save_merged(toy_dir, TOY_MODEL, policy.config, tensors, tmp_path / "merged", "float32")
     name = "model.layers.1.mlp.down_proj"

@@ -103,12 +103,12 @@ def check_an_update(folder, config, lora: LoraConfig) -> None:
     """Make one update on views and one on a copy, of the same bits; the engine's weights stay as they are."""
     engine = engine_of(folder, config)
     kept = {name: parameter.clone() for name, parameter in engine.named_parameters()}
-    normal = trained(Policy.load(folder, config, lora, seeds=[3], device=CPU))
+    normal = trained(Policy.load(folder, config, lora, seed=3, device=CPU))
     views = views_of(engine, folder, config)
-    shared = trained(Policy.load(folder, config, lora, seeds=[3], device=CPU, weights=views))
-    assert float(normal.flat.grad_KD.abs().sum()) > 0
-    assert torch.equal(shared.flat.grad_KD, normal.flat.grad_KD)
-    assert torch.equal(shared.flat.theta_KD, normal.flat.theta_KD)
+    shared = trained(Policy.load(folder, config, lora, seed=3, device=CPU, weights=views))
+    assert float(normal.flat.grad_D.abs().sum()) > 0
+    assert torch.equal(shared.flat.grad_D, normal.flat.grad_D)
+    assert torch.equal(shared.flat.theta_D, normal.flat.theta_D)
     for name, parameter in engine.named_parameters():
         assert torch.equal(parameter, kept[name]), name
         assert not parameter.requires_grad

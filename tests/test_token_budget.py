@@ -87,10 +87,10 @@ def test_out_of_memory_halves_the_tokens_and_gives_the_update_of_that_size(monke
     assert trainer.policy.version == 1
     assert "Out of memory with micro-batches of 128 tokens" in capsys.readouterr().out
     expected, _, small = trained(16)
-    assert torch.equal(trainer.policy.flat.theta_KD, expected.policy.flat.theta_KD)
+    assert torch.equal(trainer.policy.flat.theta_D, expected.policy.flat.theta_D)
     assert small["batch/tokens_allowed"] == metrics["batch/tokens_allowed"] == 16
     large, _, _ = trained(128)
-    torch.testing.assert_close(large.policy.flat.grad_KD, trainer.policy.flat.grad_KD, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(large.policy.flat.grad_D, trainer.policy.flat.grad_D, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.unit
@@ -131,13 +131,13 @@ def test_an_error_of_python_without_a_message_is_survived_too() -> None:
 @pytest.mark.unit
 def test_when_single_completions_do_not_fit_the_policy_is_as_it_was(monkeypatch) -> None:
     trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 128)
-    before = trainer.policy.flat.theta_KD.clone()
+    before = trainer.policy.flat.theta_D.clone()
     with (
         memory_for(4, monkeypatch),
         pytest.raises(OutOfMemoryError, match=r"16 tokens.*also with layers computed again"),
     ):
         budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
-    assert torch.equal(trainer.policy.flat.theta_KD, before)
+    assert torch.equal(trainer.policy.flat.theta_D, before)
     assert trainer.policy.version == 0
 
 
@@ -147,12 +147,12 @@ def test_memory_lost_in_a_later_update_of_a_batch_takes_the_first_back(monkeypat
     once, _, _ = trained(128)  # to see how many scorings one pass over the batch takes
     with memory_for(10_000, monkeypatch, calls=2):  # log-probabilities of the batch's version, first update, then none
         trainer, budget = Trainer(policy_(), twice, LossConfig(name="ppo")), TokenBudget(BatchConfig(), 128)
-        before = trainer.policy.flat.theta_KD.clone()
+        before = trainer.policy.flat.theta_D.clone()
         with pytest.raises(OutOfMemoryError):
             budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
-    assert not torch.equal(once.policy.flat.theta_KD, before)
-    assert torch.equal(trainer.policy.flat.theta_KD, before)
-    assert trainer.state().num_updates_K == (0,)
+    assert not torch.equal(once.policy.flat.theta_D, before)
+    assert torch.equal(trainer.policy.flat.theta_D, before)
+    assert trainer.state().num_updates == 0
 
 
 @pytest.mark.unit
@@ -169,9 +169,9 @@ def test_memory_lost_on_the_metrics_does_not_train_on_a_batch_twice(monkeypatch)
         trainer, budget, metrics = trained(128)
     assert (budget.tokens, metrics["batch/num_out_of_memory"]) == (64, 1)
     expected, _, _ = trained(64)
-    assert trainer.state().num_updates_K == (1,)
-    assert torch.equal(trainer.policy.flat.theta_KD, expected.policy.flat.theta_KD)
-    assert torch.equal(trainer.state().first_moment_KD, expected.state().first_moment_KD)
+    assert trainer.state().num_updates == 1
+    assert torch.equal(trainer.policy.flat.theta_D, expected.policy.flat.theta_D)
+    assert torch.equal(trainer.state().first_moment_D, expected.state().first_moment_D)
 
 
 @pytest.mark.unit
@@ -187,7 +187,7 @@ def test_memory_lost_after_a_gradient_was_added_does_not_add_it_twice(monkeypatc
     monkeypatch.setattr(Policy, "score", limited)
     trainer, budget, metrics = trained(32)
     assert (budget.tokens, metrics["batch/num_out_of_memory"]) == (16, 1)
-    assert torch.equal(trainer.policy.flat.theta_KD, expected.policy.flat.theta_KD)
+    assert torch.equal(trainer.policy.flat.theta_D, expected.policy.flat.theta_D)
 
 
 @pytest.mark.unit
@@ -199,7 +199,7 @@ def test_layers_are_computed_again_and_give_the_same_gradient() -> None:
     again.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     TokenBudget(BatchConfig(), 128).step(again, groups(), ADVANTAGES, keep_all=False)
     assert len(calls) == 2 * metrics["batch/num_micro_batches"]  # forward, and again in the backward pass
-    assert torch.equal(again.policy.flat.grad_KD, plain.policy.flat.grad_KD)
+    assert torch.equal(again.policy.flat.grad_D, plain.policy.flat.grad_D)
 
 
 @pytest.mark.unit
@@ -208,7 +208,8 @@ def test_a_row_that_did_not_fit_is_computed_again_and_shorter_ones_are_not(monke
     score = Policy.score
 
     def limited(self, micro_batch, **options):
-        is_again = self.recompute_above is not None and micro_batch.num_positions > self.recompute_above
+        above = self.base.recompute_above
+        is_again = above is not None and micro_batch.num_positions > above
         if micro_batch.num_positions > 16 and not is_again:
             torch.empty(TOO_MUCH, dtype=torch.uint8)
         return score(self, micro_batch, **options)
@@ -220,13 +221,13 @@ def test_a_row_that_did_not_fit_is_computed_again_and_shorter_ones_are_not(monke
     budget = TokenBudget(BatchConfig(tokens_per_row=0), 32)
     budget.say = said.append
     metrics = budget.step(trainer, long, [[1.0, -1.0]], keep_all=False)
-    assert (budget.tokens, trainer.policy.recompute_above) == (16, 16)
+    assert (budget.tokens, trainer.policy.base.recompute_above) == (16, 16)
     assert metrics["batch/recomputed_share"] == pytest.approx(20 / 34)
     assert "longer rows with layers computed again" in said[0]
     monkeypatch.undo()
     plain = Trainer(policy_(), SGD_LIKE, LossConfig())
     TokenBudget(BatchConfig(tokens_per_row=0), 16).step(plain, long, [[1.0, -1.0]], keep_all=False)
-    assert torch.equal(trainer.policy.flat.theta_KD, plain.policy.flat.theta_KD)
+    assert torch.equal(trainer.policy.flat.theta_D, plain.policy.flat.theta_D)
     assert expected.policy.version == 1
 
 
@@ -235,7 +236,7 @@ def test_a_row_that_did_not_fit_is_computed_again_and_shorter_ones_are_not(monke
 def test_layers_of_long_rows_alone_are_computed_again(above, num_again) -> None:
     """Rows of 20 and of 14 positions, each a micro-batch."""
     policy = policy_()
-    policy.recompute_above = above
+    policy.base.recompute_above = above
     calls = []
     policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     for num_positions in (20, 14):
@@ -295,7 +296,7 @@ torch.set_num_threads(1)
 dtype, compile_, mebibytes = sys.argv[1:]
 work = [group([5] * 20, [completion([7] * 200, logprob=-3.0) for _ in range(40)], [1.0] + [0.0] * 39)] * 4
 config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile=compile_)
-policy = Policy.load(model_dir(TOY_MODEL), config, LoraConfig(rank=2), seeds=[1])
+policy = Policy.load(model_dir(TOY_MODEL), config, LoraConfig(rank=2), seed=1)
 random_b(policy, scale=0.05)
 trainer = Trainer(policy, OptimizerConfig(), LossConfig())
 TokenBudget(BatchConfig(), 256).step(trainer, work[:1], [[1.0] + [-1.0] * 39], keep_all=False)  # all is loaded

@@ -22,7 +22,7 @@ PROMPTS = [(3, 4, 5, 6), (7, 8, 9), (10, 11, 12, 13, 14)]
 def engine(toy_dir):
     policy = make_policy(toy_dir)
     sampler = TorchSampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     return policy, sampler
 
 
@@ -113,7 +113,7 @@ def test_several_policies_are_each_served_as_loaded_alone_beside_others_and_afte
     policy, sampling, snapshots = make_policy(toy_dir), SamplingParams(max_tokens=8), []
     for index in range(3):
         random_b(policy, scale=0.05, seed=index)
-        snapshots.append(replace(policy.adapter(), policy=index))
+        snapshots.append(replace(policy.snapshot(), policy=index))
     engine_of = spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch"))
     sampler = TorchSampler(replace(engine_of, num_policies=3))
     sampler.load(snapshots)

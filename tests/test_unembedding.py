@@ -12,7 +12,7 @@ from torch import nn
 from rlora.errors import ConfigError
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
-from rlora.lora.linear import LoraLinear
+from rlora.lora.linear import Factors, LoraLinear
 from rlora.lora.variants.unembedding import adapted_logits, adapted_token_logprobs
 from rlora.model.sources import ModelConfig
 from rlora.run_config import RunConfig
@@ -29,8 +29,10 @@ WITH_HEAD = LoraConfig(rank=2, layers="all+unembedding")
 
 def head_of(rank: int, dtype: torch.dtype, num_tokens: int = 50) -> LoraLinear:
     torch.manual_seed(0)
-    a, b = nn.Parameter(torch.randn(1, rank, 8) * 0.3), nn.Parameter(torch.randn(1, num_tokens, rank) * 0.3)
-    return LoraLinear(nn.Linear(8, num_tokens, bias=False, dtype=dtype), a, b, 3.0 / rank)
+    a, b = nn.Parameter(torch.randn(rank, 8) * 0.3), nn.Parameter(torch.randn(num_tokens, rank) * 0.3)
+    layer = LoraLinear(nn.Linear(8, num_tokens, bias=False, dtype=dtype))
+    layer.factors = Factors(a=a, b=b, scale=3.0 / rank)
+    return layer
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -46,15 +48,15 @@ def test_values_and_gradients_equal_log_softmax_by_autograd(monkeypatch, tempera
     values, entropy = adapted_token_logprobs(hidden, weight, layer, targets, temperature=temperature)
     (values * weights).sum().backward()
 
-    a, b, x = (t.detach().to(dtype).float().requires_grad_() for t in (layer.a_KRI[0], layer.b_KOR[0], hidden))
-    scaled = (b.to(dtype) * layer.scale).float()  # as a server folds it in
+    a, b, x = (t.detach().to(dtype).float().requires_grad_() for t in (layer.factors.a, layer.factors.b, hidden))
+    scaled = (b.to(dtype) * layer.factors.scale).float()  # as a server folds it in
     log_p = ((x @ weight.T + (x @ a.T) @ scaled.T) / temperature).log_softmax(-1)
     (log_p[torch.arange(10), targets] * weights).sum().backward()
     torch.testing.assert_close(values, log_p[torch.arange(10), targets], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1), rtol=1e-5, atol=1e-5)
     close = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
-    torch.testing.assert_close(layer.a_KRI.grad[0], a.grad, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(layer.b_KOR.grad[0], b.grad, **close)
+    torch.testing.assert_close(layer.factors.a.grad, a.grad, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.factors.b.grad, b.grad, **close)
     torch.testing.assert_close(hidden.grad.float(), x.grad, **close)
     assert layer.base.weight.grad is None
     assert not entropy.requires_grad
@@ -86,7 +88,7 @@ def test_no_tokens_give_no_values() -> None:
 def test_trainer_reference_sampler_and_merged_model_agree(toy_dir) -> None:
     policy = make_policy(toy_dir, lora=WITH_HEAD)
     sampler = build_sampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
-    sampler.load([policy.adapter()])
+    sampler.load([policy.snapshot()])
     prompt = (3, 4, 5, 6)
     request = SampleRequest(token_ids=prompt, num_samples=8, key=("t",))
     completions = sampler.sample([request], SamplingParams(max_tokens=12), seed=0)[0]
@@ -122,7 +124,7 @@ def test_trainer_reference_sampler_and_merged_model_agree(toy_dir) -> None:
 def test_a_tied_unembedding_is_refused(tmp_path) -> None:
     folder = folder_of("Llama", tmp_path, tie_word_embeddings=True)
     with pytest.raises(ConfigError, match=r"input embeddings are the same matrix \(tied\)"):
-        Policy.load(folder, ModelConfig(dtype="float32"), WITH_HEAD, seeds=[0])
+        Policy.load(folder, ModelConfig(dtype="float32"), WITH_HEAD, seed=0)
     config = toy(tmp_path / "run", model=ModelConfig(name=str(folder), dtype="float32"), lora=WITH_HEAD)
     with pytest.raises(ConfigError, match=r"\(tied\)"):
         run(config)

@@ -53,11 +53,11 @@ def test_the_policy_of_a_run_is_exported_merged_and_scored(name, tmp_path, capsy
     main(["export", str(run_dir), "--to", str(tmp_path / "merged"), "--merge"])
     config, _ = stored_shape(tmp_path / "adapter")
     folder = model_dir(TOY_MODEL)
-    policy = Policy.load(folder, TOY_MODEL, config, seeds=[0])
+    policy = Policy.load(folder, TOY_MODEL, config, seed=0)
     shapes = {slot.name: slot.shape for slot in policy.flat.slots}
     policy.flat.assign(padded_tensors(tmp_path / "adapter", config, shapes))
-    merged = Policy.load(tmp_path / "merged", ModelConfig(dtype="float32"), LoraConfig(), seeds=[0])
-    base = Policy.load(folder, TOY_MODEL, LoraConfig(), seeds=[0])
+    merged = Policy.load(tmp_path / "merged", ModelConfig(dtype="float32"), LoraConfig(), seed=0)
+    base = Policy.load(folder, TOY_MODEL, LoraConfig(), seed=0)
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         logits = [one.next_token_logits(tokens) for one in (policy, merged, base)]

@@ -195,8 +195,8 @@ def test_variants_and_ranks_are_served_as_trained(lora, change) -> None:
         for version in (1, 2):
             random = torch.Generator().manual_seed(version)
             with torch.no_grad():
-                theta_KD = made.policy.flat.theta_KD
-                theta_KD += change * torch.randn(theta_KD.shape, generator=random)
+                theta_D = made.policy.flat.theta_D
+                theta_D += change * torch.randn(theta_D.shape, generator=random)
             made.policy.version = version
             metrics = swap.swap()
             completions = made.draw(num_samples=8)

@@ -34,8 +34,8 @@ class FullBench:
 
         folder = model_dir(model)
         tokenizer = load_tokenizer(folder, model)
-        self.policy = Policy.load(folder, model, None, seeds=[0])
-        self.base_D = self.policy.flat.theta_KD[0].to(torch.bfloat16)
+        self.policy = Policy.load(folder, model, None, seed=0)
+        self.base_D = self.policy.flat.theta_D.to(torch.bfloat16)
         self.sampler = VllmSampler(
             EngineSpec(
                 folder=folder,
@@ -53,10 +53,10 @@ class FullBench:
     def change(self, *, version: int, scale: float = 0.02) -> None:
         """Give the policy new numbers: the base's, each times 1 plus noise."""
         random = torch.Generator().manual_seed(version)
-        theta_D = self.policy.flat.theta_KD[0]
+        theta_D = self.policy.flat.theta_D
         theta_D.copy_(self.base_D)
         theta_D.mul_(1 + scale * torch.randn(theta_D.shape, generator=random))
-        self.policy.round_off()
+        self.policy.refresh_served()
         self.policy.version = version
 
     def draw(self, *, policy: int | None = 0, max_tokens: int = 12, is_cold: bool = False):

@@ -15,8 +15,9 @@ from rlora.commands.card import model_card
 from rlora.config import from_json
 from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.full.weights import FullWeights
+from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft.peft_format import Adapter, save_adapter
+from rlora.lora.peft.peft_format import save_adapter
 from rlora.model.sources import DTYPES, load_tokenizer, model_dir
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
@@ -97,7 +98,7 @@ def _adapter(config: RunConfig, checkpoint: Checkpoint) -> Adapter:
     """Return the checkpoint's policy as it is served; PiSSA's start is found again in the base."""
     start = None
     if config.lora.variant == "pissa":
-        start = Policy.load(model_dir(config.model), config.model, config.lora, seeds=[0]).flat.tensors()
+        start = Policy.load(model_dir(config.model), config.model, config.lora, seed=0).flat.tensors()
     adapter = Adapter(
         policy=0,
         version=checkpoint.step,
@@ -129,16 +130,16 @@ def _merge(config: RunConfig, adapter: Adapter, options: ExportOptions) -> str:
     temperature = config.sampling.temperature
     with tempfile.TemporaryDirectory() as start:  # both are computed in fp32: what differs is the rounding alone
         save_adapter(adapter, Path(start))
-        reference = Policy.load(folder, exact, adapter.config, seeds=[0], init_adapter=Path(start))
+        reference = Policy.load(folder, exact, adapter.config, seed=0, init_adapter=Path(start))
     dtype = config.model.dtype
     save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, dtype)
-    merged = Policy.load(options.to, exact, LoraConfig(), seeds=[0])
+    merged = Policy.load(options.to, exact, LoraConfig(), seed=0)
     kl = mean_kl(reference, merged, samples, temperature=temperature)
     note = f"Merged in fp32 and rounded to {dtype}: {kl:.1e} nats a token (k3) from the adapter."
     if kl <= MAX_KL or dtype == "float32":
         return note
     save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, "float32")
-    merged = Policy.load(options.to, exact, LoraConfig(), seeds=[0])
+    merged = Policy.load(options.to, exact, LoraConfig(), seed=0)
     left = mean_kl(reference, merged, samples, temperature=temperature)
     return (
         f"Merged weights are fp32 ({left:.1e} nats a token, k3, from the adapter): rounded to {dtype} they would be "

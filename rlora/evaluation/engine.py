@@ -15,7 +15,7 @@ from rlora.evaluation.subject import Subject
 from rlora.full.weights import load_weights
 from rlora.lora.inject import adapted_layers, adapter_shapes
 from rlora.lora.peft.foreign import padded_tensors
-from rlora.lora.peft.peft_format import served_modules
+from rlora.lora.peft.peft_format import modules_of
 from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.proof.hot_swap import HotSwap
 from rlora.rollout import RolloutEngine, Sampled
@@ -125,14 +125,14 @@ def check_length(folder: Path, max_length: int) -> None:
 
 
 def _load_policy(folder: Path, subject: Subject) -> Policy:
-    policy = Policy.load(folder, subject.model, subject.adapters, seeds=[0])
+    policy = Policy.load(folder, subject.model, subject.adapters, seed=0)
     shapes = {slot.name: slot.shape for slot in policy.flat.slots}
     if subject.weights is not None:
         policy.flat.assign(load_weights(subject.weights, shapes))
-        policy.round_off()
+        policy.refresh_served()
     else:
         assert subject.adapter is not None
-        policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes), 0)
+        policy.flat.assign(padded_tensors(subject.adapter, subject.lora, shapes))
     policy.version = subject.version
     return policy
 
@@ -144,7 +144,9 @@ def _is_proven(_: int | None) -> None:
 def _target_modules(folder: Path, subject: Subject, policy: Policy | None) -> tuple[str, ...]:
     if subject.adapters is None:
         return ()
-    return tuple(_module_names(folder, subject) if policy is None else served_modules(policy.adapter()))
+    if policy is None:
+        return tuple(_module_names(folder, subject))
+    return tuple(modules_of(slot.name for slot in policy.flat.slots))
 
 
 def _module_names(folder: Path, subject: Subject) -> list[str]:

@@ -1,8 +1,8 @@
 """Every weight of a model in one flat fp32 vector that is trained, and the rounded copy that the model computes with.
 
 The vector, its gradient and AdamW's moments are fp32, as for adapters. The model reads its weights from a second flat
-buffer in the base's precision: `round_off` fills it from the vector after an update, and pointing the model at another
-buffer serves the base or an older version without moving a number. Gradients come out of autograd in the base's
+buffer in the base's precision: `refresh_served` fills it from the vector after an update, and pointing the model at
+another buffer serves the base or an older version without moving a number. Gradients come out of autograd in the base's
 precision and are added to the flat fp32 gradient as soon as each is complete, so they are held once. Two weights do not
 pass through autograd, since a dense gradient of the vocabulary's size would be made, rounded and thrown away for each
 micro-batch: the unembedding (see head.py) and the embedding add to the flat gradient themselves; tied, they share a
@@ -19,7 +19,10 @@ import torch
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.full.head import trained_token_logprobs
+from rlora.full.weights import FullWeights, check_names
 from rlora.lora.flat import FlatVector, lay_out
+from rlora.model.base import Base
 
 
 class _Lookup(torch.autograd.Function):
@@ -60,45 +63,51 @@ class TrainedEmbedding(nn.Module):
         return _Lookup.apply(tokens, self.base.weight, self._grad_VH, self.base.padding_idx)
 
 
-class FullParameters:
-    """The weights of `model`, all trained: `flat` holds them as one policy, the model reads their rounded values."""
+class Full:
+    """All weights of a base, trained: `flat` holds them, the model reads their rounded values while it is selected."""
 
-    def __init__(self, model: Any):
-        """Take over the parameters of `model`.
+    def __init__(self, base: Base):
+        """Take over the parameters of the base's model, of which no other policy may have wrapped a layer.
 
-        Raises ConfigError for a model whose weights are not all of one precision.
+        Raises:
+            ConfigError: the weights are not all of one precision, or not named in memory as in the model's files.
         """
-        named: dict[str, nn.Parameter] = dict(model.named_parameters())  # a tied weight is there once
+        self._base, self.config = base, None
+        named: dict[str, nn.Parameter] = dict(base.model.named_parameters())  # a tied weight is there once
         if len(dtypes := {parameter.dtype for parameter in named.values()}) != 1:
             raise ConfigError(
                 f"full fine-tuning needs weights of one precision, the model has {sorted(map(str, dtypes))}; try "
                 "--model.dtype float32."
             )
-        head = model.get_output_embeddings().weight
+        check_names(base.folder, {name: tuple(weight.shape) for name, weight in named.items()})
+        head = base.model.get_output_embeddings().weight
         self._parameters = list(named.values())
-        device, dtype = head.device, head.dtype
-        self.flat = FlatVector(lay_out({name: tuple(p.shape) for name, p in named.items()}), 1, device)
+        self.flat = FlatVector(lay_out({name: tuple(p.shape) for name, p in named.items()}), base.device)
         self.flat.assign({name: parameter.detach() for name, parameter in named.items()})
-        theta_D = self.flat.theta_KD[0]
-        self._served_D = theta_D if dtype == torch.float32 else theta_D.to(dtype)
+        self._served_D = self.flat.theta_D if base.dtype == torch.float32 else self.flat.theta_D.to(base.dtype)
         self._base_D = self._served_D.clone()
         self._head_slot = next(i for i, parameter in enumerate(self._parameters) if parameter is head)
-        self._hook(model)
-        self._point_at(self._served_D)
+        self._hook(base.model)
+        base.select(self)  # which frees the weights as they were loaded
 
     @property
-    def head_VH(self) -> torch.Tensor:
-        """The unembedding (V, H) as the model computes with it now."""
-        return self._parameters[self._head_slot].detach()
+    def rate_factor(self) -> float:
+        """1: a step of the optimizer counts as it is."""
+        return 1.0
 
     @property
-    def grad_head_VH(self) -> torch.Tensor:
+    def held(self) -> list[torch.Tensor]:
+        """Tensors beside the base's that are computed with as they are held: none."""
+        return []
+
+    @property
+    def _grad_head_VH(self) -> torch.Tensor:
         """The unembedding's slot of the flat gradient, fp32."""
-        return self.flat.view(self.flat.grad_KD, self.flat.slots[self._head_slot])[0]
+        return self.flat.view(self.flat.grad_D, self.flat.slots[self._head_slot])
 
     def _hook(self, model: Any) -> None:
         """Let every gradient end in the flat one."""
-        grads = [self.flat.view(self.flat.grad_KD, slot)[0] for slot in self.flat.slots]
+        grads = [self.flat.view(self.flat.grad_D, slot) for slot in self.flat.slots]
 
         def add_to(grad: torch.Tensor) -> Any:
             def add(parameter: torch.Tensor) -> None:
@@ -124,34 +133,62 @@ class FullParameters:
         for parameter, slot in zip(self._parameters, self.flat.slots, strict=True):
             parameter.data = weights_D[slot.offset : slot.offset + slot.size].view(slot.shape)
 
+    def enter(self) -> None:
+        """Let the model compute with the policy's weights."""
+        self._point_at(self._served_D)
+
+    def leave(self) -> None:
+        """Let the model compute with the base's kept weights."""
+        self._point_at(self._base_D)
+
     @torch.no_grad()
-    def round_off(self) -> None:
+    def refresh_served(self) -> None:
         """Fill what the model computes with from the vector, to be called after each change of the vector."""
         if self._served_D.dtype != torch.float32:
-            self._served_D.copy_(self.flat.theta_KD[0])
+            self._served_D.copy_(self.flat.theta_D)
 
     @contextmanager
-    def base(self) -> Iterator[None]:
-        """Compute with the base's weights for the length of the block."""
-        with self._pointed_at(self._base_D):
-            yield
-
-    @contextmanager
-    def others(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    def swapped(self, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
         """Compute with these weights for the length of the block."""
+        served_D = self._served_D
         other_D = torch.cat([tensors[slot.name].flatten() for slot in self.flat.slots])
-        with self._pointed_at(other_D.to(self._served_D)):
-            yield
-
-    @contextmanager
-    def _pointed_at(self, weights_D: torch.Tensor) -> Iterator[None]:
-        self._point_at(weights_D)
+        self._served_D = other_D.to(served_D)
+        self._point_at(self._served_D)
         try:
             yield
         finally:
-            self._point_at(self._served_D)
+            self._served_D = served_D
+            self._point_at(served_D)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
-        """Return copies of the rounded weights by name, on the CPU, as views into one tensor."""
+    def token_logprobs(
+        self, hidden_NH: torch.Tensor, targets_N: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return log-probabilities (with gradient) of `targets_N` and entropies (N), nats."""
+        if not torch.is_grad_enabled():
+            return self._base.token_logprobs(hidden_NH, targets_N, temperature)
+        return trained_token_logprobs(
+            hidden_NH,
+            self._base.head_VH,
+            targets_N,
+            grad_head_VH=self._grad_head_VH,
+            temperature=temperature,
+            dtype=self._base.head_dtype,
+            kernels=self._base.kernels,
+        )
+
+    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
+        """Return fp32 logits (N, V)."""
+        return self._base.logits(hidden_NH)
+
+    def snapshot(self, version: int) -> FullWeights:
+        """Return the weights as they are served now, copied to the CPU as views into one tensor, called `version`."""
         copied_D = self._served_D.detach().to("cpu", copy=True)
-        return {slot.name: copied_D[slot.offset : slot.offset + slot.size].view(slot.shape) for slot in self.flat.slots}
+        return FullWeights(
+            policy=0,
+            version=version,
+            base_model=self._base.name,
+            base_dir=self._base.folder,
+            tensors={
+                slot.name: copied_D[slot.offset : slot.offset + slot.size].view(slot.shape) for slot in self.flat.slots
+            },
+        )

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rlora.errors import ConfigError, ModelError
-from rlora.lora.peft.peft_format import Adapter
+from rlora.lora.adapter import Adapter
 from rlora.system.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"

@@ -23,7 +23,7 @@ class LowRank:
     """The products of M layers that share an input x (N, I), each with an update A (R, I) and B (O, R), or of none.
 
     h (N, S) holds x A^T of all of them side by side. Factors, their gradients and logits are fp32, all else bfloat16.
-    Factors and their gradients may have a first dimension of one. Each matrix has its numbers in rows without gaps
+    Each matrix has its numbers in rows without gaps
     between columns.
     """
 

@@ -1,6 +1,6 @@
-"""All adapter tensors of a cohort as views into one flat (K, D) fp32 buffer, and their gradients into another.
+"""All tensors of a policy as views into one flat (D) fp32 buffer, and their gradients into another.
 
-Optimizer, clipping, checkpoint and non-finite checks then each work on one tensor. Each adapter tensor is a leaf
+Optimizer, clipping, checkpoint and non-finite checks then each work on one tensor. Each tensor is a leaf
 parameter of its own whose `.data` and `.grad` are views: slicing one large leaf in the forward pass would make autograd
 build a gradient of D numbers for every layer. Tensors of one shape that lie one after the other (those of a layer's
 experts) can share one leaf, a stack of them.
@@ -19,7 +19,7 @@ _PART = 2**16  # numbers whose norm is taken at once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where one tensor lies in a policy's vector: its name, its shape without the policy axis, its first number."""
+    """Where one tensor lies in a policy's vector: its name, its shape, its first number."""
 
     name: str
     shape: tuple[int, ...]
@@ -41,50 +41,49 @@ def lay_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Slot, ...]:
 
 
 class FlatVector:
-    """The vectors of K policies: `theta_KD`, the gradient `grad_KD`, and a leaf parameter (K, *shape) for each slot."""
+    """A policy's numbers `theta_D`, their gradient `grad_D`, and a leaf parameter for each slot."""
 
     def __init__(
         self,
         slots: Sequence[Slot],
-        num_policies: int,
         device: torch.device | str = "cpu",
         *,
         stacks: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ):
-        """Allocate zeroed buffers for `num_policies` policies of the same layout.
+        """Allocate zeroed buffers for `slots`.
 
-        `stacks` names leaves (K, E, *shape) of E slots each, which must have one shape and be neighbours in this order;
+        `stacks` names leaves (E, *shape) of E slots each, which must have one shape and be neighbours in this order;
         those slots have no leaf of their own.
         """
         self.slots = tuple(slots)
         size = sum(slot.size for slot in self.slots)
-        self.theta_KD = torch.zeros(num_policies, size, device=device)
-        self.grad_KD = torch.zeros_like(self.theta_KD)
+        self.theta_D = torch.zeros(size, device=device)
+        self.grad_D = torch.zeros_like(self.theta_D)
         self.parameters = {leaf.name: self._leaf(leaf) for leaf in _leaves(self.slots, stacks)}
 
     def _leaf(self, slot: Slot) -> nn.Parameter:
-        leaf = nn.Parameter(self.view(self.theta_KD, slot))
-        leaf.grad = self.view(self.grad_KD, slot)
+        leaf = nn.Parameter(self.view(self.theta_D, slot))
+        leaf.grad = self.view(self.grad_D, slot)
         return leaf
 
     @staticmethod
-    def view(buffer_KD: torch.Tensor, slot: Slot) -> torch.Tensor:
-        """Return the slot's tensor (K, *shape) as a view into `buffer_KD`."""
-        return buffer_KD[:, slot.offset : slot.offset + slot.size].unflatten(1, slot.shape)
+    def view(buffer_D: torch.Tensor, slot: Slot) -> torch.Tensor:
+        """Return the slot's tensor (*shape) as a view into `buffer_D`."""
+        return buffer_D[slot.offset : slot.offset + slot.size].view(slot.shape)
 
-    def tensors(self, policy: int = 0) -> dict[str, torch.Tensor]:
-        """Return copies of one policy's tensors by name, fp32, on the CPU."""
-        return {slot.name: self.view(self.theta_KD, slot)[policy].cpu().clone() for slot in self.slots}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return copies of the tensors by name, fp32, on the CPU."""
+        return {slot.name: self.view(self.theta_D, slot).cpu().clone() for slot in self.slots}
 
     @torch.no_grad()
-    def assign(self, tensors: Mapping[str, torch.Tensor], policy: int = 0) -> None:
-        """Set one policy's numbers; every slot's name must be there with its shape."""
+    def assign(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Set the numbers; every slot's name must be there with its shape."""
         for slot in self.slots:
-            self.view(self.theta_KD, slot)[policy].copy_(tensors[slot.name])
+            self.view(self.theta_D, slot).copy_(tensors[slot.name])
 
     def zero_grad(self) -> None:
         """Set the gradient to zero in place, which keeps the leaves' `.grad` views."""
-        self.grad_KD.zero_()
+        self.grad_D.zero_()
 
 
 def _leaves(slots: Sequence[Slot], stacks: Mapping[str, Sequence[str]]) -> list[Slot]:
@@ -106,8 +105,8 @@ def _leaves(slots: Sequence[Slot], stacks: Mapping[str, Sequence[str]]) -> list[
     return leaves
 
 
-def norms(vectors_KD: torch.Tensor) -> torch.Tensor:
-    """Return the norm of each row (K), of parts first: PyTorch adds the squares of a row one after the other in fp32,
-    which loses 1.4 % of 134 million numbers.
+def norm(vector_D: torch.Tensor) -> torch.Tensor:
+    """Return the norm of a vector, of parts first: PyTorch adds the squares one after the other in fp32, which loses
+    1.4 % of 134 million numbers.
     """
-    return torch.stack([part.norm(dim=1) for part in vectors_KD.split(_PART, 1)]).norm(dim=0)
+    return torch.stack([part.norm(dim=0) for part in vector_D.split(_PART)]).norm(dim=0)

@@ -1,22 +1,19 @@
-"""Choose a model's linear layers and experts and put a low-rank update on each.
+"""Choose a model's linear layers and experts, and let them carry low-rank updates.
 
 Left out: convolutions, and routers, which stay frozen.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
-import torch
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.kernels.kernels import Kernels
 from rlora.lora.config import LoraConfig, is_attention, layer_kinds
-from rlora.lora.flat import FlatVector, lay_out
-from rlora.lora.initialize import initial_a, initial_b
 from rlora.lora.linear import LoraLinear, SharedInput
 from rlora.lora.variants.experts import LoraExperts, expert_rank, fused_experts, projection_shapes
-from rlora.lora.variants.pissa import principal_factors
 
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 
@@ -28,21 +25,34 @@ def adapted_layers(model: nn.Module, layers: str) -> dict[str, Any]:
 
     Raises ConfigError if there are none, or for the unembedding of a model whose embeddings are tied to it.
     """
-    kinds = layer_kinds(layers)
-    head = getattr(model, "get_output_embeddings", lambda: None)()
+    kinds, modules = layer_kinds(layers), dict(_as_loaded(model))
+    head = _loaded(getattr(model, "get_output_embeddings", lambda: None)())
     if "unembedding" in kinds:
         _refuse_tied(model, head)
-    experts = fused_experts(model) if "experts" in kinds else {}
+    experts = fused_experts(modules.items()) if "experts" in kinds else {}
 
     def is_adapted(name: str, module: nn.Module) -> bool:
         if module is head:
             return "unembedding" in kinds
         return name in experts or (isinstance(module, nn.Linear) and _is_chosen(name, kinds))
 
-    found = {name: module for name, module in model.named_modules() if is_adapted(name, module)}
+    found = {name: module for name, module in modules.items() if is_adapted(name, module)}
     if not found:
         raise ConfigError(f"the model has no linear layers for lora.layers={layers!r}. Try --lora.layers all.")
     return found
+
+
+def _loaded(module: Any) -> Any:
+    """Return the module that was loaded, where a policy has wrapped it."""
+    return module.base if isinstance(module, LoraLinear | LoraExperts) else module
+
+
+def _as_loaded(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules of `model` by path, in order, as if none were wrapped."""
+    wrapped = tuple(f"{name}." for name, module in model.named_modules() if module is not _loaded(module))
+    for name, module in model.named_modules():
+        if not name.startswith(wrapped):
+            yield name, _loaded(module)
 
 
 def _is_chosen(name: str, kinds: frozenset[str]) -> bool:
@@ -86,12 +96,13 @@ def adapter_shapes(model: Any, config: LoraConfig) -> dict[str, tuple[int, ...]]
             shapes[f"{name}.lora_B"] = (module.out_features, rank)
             continue
         for projection, (num_outputs, num_inputs) in projection_shapes(module).items():
-            shapes |= dict.fromkeys(_expert_names(name, module, projection, "lora_A"), (rank, num_inputs))
-            shapes |= dict.fromkeys(_expert_names(name, module, projection, "lora_B"), (num_outputs, rank))
+            shapes |= dict.fromkeys(expert_names(name, module, projection, "lora_A"), (rank, num_inputs))
+            shapes |= dict.fromkeys(expert_names(name, module, projection, "lora_B"), (num_outputs, rank))
     return shapes
 
 
-def _expert_names(name: str, module: Any, projection: str, factor: str) -> list[str]:
+def expert_names(name: str, module: Any, projection: str, factor: str) -> list[str]:
+    """Return the names of a factor of all experts of a layer, in order."""
     return [f"{name}.{expert}.{projection}.{factor}" for expert in range(module.num_experts)]
 
 
@@ -100,45 +111,23 @@ def num_parameters(model: nn.Module, config: LoraConfig) -> int:
     return sum(map(prod, adapter_shapes(model, config).values()))
 
 
-def inject(
-    model: nn.Module, config: LoraConfig, *, seeds: Sequence[int]
-) -> tuple[FlatVector, list[LoraLinear | LoraExperts]]:
-    """Replace the chosen layers of `model` and return the cohort's flat vector with the layers that read it.
+def wrap(
+    model: nn.Module, chosen: Mapping[str, Any], kernels: Kernels | None = None
+) -> dict[str, LoraLinear | LoraExperts]:
+    """Let the chosen layers of `model` carry updates, and return what stands in their place by path, in that order.
 
-    `seeds` holds one seed a policy: B starts at zero and A from its policy's seed; with PiSSA both from the weights.
-    The fused experts of a layer share the leaves `EXPERTS.PROJECTION.lora_A` (K, E, R, I) and `.lora_B` (K, E, O, R).
+    A layer that another policy had wrapped already is shared with it.
     """
-    chosen, shapes = adapted_layers(model, config.layers), adapter_shapes(model, config)
-    stacks = {
-        f"{name}.{projection}.{factor}": _expert_names(name, module, projection, factor)
-        for name, module in chosen.items()
-        if not isinstance(module, nn.Linear)
-        for projection in projection_shapes(module)
-        for factor in ("lora_A", "lora_B")
-    }
-    device = next(next(iter(chosen.values())).parameters()).device
-    flat = FlatVector(lay_out(shapes), len(seeds), device, stacks=stacks)
-    for policy, seed in enumerate(seeds):
-        initial = {name: _initial(name, shape, seed) for name, shape in shapes.items()}
-        flat.assign(_principal(chosen, config) if config.variant == "pissa" else initial, policy)
-    wrapped = {}
+    wrapped: dict[str, LoraLinear | LoraExperts] = {}
     for name, module in chosen.items():
-        parent, _, child = name.rpartition(".")
-        layer = _wrapped(name, module, flat, config)
-        setattr(model.get_submodule(parent), child, layer)
-        wrapped[name] = layer
+        found = model.get_submodule(name)
+        if not isinstance(found, LoraLinear | LoraExperts):
+            found = LoraLinear(module, kernels) if isinstance(module, nn.Linear) else LoraExperts(module)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, found)
+        wrapped[name] = found
     _join({name: layer for name, layer in wrapped.items() if isinstance(layer, LoraLinear)})
-    return flat, list(wrapped.values())
-
-
-def _initial(name: str, shape: tuple[int, ...], seed: int) -> torch.Tensor:
-    layer, _, factor = name.rpartition(".")
-    return initial_a(*shape, seed=seed, layer=layer) if factor == "lora_A" else initial_b(*shape)
-
-
-def _principal(chosen: Mapping[str, nn.Linear], config: LoraConfig) -> dict[str, torch.Tensor]:
-    factors = {name: principal_factors(linear.weight, config.rank, config.scale) for name, linear in chosen.items()}
-    return {f"{name}.{factor}": of[i] for name, of in factors.items() for i, factor in enumerate(("lora_A", "lora_B"))}
+    return wrapped
 
 
 def _check_variant(config: LoraConfig, name: str, module: Any) -> None:
@@ -154,22 +143,10 @@ def _check_variant(config: LoraConfig, name: str, module: Any) -> None:
         )
 
 
-def _wrapped(name: str, module: Any, flat: FlatVector, config: LoraConfig) -> LoraLinear | LoraExperts:
-    def leaves(path: str) -> tuple[nn.Parameter, nn.Parameter]:
-        return flat.parameters[f"{path}.lora_A"], flat.parameters[f"{path}.lora_B"]
-
-    if isinstance(module, nn.Linear):
-        a_KRI, b_KOR = leaves(name)
-        start = (a_KRI.detach().clone(), b_KOR.detach().clone()) if config.variant == "pissa" else None
-        return LoraLinear(module, a_KRI, b_KOR, config.scale_at(a_KRI.shape[1]), start=start)
-    factors = {projection: leaves(f"{name}.{projection}") for projection in projection_shapes(module)}
-    return LoraExperts(module, factors, config.scale_at(factors["down_proj"][0].shape[2]))
-
-
 def _join(wrapped: Mapping[str, LoraLinear]) -> None:
     """Let the projections of a block that share their input be computed together."""
     for parent in {name.rpartition(".")[0] for name in wrapped}:
         for siblings in _SHARED_INPUT:
             layers = [wrapped[name] for child in siblings if (name := f"{parent}.{child}") in wrapped]
-            if len(layers) > 1:
+            if len(layers) > 1 and layers[0].shared is None:
                 SharedInput(layers)

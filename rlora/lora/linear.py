@@ -6,6 +6,7 @@ function, while gradients reach the fp32 leaves straight through. No gradient of
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -16,19 +17,37 @@ from rlora.lora.variants.pissa import difference_factors
 _ALIGNED = 8  # columns of 16-bit numbers that a GPU's fast products take at once
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Factors:
+    """One policy's update of one layer: scale x B A, or with `start` (PiSSA) scale x (B A - B0 A0).
+
+    `a` (..., R, I) and `b` (..., O, R) are fp32 leaves, `start` their initial values, `scale` is alpha / r. Leaves of
+    fused experts have the experts as their first dimension.
+    """
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+    start: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def computed(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the fp32 A and B that are computed with: the leaves, or with PiSSA those of the difference."""
+        return (self.a, self.b) if self.start is None else difference_factors(self.a, self.b, *self.start)
+
+
 class _LowRankUpdates(torch.autograd.Function):
     """The products of M layers with one input, and their gradients for one policy.
 
-    x is (N, I); each layer has a base with W (O, I), A (1, R, I) and B (1, O, R). All A are one product with x, all
+    x is (N, I); each layer has a base with W (O, I), A (R, I) and B (O, R). All A are one product with x, all
     gradients of x are summed by the products themselves, and all gradients of A are one product.
     """
 
     @staticmethod
     def forward(ctx, x_NI, scale, kernels, bases, *factors):
         all_a, all_b = factors[: len(bases)], factors[len(bases) :]
-        ranks = [a_KRI.shape[1] for a_KRI in all_a]
-        a_SI = torch.cat([a_KRI[0] for a_KRI in all_a]).to(x_NI.dtype)  # S: the ranks of all layers
-        scaled = [b_KOR[0].to(x_NI.dtype) * scale for b_KOR in all_b]
+        ranks = [len(a_RI) for a_RI in all_a]
+        a_SI = torch.cat(all_a).to(x_NI.dtype)  # S: the ranks of all layers
+        scaled = [b_OR.to(x_NI.dtype) * scale for b_OR in all_b]
         ctx.is_padded = kernels is None and is_padding_worth_it(ranks, x_NI.device)
         if ctx.is_padded:
             a_SI, scaled = _padded(a_SI, scaled, ranks)
@@ -55,8 +74,7 @@ class _LowRankUpdates(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_x_NI = _through(grads, ctx.bases)
             grad_x_NI.addmm_(grad_h_NS, a_SI)
-        factors = (*grad_a_SI.split(ranks), *grad_b)
-        return grad_x_NI, None, None, None, *(one.unsqueeze(0) for one in factors)
+        return grad_x_NI, None, None, None, *grad_a_SI.split(ranks), *grad_b
 
 
 def is_padding_worth_it(ranks: Sequence[int], device: torch.device) -> bool:
@@ -127,8 +145,10 @@ def _gradients(
 def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tensor]:
     """Return the outputs (..., O) of layers that are all given x (..., I)."""
     x_NI = x.reshape(-1, x.shape[-1])  # 2-D: a 3-D input with a frozen weight is multiplied row by row (a copy each)
-    all_a, all_b = zip(*(layer.factors() for layer in layers), strict=True)
-    bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, layers[0].scale
+    factors = [layer.factors for layer in layers if layer.factors is not None]
+    assert len(factors) == len(layers)  # a policy adapts all layers with one input, or none
+    all_a, all_b = zip(*(one.computed() for one in factors), strict=True)
+    bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, factors[0].scale
     weights = [(base.weight, base.bias) for base in bases]
     low_rank = None if kernels is None else kernels.low_rank
     if low_rank is not None and low_rank.takes(x_NI, weights):
@@ -171,37 +191,19 @@ class SharedInput:
 
 
 class LoraLinear(nn.Module):
-    """A frozen `nn.Linear` whose output carries the update of the cohort's policy, or of none when switched off."""
+    """A frozen `nn.Linear` whose output carries the update of the policy that is computed with, if there is one."""
 
-    def __init__(
-        self,
-        base: nn.Linear,
-        a_KRI: nn.Parameter,
-        b_KOR: nn.Parameter,
-        scale: float,
-        *,
-        start: tuple[torch.Tensor, torch.Tensor] | None = None,
-    ):
-        """Wrap `base`; `a_KRI` (K, R, I) and `b_KOR` (K, O, R) are fp32 leaves, `scale` is alpha / r.
-
-        With `start`, initial factors of the same shapes (PiSSA), the update is scale x (B A - B0 A0).
-        """
+    def __init__(self, base: nn.Linear, kernels: Kernels | None = None):
+        """Wrap `base`, without an update."""
         super().__init__()
         self.base = base.requires_grad_(False)
-        self.a_KRI, self.b_KOR, self.scale, self.start = a_KRI, b_KOR, scale, start
-        self.is_enabled = True
+        self.factors: Factors | None = None
         self.shared: SharedInput | None = None
-        self.kernels: Kernels | None = None
-
-    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the fp32 A and B that are computed with: the leaves, or with PiSSA those of the difference."""
-        if self.start is None:
-            return self.a_KRI, self.b_KOR
-        return difference_factors(self.a_KRI, self.b_KOR, *self.start)
+        self.kernels = kernels
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for x (..., I) as (..., O)."""
-        if self.is_enabled:
+        if self.factors is not None:
             return _updated([self], x)[0] if self.shared is None else self.shared.output(self, x)
         return self.base(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], self.base.out_features)
 

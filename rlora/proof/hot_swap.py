@@ -109,8 +109,8 @@ class HotSwap:
         """Draw the canary after parts of `prompts` (token ids) of at most `longest` tokens."""
         self._policy, self._sampler, self._temperature, self._seed = policy, sampler, temperature, seed
         self._prompts = canary_prompts(policy, prompts, longest=longest)
-        self._served: list[Snapshot] = []
-        self._previous: list[Snapshot] = []
+        self._served: Snapshot | None = None
+        self._previous: Snapshot | None = None
         self._canaries: dict[str, Canary] = {}  # of "base" and "previous"
         self._noise = 0.0  # of trainer against sampler on the base, nats; measured before the first swap
 
@@ -123,8 +123,8 @@ class HotSwap:
             with self._policy.adapter_off():
                 base = self._canaries["base"] = self._draw_canary(None)
             self._noise = _root_mean_square(base.pick(None).double() - base.pick(base.trainer_logprobs_PV).double())
-        snapshots = [self._policy.snapshot(k) for k in range(self._policy.num_policies)]
-        self._sampler.load(snapshots)
+        snapshot = self._policy.snapshot()
+        self._sampler.load([snapshot])
         canary = self._draw_canary(0)
         metrics: dict[str, float] = {}
         for other, stale in self._canaries.items():
@@ -135,7 +135,7 @@ class HotSwap:
             metrics["proof/canary_error"] = comparison.error
             metrics["proof/canary_num_uncertain"] = int((canary.pick(None) < -CERTAIN).sum())
         self._canaries["previous"] = canary
-        self._previous, self._served = self._served, snapshots
+        self._previous, self._served = self._served, snapshot
         return metrics
 
     def confirm(self, policy: int | None) -> None:
@@ -168,7 +168,7 @@ class HotSwap:
         if is_compared:
             with self._policy.adapter_off():
                 others = {"base": self._score(micro_batch)}
-            if self._previous:
+            if self._previous is not None:
                 with self._policy.swapped(self._previous):
                     others["previous"] = self._score(micro_batch)
             for other, other_N in others.items():

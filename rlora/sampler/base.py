@@ -1,4 +1,4 @@
-"""What every sampler does: hold the cohort's current snapshots and draw completions from them."""
+"""What every sampler does: hold the policies' current snapshots and draw completions from them."""
 
 import importlib.util
 import re

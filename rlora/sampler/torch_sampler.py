@@ -11,7 +11,7 @@ import torch
 
 from rlora.errors import LayoutError, SamplerError
 from rlora.full.weights import Snapshot
-from rlora.lora.peft.peft_format import Adapter
+from rlora.lora.adapter import Adapter
 from rlora.model.sources import load_tokenizer
 from rlora.sampler.base import EngineSpec
 from rlora.seeding import generator
@@ -24,7 +24,7 @@ class TorchSampler:
 
     def __init__(self, spec: EngineSpec):
         """Load the base model of `spec`, which is what is served until `load`."""
-        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seeds=[0])
+        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seed=0)
         self._snapshots: dict[int, Snapshot] = {}  # policy -> what it serves, numbered as the one policy there is
         self._computed: int | None = None  # the policy that the model computes with
         self._tokenizer = load_tokenizer(spec.folder, spec.model)

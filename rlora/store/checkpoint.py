@@ -23,7 +23,8 @@ from rlora.lora.flat import FlatVector, Slot, lay_out
 from rlora.system.files import write_folder_atomically
 from rlora.train.optimizer import OptimizerState
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, FORMAT)  # 1 had a first axis of one policy
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 _PLAIN = ("step", "position", "best", "seconds", "tokens_per_micro_batch", "problems", "config", "environment")
 _NAME = re.compile(r"step-(\d{6,})")
@@ -64,7 +65,7 @@ class CheckpointConfig:
 class Checkpoint:
     """A run after `step` iterations.
 
-    `slots` says where each tensor lies in a policy's vector, `position` is that of the problem stream, `best` the best
+    `slots` says where each tensor lies in the vector, `position` is that of the problem stream, `best` the best
     held-out accuracy so far (-1: none), `seconds` what the steps took, `tokens_per_micro_batch` what memory has allowed
     so far, `problems` the fingerprint of the training set, `solved_P2` the curriculum's counts of right and wrong
     rollouts of each problem (None without a curriculum), `engine` what a memory plan gave the sampler: the bytes of its
@@ -73,7 +74,7 @@ class Checkpoint:
 
     step: int
     slots: tuple[Slot, ...]
-    theta_KD: torch.Tensor
+    theta_D: torch.Tensor
     optimizer: OptimizerState
     position: int
     best: float
@@ -85,9 +86,9 @@ class Checkpoint:
     solved_P2: torch.Tensor | None = None
     engine: Mapping[str, int] = field(default_factory=dict)
 
-    def tensors(self, policy: int = 0) -> dict[str, torch.Tensor]:
-        """Return one policy's tensors by name."""
-        return {slot.name: FlatVector.view(self.theta_KD, slot)[policy].clone() for slot in self.slots}
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Return the policy's tensors by name."""
+        return {slot.name: FlatVector.view(self.theta_D, slot).clone() for slot in self.slots}
 
 
 class CheckpointFolder:
@@ -135,18 +136,23 @@ class CheckpointFolder:
         if not folder.is_dir():
             there = ", ".join(map(str, self.steps())) or "none"
             raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are: {there}.")
-        content = _verified(folder)
+        content, written_as = _verified(folder)
         try:
             state = json.loads(content[_STATE])
             tensors = tensors_from_bytes(content[_TENSORS])
+            if written_as == 1:
+                tensors |= {
+                    f"{name}_D": tensors[f"{name}_KD"][0] for name in ("theta", "first_moment", "second_moment")
+                }
+                (state["num_updates"],) = state["num_updates_K"]
             return Checkpoint(
                 step=state["step"],
                 slots=lay_out({name: tuple(shape) for name, shape in state["layout"].items()}),
-                theta_KD=tensors["theta_KD"],
+                theta_D=tensors["theta_D"],
                 optimizer=OptimizerState(
-                    first_moment_KD=tensors["first_moment_KD"],
-                    second_moment_KD=tensors["second_moment_KD"],
-                    num_updates_K=tuple(state["num_updates_K"]),
+                    first_moment_D=tensors["first_moment_D"],
+                    second_moment_D=tensors["second_moment_D"],
+                    num_updates=state["num_updates"],
                 ),
                 solved_P2=tensors.get("solved_P2"),
                 engine=state.get("engine", {}),
@@ -179,9 +185,9 @@ class CheckpointFolder:
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
     tensors = {
-        "theta_KD": checkpoint.theta_KD.contiguous(),
-        "first_moment_KD": checkpoint.optimizer.first_moment_KD.contiguous(),
-        "second_moment_KD": checkpoint.optimizer.second_moment_KD.contiguous(),
+        "theta_D": checkpoint.theta_D.contiguous(),
+        "first_moment_D": checkpoint.optimizer.first_moment_D.contiguous(),
+        "second_moment_D": checkpoint.optimizer.second_moment_D.contiguous(),
     }
     return tensors if checkpoint.solved_P2 is None else tensors | {"solved_P2": checkpoint.solved_P2}
 
@@ -190,22 +196,25 @@ def _state(checkpoint: Checkpoint) -> bytes:
     state = {name: getattr(checkpoint, name) for name in _PLAIN}
     state["layout"] = {slot.name: list(slot.shape) for slot in checkpoint.slots}
     state["engine"] = dict(checkpoint.engine)
-    state["num_updates_K"] = list(checkpoint.optimizer.num_updates_K)
+    state["num_updates"] = checkpoint.optimizer.num_updates
     return (json.dumps(state, indent=2) + "\n").encode()
 
 
-def _verified(folder: Path) -> dict[str, bytes]:
-    """Return the files of a checkpoint's manifest; CheckpointError for one that is missing, cut short or changed."""
+def _verified(folder: Path) -> tuple[dict[str, bytes], int]:
+    """Return the files of a checkpoint's manifest, and its format; CheckpointError for one that is missing, cut short
+    or changed.
+    """
     try:
         manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no {_MANIFEST}: it was not finished.") from error
     except ValueError as error:
         raise CheckpointError(f"{folder / _MANIFEST} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") not in _READ:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise CheckpointError(
-            f"{folder} is of format {found!r}; this version of rlora reads format {FORMAT}. Use the one that wrote it."
+            f"{folder} is of format {found!r}; this version of rlora reads format {FORMAT} and older. "
+            "Use the one that wrote it."
         )
     content = {}
     for name in (_TENSORS, _STATE):
@@ -221,7 +230,7 @@ def _verified(folder: Path) -> dict[str, bytes]:
         if _digest(data) != expected.get("sha256"):
             raise CheckpointError(f"{folder / name} was changed: its SHA-256 is not the manifest's.")
         content[name] = data
-    return content
+    return content, manifest["format"]
 
 
 def _digest(data: bytes) -> str:

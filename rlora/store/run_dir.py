@@ -21,7 +21,8 @@ from rlora.config import differences, filled
 from rlora.errors import RunDirError
 from rlora.full.weights import Snapshot, save_weights
 from rlora.kernels import compiled
-from rlora.lora.peft.peft_format import Adapter, save_adapter
+from rlora.lora.adapter import Adapter
+from rlora.lora.peft.peft_format import save_adapter
 from rlora.system import processor
 from rlora.system.files import remove_temporaries, write_atomically
 from rlora.system.lock import LOCK_FILE, FolderLock

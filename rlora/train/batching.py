@@ -46,7 +46,7 @@ class MicroBatch:
     """Rows that are computed together, padded on the right, and the N tokens that are trained.
 
     `tokens_BT` are the inputs and `positions_BT` their places in prompt + completion; `segments_BT` is 0 in the prompt,
-    c in the row's c-th completion and -1 in padding; `policy_B` is each row's policy. Of a trained token, `source_N` is
+    c in the row's c-th completion and -1 in padding. Of a trained token, `source_N` is
     the index into the flattened (B, T) of the position that predicts it, `target_N` its id, `sampler_logprobs_N` and
     `advantages_N` what the loss needs, `completion_N` its completion, numbered within the micro-batch.
     """
@@ -54,7 +54,6 @@ class MicroBatch:
     tokens_BT: torch.Tensor
     positions_BT: torch.Tensor
     segments_BT: torch.Tensor
-    policy_B: torch.Tensor
     source_N: torch.Tensor
     target_N: torch.Tensor
     sampler_logprobs_N: torch.Tensor
@@ -66,11 +65,6 @@ class MicroBatch:
         """Positions computed, padding included."""
         return self.tokens_BT.numel()
 
-    @property
-    def policy_N(self) -> torch.Tensor:
-        """The policy of each trained token."""
-        return self.policy_B[self.source_N // self.tokens_BT.shape[1]]
-
     def to(self, device: torch.device | str) -> "MicroBatch":
         """Return the micro-batch on `device`."""
         return MicroBatch(**{name: getattr(self, name).to(device) for name in self.__slots__})
@@ -78,15 +72,15 @@ class MicroBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """A step's training data: micro-batches, the denominators, and the version of the policy that sampled it.
+    """A step's training data: micro-batches, the denominator, and the version of the policy that sampled it.
 
-    `num_trained_tokens_K` counts the completion tokens of every sampled rollout of each policy, those left out for lack
-    of signal included. `num_positions` and `num_padding` count what is computed; `num_unshared_positions` what would be
+    `num_trained_tokens` counts the completion tokens of every sampled rollout, those left out for lack of signal
+    included. `num_positions` and `num_padding` count what is computed; `num_unshared_positions` what would be
     if every completion had its prompt computed for itself.
     """
 
     micro_batches: tuple[MicroBatch, ...]
-    num_trained_tokens_K: tuple[int, ...]
+    num_trained_tokens: int
     version: int
     num_positions: int
     num_padding: int
@@ -95,7 +89,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One prompt and the completions computed with it, each with its advantage; all of one policy."""
+    """One prompt and the completions computed with it, each with its advantage."""
 
     prompt: tuple[int, ...]
     completions: tuple[Completion, ...]
@@ -112,7 +106,6 @@ def build_batch(
     config: BatchConfig,
     *,
     version: int,
-    num_policies: int = 1,
     keep_all: bool = False,
 ) -> Batch:
     """Return the batch of a step; `keep_all` keeps rollouts without advantage, as a loss with a KL term needs.
@@ -120,7 +113,7 @@ def build_batch(
     Raises StaleBatchError when a completion was sampled from another version than `version`.
     """
     rows: list[Row] = []
-    num_trained, num_unshared = [0] * num_policies, 0
+    num_trained = num_unshared = 0
     for group, advantages_G in zip(groups, advantages_PG, strict=True):
         kept: list[tuple[Completion, float]] = []
         for rollout, advantage in zip(group.rollouts, advantages_G, strict=True):
@@ -129,7 +122,7 @@ def build_batch(
                 raise StaleBatchError(f"a completion of version {completion.version} in the batch of version {version}")
             if not completion.token_ids or (config.mask_truncated and completion.stop is StopReason.LENGTH):
                 continue
-            num_trained[completion.policy] += len(completion.token_ids)
+            num_trained += len(completion.token_ids)
             if advantage != 0 or keep_all:
                 kept.append((completion, advantage))
                 num_unshared += len(group.prompt.token_ids) + len(completion.token_ids) - 1
@@ -138,7 +131,7 @@ def build_batch(
     num_positions = sum(len(part) * len(part[0]) for part in parts)
     return Batch(
         micro_batches=tuple(stack(part) for part in parts),
-        num_trained_tokens_K=tuple(num_trained),
+        num_trained_tokens=num_trained,
         version=version,
         num_positions=num_positions,
         num_padding=num_positions - sum(map(len, rows)),
@@ -152,7 +145,7 @@ def share_prompt(prompt: Prompt, kept: Sequence[tuple[Completion, float]], limit
     for completion, advantage in kept:
         alone = Row(prompt=prompt.token_ids, completions=(completion,), advantages=(advantage,))
         last = rows[-1] if rows else None
-        if last and last.completions[0].policy == completion.policy and len(last) + len(completion.token_ids) <= limit:
+        if last and len(last) + len(completion.token_ids) <= limit:
             rows[-1] = Row(
                 prompt=last.prompt,
                 completions=(*last.completions, completion),
@@ -209,7 +202,6 @@ def stack(rows: Sequence[Row]) -> MicroBatch:
         tokens_BT=tokens_BT,
         positions_BT=positions_BT,
         segments_BT=segments_BT,
-        policy_B=torch.tensor([row.completions[0].policy for row in rows]),
         source_N=torch.tensor(source),
         target_N=torch.tensor(target),
         sampler_logprobs_N=torch.tensor(logprobs),

@@ -1,4 +1,4 @@
-"""AdamW on the policies' flat vectors, its rate over the updates, and its options."""
+"""AdamW on a policy's flat vector, its rate over the updates, and its options."""
 
 import math
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay, a fraction of the learning rate."""
     max_grad_norm: float = 1.0
-    """The gradient of each policy is scaled down to this norm; 0 turns clipping off."""
+    """The gradient is scaled down to this norm; 0 turns clipping off."""
     schedule: ScheduleName = "constant"
     """constant, linear (to 0) or cosine (to 0)."""
     warmup_steps: int = 0
@@ -69,9 +69,8 @@ def learning_rate_at(config: OptimizerConfig, step: int) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Piece:
-    """A part of one policy's vector that has one learning rate: `ratio` times that of A."""
+    """A part of the vector that has one learning rate: `ratio` times that of A."""
 
-    policy: int
     part: slice
     ratio: float
     parameter: torch.nn.Parameter
@@ -79,25 +78,25 @@ class _Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OptimizerState:
-    """AdamW's moments of the K policies, fp32 on the CPU, and how many updates each has had."""
+    """AdamW's moments, fp32 on the CPU, and how many updates there were."""
 
-    first_moment_KD: torch.Tensor
-    second_moment_KD: torch.Tensor
-    num_updates_K: tuple[int, ...]
+    first_moment_D: torch.Tensor
+    second_moment_D: torch.Tensor
+    num_updates: int
 
 
 class FlatAdamW:
-    """AdamW on K policies' vectors: one parameter a policy, or with LoRA+ the runs of A's and of B's numbers in it.
+    """AdamW on a policy's vector: one parameter, or with LoRA+ the runs of A's and of B's numbers in it.
 
-    AdamW treats each number by itself, so the cut moves no number, and the state is that of the whole vectors.
+    AdamW treats each number by itself, so the cut moves no number, and the state is that of the whole vector.
     """
 
     def __init__(self, flat: FlatVector, config: OptimizerConfig):
-        """Optimize `flat.theta_KD` in place by the gradient in `flat.grad_KD`.
+        """Optimize `flat.theta_D` in place by the gradient in `flat.grad_D`.
 
         PyTorch's fused update is one pass over memory instead of ten, and asks for none: it cannot fail half-way.
         """
-        self._theta_KD = flat.theta_KD
+        self._theta_D = flat.theta_D
         self._pieces = _cut(flat, config.b_rate_ratio)
         self._adamw = torch.optim.AdamW(
             [{"params": [piece.parameter]} for piece in self._pieces],
@@ -121,41 +120,40 @@ class FlatAdamW:
         self._adamw.step()
 
     def state(self) -> OptimizerState:
-        """Return a copy of the moments and the counts of updates; zeros before the first."""
-        moments = {name: torch.zeros_like(self._theta_KD) for name in ("exp_avg", "exp_avg_sq")}
-        counts = [0] * len(self._theta_KD)
+        """Return a copy of the moments and the number of updates; zeros before the first."""
+        moments = {name: torch.zeros_like(self._theta_D) for name in ("exp_avg", "exp_avg_sq")}
+        num_updates = 0
         for piece in self._pieces:
             state = self._adamw.state[piece.parameter]
-            for name, moment_KD in moments.items():
-                moment_KD[piece.policy, piece.part] = state[name]
-            counts[piece.policy] = int(state["step"])
+            for name, moment_D in moments.items():
+                moment_D[piece.part] = state[name]
+            num_updates = int(state["step"])
         return OptimizerState(
-            first_moment_KD=moments["exp_avg"].cpu(),
-            second_moment_KD=moments["exp_avg_sq"].cpu(),
-            num_updates_K=tuple(counts),
+            first_moment_D=moments["exp_avg"].cpu(),
+            second_moment_D=moments["exp_avg_sq"].cpu(),
+            num_updates=num_updates,
         )
 
     def restore(self, state: OptimizerState) -> None:
         """Go on from a state that `state` returned."""
         for piece in self._pieces:
-            state_of, where = self._adamw.state[piece.parameter], (piece.policy, piece.part)
-            state_of["step"].fill_(float(state.num_updates_K[piece.policy]))
-            state_of["exp_avg"].copy_(state.first_moment_KD[where])
-            state_of["exp_avg_sq"].copy_(state.second_moment_KD[where])
+            state_of = self._adamw.state[piece.parameter]
+            state_of["step"].fill_(float(state.num_updates))
+            state_of["exp_avg"].copy_(state.first_moment_D[piece.part])
+            state_of["exp_avg_sq"].copy_(state.second_moment_D[piece.part])
 
 
 def _cut(flat: FlatVector, b_rate_ratio: float) -> list[_Piece]:
-    """Return the parts of each vector that have one rate, as parameters that view the vector and its gradient."""
-    parts = [(slice(0, flat.theta_KD.shape[1]), 1.0)]
+    """Return the parts of the vector that have one rate, as parameters that view the vector and its gradient."""
+    parts = [(slice(0, flat.theta_D.numel()), 1.0)]
     if b_rate_ratio != 1:
         parts = []
         for is_b, slots in groupby(flat.slots, key=lambda slot: slot.name.endswith(".lora_B")):
             run = list(slots)
             parts.append((slice(run[0].offset, run[-1].offset + run[-1].size), b_rate_ratio if is_b else 1.0))
     pieces = []
-    for policy in range(len(flat.theta_KD)):
-        for part, ratio in parts:
-            parameter = torch.nn.Parameter(flat.theta_KD[policy, part])
-            parameter.grad = flat.grad_KD[policy, part]
-            pieces.append(_Piece(policy=policy, part=part, ratio=ratio, parameter=parameter))
+    for part, ratio in parts:
+        parameter = torch.nn.Parameter(flat.theta_D[part])
+        parameter.grad = flat.grad_D[part]
+        pieces.append(_Piece(part=part, ratio=ratio, parameter=parameter))
     return pieces

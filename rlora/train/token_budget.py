@@ -82,8 +82,8 @@ class TokenBudget:
             "longer rows with layers computed again."
         )
         self.tokens //= 2
-        above = policy.recompute_above
-        policy.recompute_above = self.tokens if above is None else min(above, self.tokens)
+        above = policy.base.recompute_above
+        policy.base.recompute_above = self.tokens if above is None else min(above, self.tokens)
         gc.collect()
         give_back_freed_memory()
         if torch.cuda.is_available():
@@ -110,7 +110,7 @@ def measured_batch_memory(policy: Policy, *, row_tokens: int) -> tuple[BatchMemo
     length = max(1, num_tokens // 2)
     probe = stack([made_up_row(num_tokens - length, length + 1)]).to(policy.device)
     saved_by_layer = _saved_bytes(policy, probe) / probe.num_positions / config.num_hidden_layers
-    score_block = min(BLOCK, row_tokens) if policy.has_materialised_scores else 0
+    score_block = min(BLOCK, row_tokens) if policy.base.has_materialised_scores else 0
 
     def memory(*, is_recomputed: bool) -> BatchMemory:
         return batch_memory(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
-from rlora.lora.flat import Slot, norms
+from rlora.lora.flat import Slot, norm
 from rlora.system.exactness import deterministic
 from rlora.system.memory import give_back_freed_memory, keep_freed_memory
 from rlora.train.batching import Batch, MicroBatch
@@ -33,7 +33,7 @@ class _TokenLog:
 
 
 class Trainer:
-    """Holds the optimizer of a cohort and applies batches to its policies."""
+    """Holds a policy's optimizer and applies batches to the policy."""
 
     def __init__(
         self,
@@ -57,23 +57,21 @@ class Trainer:
         """Return a copy of the optimizer's state; zeros before the first update."""
         return self._optimizer.state()
 
-    def restore(
-        self, *, slots: Sequence[Slot], theta_KD: torch.Tensor, optimizer: OptimizerState, version: int
-    ) -> None:
+    def restore(self, *, slots: Sequence[Slot], theta_D: torch.Tensor, optimizer: OptimizerState, version: int) -> None:
         """Put policy and optimizer back to where they were at `version`.
 
         Raises CheckpointError when its tensors are not the policy's.
         """
         flat = self.policy.flat
-        if tuple(slots) != flat.slots or theta_KD.shape != flat.theta_KD.shape:
+        if tuple(slots) != flat.slots or theta_D.shape != flat.theta_D.shape:
             raise CheckpointError(
-                f"the checkpoint holds {len(slots)} tensors of {tuple(theta_KD.shape)} numbers, "
-                f"the policy {len(flat.slots)} of {tuple(flat.theta_KD.shape)}; did the model's files change?"
+                f"the checkpoint holds {len(slots)} tensors of {tuple(theta_D.shape)} numbers, "
+                f"the policy {len(flat.slots)} of {tuple(flat.theta_D.shape)}; did the model's files change?"
             )
         with torch.no_grad():
-            flat.theta_KD.copy_(theta_KD)
+            flat.theta_D.copy_(theta_D)
         self._optimizer.restore(optimizer)
-        self.policy.round_off()
+        self.policy.refresh_served()
         self.policy.version = version
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -90,15 +88,15 @@ class Trainer:
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
             with self._unchanged_on_error(), deterministic(is_on=self._is_exact):
-                metrics = self._updates(micro_batches, batch.num_trained_tokens_K)
+                metrics = self._updates(micro_batches, batch.num_trained_tokens)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
-        metrics["optimizer/step_size"] = rate_of_b * self.policy.alpha
+        metrics["optimizer/step_size"] = rate_of_b * self.policy.parametrization.rate_factor
         metrics["optimizer/is_empty_batch"] = float(not batch.micro_batches)
-        metrics["optimizer/adapter_norm"] = float(norms(self.policy.flat.theta_KD).norm())
+        metrics["optimizer/adapter_norm"] = float(norm(self.policy.flat.theta_D))
         metrics["batch/padding_share"] = batch.num_padding / max(1, batch.num_positions)
         metrics["batch/num_positions"] = batch.num_positions
-        above = self.policy.recompute_above
+        above = self.policy.base.recompute_above
         recomputed = [
             part.num_positions for part in batch.micro_batches if above is not None and part.num_positions > above
         ]
@@ -117,20 +115,20 @@ class Trainer:
         if self._config.updates_per_batch == 1:
             yield
             return
-        theta_KD, state = self.policy.flat.theta_KD.clone(), self.state()
+        theta_D, state = self.policy.flat.theta_D.clone(), self.state()
         try:
             yield
         except BaseException:
-            self.policy.flat.theta_KD.copy_(theta_KD)
+            self.policy.flat.theta_D.copy_(theta_D)
             self._optimizer.restore(state)
-            self.policy.round_off()
+            self.policy.refresh_served()
             raise
 
-    def _updates(self, micro_batches: Sequence[MicroBatch], num_trained_K: Sequence[int]) -> dict[str, float]:
+    def _updates(self, micro_batches: Sequence[MicroBatch], num_trained: int) -> dict[str, float]:
         old = self._old_logprobs(micro_batches)
         metrics: dict[str, float] = {}
         for update in range(self._config.updates_per_batch):
-            update_metrics = self._update(micro_batches, old, num_trained_K)
+            update_metrics = self._update(micro_batches, old, num_trained)
             if update == 0:  # agreement with the sampler is meant at the version that sampled
                 metrics = update_metrics
             metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
@@ -149,17 +147,16 @@ class Trainer:
         return self.policy.score(micro_batch, temperature=self._temperature)
 
     def _update(
-        self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained_K: Sequence[int]
+        self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained: int
     ) -> dict[str, float]:
         """Make one update and return its metrics, which are made first: what fails leaves the policy as it was."""
         flat = self.policy.flat
         flat.zero_grad()
         # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
-        scale = 2.0 ** math.floor(math.log2(max(1, min(num_trained_K))))
+        scale = 2.0 ** math.floor(math.log2(max(1, num_trained)))
         log = _TokenLog([], [], [], [], [], [])
-        denominator_K = torch.tensor(num_trained_K, dtype=torch.float32, device=self.policy.device)
+        weight = 1 / torch.tensor(num_trained, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
-            weight_N = 1 / denominator_K[micro_batch.policy_N]
             scores = self._score(micro_batch)
             inputs = LossInputs(
                 logprobs_N=scores.logprobs_N,
@@ -175,8 +172,8 @@ class Trainer:
                     base_logprobs_N = self._score(micro_batch).logprobs_N
                 kl_N = k3(scores.logprobs_N, base_logprobs_N)
                 loss_N = loss_N + self._loss.kl_coefficient * kl_N
-                log.kls_to_base.append((kl_N.detach() * weight_N).sum())
-            micro_loss = (loss_N * weight_N).sum()
+                log.kls_to_base.append((kl_N.detach() * weight).sum())
+            micro_loss = (loss_N * weight).sum()
             (micro_loss * scale).backward()
             log.losses.append(micro_loss.detach())
             log.trainer_logprobs.append(inputs.logprobs_N.detach())
@@ -184,25 +181,25 @@ class Trainer:
             log.entropies.append(scores.entropy_N)
             log.is_clipped.append(outputs.is_clipped_N)
         loss = sum(torch.stack(log.losses).tolist())
-        flat.grad_KD.div_(scale)
-        grad_norm_K = norms(flat.grad_KD)
-        if not (math.isfinite(loss) and bool(grad_norm_K.isfinite().all())):
+        flat.grad_D.div_(scale)
+        grad_norm = norm(flat.grad_D)
+        if not (math.isfinite(loss) and bool(grad_norm.isfinite())):
             raise NonFiniteError(
-                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {grad_norm_K.tolist()}; "
+                f"at step {self.policy.version} the loss is {loss} and the gradient's norm {float(grad_norm)}; "
                 "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
                 "--optimizer.learning-rate or another --seed."
             )
-        metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm_K.max())}
+        metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm)}
         if self._loss.kl_coefficient:
             metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())
-        self._apply(grad_norm_K)
+        self._apply(grad_norm)
         return metrics
 
-    def _apply(self, grad_norm_K: torch.Tensor) -> None:
+    def _apply(self, grad_norm: torch.Tensor) -> None:
         if self._config.max_grad_norm > 0:
-            self.policy.flat.grad_KD.mul_((self._config.max_grad_norm / (grad_norm_K + 1e-12)).clamp(max=1.0)[:, None])
+            self.policy.flat.grad_D.mul_((self._config.max_grad_norm / (grad_norm + 1e-12)).clamp(max=1.0))
         self._optimizer.step(learning_rate_at(self._config, self.policy.version))
-        self.policy.round_off()
+        self.policy.refresh_served()
 
 
 def _token_metrics(log: _TokenLog) -> dict[str, float]:

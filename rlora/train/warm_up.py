@@ -10,7 +10,7 @@ from rlora.train.policy import Policy
 
 def warm_up(policy: Policy) -> None:
     """Score and differentiate one row and two; the gradient is left at zero. Does nothing without compiled kernels."""
-    if policy.kernels is None:
+    if policy.base.kernels is None:
         return
     row = made_up_row(32, 64, num_completions=2)
     for num_rows in (2, 1):

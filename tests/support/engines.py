@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft.peft_format import Adapter, served_modules
+from rlora.lora.peft.peft_format import served_modules
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.train.policy import Policy
@@ -23,7 +24,7 @@ def spec(
         lora=policy.config.served,
         config=config,
         end_token_ids=end_token_ids(folder, load_tokenizer(folder, model)),
-        target_modules=tuple(served_modules(policy.adapter())),
+        target_modules=tuple(served_modules(policy.snapshot())),
         max_length=max_length,
     )
 

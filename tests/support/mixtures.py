@@ -55,8 +55,8 @@ def plain_experts(
     def weight(projection: str, expert: int) -> torch.Tensor:
         gate, up = base.gate_up_proj[expert].float().chunk(2)
         w = {"gate_proj": gate, "up_proj": up, "down_proj": base.down_proj[expert].float()}[projection]
-        a_KERI, b_KEOR = factors[projection]
-        return w + scale * b_KEOR[0, expert] @ a_KERI[0, expert]
+        a_ERI, b_EOR = factors[projection]
+        return w + scale * b_EOR[expert] @ a_ERI[expert]
 
     rows = []
     for x_H, experts_k, weights_k in zip(x_NH, index_Nk.tolist(), weight_Nk, strict=True):

@@ -2,8 +2,8 @@
 
 import torch
 
+from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft.peft_format import Adapter
 from rlora.model.sources import ModelConfig, load_tokenizer, model_dir
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
@@ -23,7 +23,7 @@ class Bench:
         from rlora.sampler.vllm.engine import VllmSampler
 
         self.folder = model_dir(model)
-        self.policy = Policy.load(self.folder, model, lora, seeds=[0])
+        self.policy = Policy.load(self.folder, model, lora, seed=0)
         config = SamplerConfig(kind="vllm", kv_cache_gb=kv_cache_gb, max_num_seqs=64)
         self.sampler = VllmSampler(spec(self.policy, self.folder, model, config))
         self.prompts = self.arithmetic_prompts(model)
@@ -37,7 +37,7 @@ class Bench:
         """Give the policy new numbers and load them."""
         random_b(self.policy, scale=scale, seed=version)
         self.policy.version = version
-        adapter = self.policy.adapter()
+        adapter = self.policy.snapshot()
         self.sampler.load([adapter])
         return adapter
 

@@ -68,7 +68,7 @@ def _engine(context: Context, *, num_policies: int) -> Iterator[tuple[Any, Any]]
 
     folder = toy_model(context)
     model = ModelConfig(name=str(folder), dtype="float32" if context.is_tiny else "bfloat16", compile="off")
-    policy = Policy.load(folder, model, LoraConfig(), seeds=[0])
+    policy = Policy.load(folder, model, LoraConfig(), seed=0)
     config = SamplerConfig(kind="torch" if context.is_tiny else "vllm")
     sampler = build_sampler(replace(spec(policy, folder, model, config), num_policies=num_policies))
     try:
@@ -154,6 +154,6 @@ def _distance(policy: Any, drawn: Sequence[Sequence[Any]], snapshot: Any) -> flo
         for prompt, completions in zip(_PROMPTS, drawn, strict=True)
     ]
     batch = stack(rows).to(policy.device)
-    with torch.no_grad(), policy.swapped([snapshot]):
+    with torch.no_grad(), policy.swapped(snapshot):
         logprobs_N = policy.score(batch).logprobs_N
     return float((logprobs_N.double() - batch.sampler_logprobs_N.double()).square().mean().sqrt())

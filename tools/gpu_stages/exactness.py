@@ -75,6 +75,6 @@ def _gradient(parts: Any, config: Any, sampled: Sequence[Any]) -> str:
     for micro_batch in batch.micro_batches:
         moved = micro_batch.to(parts.policy.device)
         (parts.policy.score(moved).logprobs_N * moved.advantages_N).sum().backward()
-    value = digest(parts.policy.flat.grad_KD.cpu().numpy().tobytes())
+    value = digest(parts.policy.flat.grad_D.cpu().numpy().tobytes())
     parts.policy.flat.zero_grad()
     return value

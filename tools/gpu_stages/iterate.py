@@ -164,7 +164,7 @@ def _iteration(config: Any, parts: Any, stream: Any, run_dir: Any, clock: Clock,
         "fingerprint": {
             "tokens": digest([completion.token_ids for completion in completions]),
             "logprobs": digest([completion.logprobs for completion in completions]),
-            "policy": digest(parts.policy.flat.theta_KD.cpu().numpy().tobytes()),
+            "policy": digest(parts.policy.flat.theta_D.cpu().numpy().tobytes()),
         },
     }
 

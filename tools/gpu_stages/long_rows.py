@@ -25,7 +25,7 @@ def long_rows(context: Context) -> None:
     for shape in ("qwen3-1.7b", "qwen3-8b"):
         folder = random_model(context, shape)
         dtype: Any = "float32" if context.is_tiny else "bfloat16"
-        policy = Policy.load(folder, ModelConfig(name=str(folder), dtype=dtype, compile="off"), LoraConfig(), seeds=[0])
+        policy = Policy.load(folder, ModelConfig(name=str(folder), dtype=dtype, compile="off"), LoraConfig(), seed=0)
         recompute_layers(policy.model)
         records = _passes(context, policy, shape)
         words.append(f"{shape} up to {records[-1]['positions']} positions, MFU {records[-1]['mfu']:.2f}")

@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,58 +21,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from rlora.errors import AdapterError
+from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
-from rlora.lora.variants.pissa import difference_factors
 from rlora.system.files import write_atomically
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # PEFT's starts that replace the base by a residual of it
 _PREFIX = "base_model.model."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Adapter:
-    """One version of one policy: what is handed to the sampler, saved and shipped.
-
-    `version` is the step of the policy; `tensors` maps `PATH.lora_A` (R, I) and `PATH.lora_B` (O, R) to fp32 on the
-    CPU; `start` holds those that PiSSA started from. `served` is what samplers and files hold.
-    """
-
-    policy: int
-    version: int
-    config: LoraConfig
-    base_model: str
-    tensors: Mapping[str, torch.Tensor]
-    start: Mapping[str, torch.Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        """Hold that PiSSA's start is there when it is needed."""
-        assert (self.config.variant == "pissa") == (self.start is not None)
-
-    def served(self) -> "Adapter":
-        """Return the same function as a plain adapter: itself, or PiSSA's difference from its start, at rank 2 r."""
-        if self.start is None:
-            return self
-        tensors: dict[str, torch.Tensor] = {}
-        for name in self.tensors:
-            path, _, factor = name.rpartition(".")
-            if factor == "lora_A":
-                names = (name, f"{path}.lora_B")
-                factors = difference_factors(*(self.tensors[one] for one in names), *(self.start[one] for one in names))
-                tensors |= dict(zip(names, factors, strict=True))
-        return replace(self, config=self.config.served, tensors=tensors, start=None)
-
-    @property
-    def num_bytes(self) -> int:
-        """Size in bytes of what is served."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.served().tensors.values())
-
-    def served_bytes(self, dtype: torch.dtype) -> bytes:
-        """Return the numbers as a server of `dtype` holds them, to tell whether a version changed what is served."""
-        rounded = torch.cat([tensor.to(dtype).flatten() for tensor in self.served().tensors.values()])
-        return rounded.view(torch.uint8).numpy().tobytes()
 
 
 def target_modules(adapter: Adapter) -> list[str]:

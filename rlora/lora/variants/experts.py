@@ -11,22 +11,23 @@ through its weights to the layers before it. Left out: experts with biases, with
 the layout with one factor shared by all experts.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from rlora.errors import ConfigError
+from rlora.lora.linear import Factors
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")  # their names in checkpoints, PEFT and vLLM, where each is 2-D
 _FLAGS = {"has_gate": True, "has_bias": False, "is_transposed": False, "is_concatenated": True}
 
 
-def fused_experts(model: nn.Module) -> dict[str, Any]:
-    """Return the modules of `model` that hold fused experts, by path; ConfigError for a layout not served here."""
+def fused_experts(modules: Iterable[tuple[str, nn.Module]]) -> dict[str, Any]:
+    """Return those of the modules that hold fused experts, by path; ConfigError for a layout not served here."""
     found = {}
-    for name, module in model.named_modules():
+    for name, module in modules:
         weight = getattr(module, "down_proj", None)
         if not (isinstance(weight, nn.Parameter) and weight.dim() == 3):
             continue
@@ -93,7 +94,7 @@ class _Rows(torch.autograd.Function):
 class _ExpertProduct(torch.autograd.Function):
     """y[s] = x[s] W_e^T + (x[s] A_e^T) B_e^T for rows sorted by expert, with its gradient for one policy.
 
-    x is (S, I), W (E, O, I), `groups` (expert, first row, end), and `factors` A (1, E, R, I), B (1, E, O / P, R) for
+    x is (S, I), W (E, O, I), `groups` (expert, first row, end), and `factors` A (E, R, I), B (E, O / P, R) for
     each of the P equal parts of the outputs, or nothing.
     """
 
@@ -135,20 +136,20 @@ class _ExpertProduct(torch.autograd.Function):
         grads = []
         for part in range(ctx.num_parts):
             rows, columns = _block(b_EOR, part, ctx.num_parts)
-            grads.append(grad_a_ERI[:, columns].float().unsqueeze(0))
-            grads.append(grad_b_EOR[:, rows, columns].float().mul_(ctx.scale).unsqueeze(0))
+            grads.append(grad_a_ERI[:, columns].float())
+            grads.append(grad_b_EOR[:, rows, columns].float().mul_(ctx.scale))
         return grad_x_SI, None, None, None, *grads
 
 
 def _rounded(factors: tuple[torch.Tensor, ...], scale: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the factors of all parts as one A (E, P R, I) and one block-diagonal B (E, O, P R), rounded and scaled."""
     num_parts = len(factors) // 2
-    a_ERI = torch.cat([a_KERI[0].to(dtype) for a_KERI in factors[::2]], 1)
-    _, num_experts, num_outputs, _ = factors[1].shape
+    a_ERI = torch.cat([part_ERI.to(dtype) for part_ERI in factors[::2]], 1)
+    num_experts, num_outputs, _ = factors[1].shape
     b_EOR = a_ERI.new_zeros(num_experts, num_outputs * num_parts, a_ERI.shape[1])
-    for part, b_KEOR in enumerate(factors[1::2]):
+    for part, part_EOR in enumerate(factors[1::2]):
         rows, columns = _block(b_EOR, part, num_parts)
-        b_EOR[:, rows, columns] = b_KEOR[0].to(dtype) * scale
+        b_EOR[:, rows, columns] = part_EOR.to(dtype) * scale
     return a_ERI, b_EOR
 
 
@@ -159,15 +160,16 @@ def _block(b_EOR: torch.Tensor, part: int, num_parts: int) -> tuple[slice, slice
 
 
 class LoraExperts(nn.Module):
-    """Frozen fused experts whose outputs carry the updates of the cohort's policy, or of none when switched off."""
+    """Frozen fused experts whose outputs carry the updates of the policy that is computed with, if there is one.
 
-    def __init__(self, base: Any, factors: Mapping[str, tuple[nn.Parameter, nn.Parameter]], scale: float):
-        """Wrap `base`; `factors` holds fp32 leaves A (K, E, R, I) and B (K, E, O, R) by projection."""
+    `factors` holds the leaves A (E, R, I) and B (E, O, R) by projection.
+    """
+
+    def __init__(self, base: Any):
+        """Wrap `base`, without an update."""
         super().__init__()
         self.base = base.requires_grad_(False)
-        self._gate_up = (*factors["gate_proj"], *factors["up_proj"])
-        self._down = factors["down_proj"]
-        self.scale, self.is_enabled = scale, True
+        self.factors: Mapping[str, Factors] | None = None
 
     def forward(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor):
         """Return the experts' weighted sum (N, H) for hidden states (N, H) and the router's choice and weights (N, k).
@@ -179,13 +181,22 @@ class LoraExperts(nn.Module):
         inverse_S = torch.empty_like(order_S).scatter_(0, order_S, torch.arange(len(order_S), device=order_S.device))
         groups = _groups(expert_S, self.base.num_experts)
         x_SH = _Rows.apply(hidden_states, order_S // copies, inverse_S, copies)
-        gate_up, down = (self._gate_up, self._down) if self.is_enabled else ((), ())
-        inner_SF = _ExpertProduct.apply(x_SH, self.base.gate_up_proj, groups, self.scale, *gate_up)
+        gate_up, scale = _leaves(self.factors, "gate_proj", "up_proj")
+        down, _ = _leaves(self.factors, "down_proj")
+        inner_SF = _ExpertProduct.apply(x_SH, self.base.gate_up_proj, groups, scale, *gate_up)
         inner_SF = self.base._apply_gate(inner_SF)
-        y_SH = _ExpertProduct.apply(inner_SF, self.base.down_proj, groups, self.scale, *down)
+        y_SH = _ExpertProduct.apply(inner_SF, self.base.down_proj, groups, scale, *down)
         weight_S = _Rows.apply(top_k_weights.reshape(-1), order_S, inverse_S, 1)
         y_SH = _Rows.apply(y_SH * weight_S[:, None], inverse_S, order_S, 1)
         return y_SH.unflatten(0, (-1, copies)).sum(1).to(hidden_states.dtype)
+
+
+def _leaves(factors: Mapping[str, Factors] | None, *projections: str) -> tuple[tuple[torch.Tensor, ...], float]:
+    """Return A and B of each projection in turn, and their scale; nothing of no policy."""
+    if factors is None:
+        return (), 1.0
+    chosen = [factors[projection] for projection in projections]
+    return tuple(leaf for one in chosen for leaf in (one.a, one.b)), chosen[0].scale
 
 
 def _groups(expert_S: torch.Tensor, num_experts: int) -> list[tuple[int, int, int]]:

@@ -68,9 +68,10 @@ def _logits(hidden_NH: torch.Tensor, head_VH: torch.Tensor, a_RH: torch.Tensor, 
 def _served_factors(update: LoraLinear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Return A (R, H) and scale x B (V, R), rounded to the dtype of the base and held in `dtype`."""
     served = update.base.weight.dtype
-    a_RH, b_VR = (factor[0] for factor in update.factors())
-    rounded_a_RH, rounded_b_VR = a_RH.detach().to(served), b_VR.detach().to(served) * update.scale
-    scaled_b_VR = b_VR * update.scale
+    assert update.factors is not None
+    (a_RH, b_VR), scale = update.factors.computed(), update.factors.scale
+    rounded_a_RH, rounded_b_VR = a_RH.detach().to(served), b_VR.detach().to(served) * scale
+    scaled_b_VR = b_VR * scale
     # x + (rounded - x) is `rounded` exactly, since the two are within a factor of two; its gradient is that of x
     a_RH = a_RH + (rounded_a_RH.float() - a_RH.detach())
     b_VR = scaled_b_VR + (rounded_b_VR.float() - scaled_b_VR.detach())

@@ -26,7 +26,7 @@ import torch
 
 from rlora.errors import EngineError, EngineStartError, SamplerError
 from rlora.full.weights import FullWeights, Snapshot
-from rlora.lora.peft.peft_format import Adapter
+from rlora.lora.adapter import Adapter
 from rlora.model.sources import DTYPES, cache_dir, empty_model, load_tokenizer
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm import cpu_lora, handover

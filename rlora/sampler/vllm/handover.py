@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from rlora.lora.peft.peft_format import Adapter, peft_tensors, save_config
+from rlora.lora.adapter import Adapter
+from rlora.lora.peft.peft_format import peft_tensors, save_config
 
 _HANDED: dict[str, Mapping[str, torch.Tensor]] = {}  # folder of an adapter -> its tensors in fp32, as PEFT names them
 _OPTIONS = ("lora_model_id", "device", "dtype", "model_vocab_size", "weights_mapper", "skip_prefixes")
