@@ -246,7 +246,7 @@ def step(folder: Path, batch: MicroBatch, *, rank: int | None) -> Arm:
     trainer = Trainer(policy, OptimizerConfig(learning_rate=rate), LossConfig())
 
     def run() -> None:
-        trainer.step(
+        trainer.apply(
             Batch(
                 micro_batches=(batch,),
                 num_trained_tokens=len(batch.target_N),
@@ -401,7 +401,7 @@ def peak_bytes(longest: int) -> int:
     problem = Problem(id="x", question="", answer="", source="")
     prompt = Prompt(problem=problem, text="", token_ids=tuple(batch.tokens_BT[0, :PROMPT_TOKENS].tolist()))
     groups, advantages = [Group(prompt=prompt, rollouts=rollouts)] * 4, [[(-1.0) ** i for i in range(NUM_SAMPLES)]] * 4
-    trainer.step(build_batch(groups, advantages, BatchConfig(tokens_per_micro_batch=1024), version=0))
+    trainer.apply(build_batch(groups, advantages, BatchConfig(tokens_per_micro_batch=1024), version=0))
     return peak_resident_bytes()
 
 

@@ -27,7 +27,7 @@ from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
 from rlora.train.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
 from rlora.train.policy import Policy
-from rlora.train.token_budget import TokenBudget, measured_batch_memory
+from rlora.train.token_budget import measured_batch_memory
 from rlora.train.trainer import Trainer
 from rlora.train.warm_up import warm_up
 from rlora.types import Problem
@@ -43,7 +43,6 @@ class Parts:
     policy: Policy
     trainer: Trainer
     engine: RolloutEngine
-    budget: TokenBudget
     hot_swap: HotSwap
     sampler: Sampler
     plan: MemoryPlan | MicroBatches | None
@@ -101,10 +100,15 @@ def assemble(
         )
         warm_up(policy)
         temperature = config.sampling.temperature
-        trainer = Trainer(policy, config.optimizer, config.loss, temperature=temperature, is_exact=config.sampler.exact)
+        is_exact = config.sampler.exact
+        trainer = Trainer(
+            policy, config.optimizer, config.loss, config.batch, temperature=temperature, is_exact=is_exact
+        )
         plan = plan_of(config, folder, policy, engine=shared.sizes if shared else engine_sizes, is_shared=bool(shared))
-        budget = TokenBudget(config.batch, config.batch.tokens_per_micro_batch if plan is None else plan.tokens)
-        policy.base.recompute_above = (0 if config.batch.recompute else None) if plan is None else plan.recompute_above
+        if plan is not None:
+            trainer.budget.tokens, policy.base.recompute_above = plan.tokens, plan.recompute_above
+        elif config.batch.recompute:
+            policy.base.recompute_above = 0
     if shared is None:
         sampler = make_sampler(_with_sizes(spec, plan))
     else:
@@ -120,7 +124,6 @@ def assemble(
         policy=policy,
         trainer=trainer,
         engine=engine,
-        budget=budget,
         hot_swap=HotSwap(
             policy,
             sampler,

@@ -10,8 +10,9 @@ from transformers.utils.logging import disable_progress_bar
 from rlora.config import cli
 from rlora.errors import EngineError, EngineStartError, RloraError
 from rlora.loop import run
-from rlora.resume import branched, checkpoints_of
+from rlora.resume import branched
 from rlora.run_config import RunConfig
+from rlora.state import checkpoints_of
 from rlora.system.interrupts import Interrupted
 
 _FAILURES = "RLORA_ENGINE_FAILURES"  # "STEP:COUNT" of the failures in a row, handed to the process that goes on

@@ -1,20 +1,19 @@
 """Going on: which checkpoint a run starts from, what may differ from when it was written, and what is written next."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlora.assemble import Parts
+from rlora.assemble import Parts, Problems
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
 from rlora.run_config import RunConfig
-from rlora.store.checkpoint import Checkpoint, CheckpointFolder
-from rlora.store.run_dir import RunDir, environment, read_json
+from rlora.state import Progress, Run, checkpoints_of
+from rlora.store.checkpoint import Checkpoint
+from rlora.store.run_dir import RunDir, read_json
+from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
-from rlora.train.memory_plan import MemoryPlan
-from rlora.types import Problem
 
 MAY_CHANGE = (
     "run_dir",
@@ -34,27 +33,6 @@ MAY_CHANGE = (
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
-
-
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """How far a run is: finished steps, the best held-out accuracy (-1: none), the steps' seconds, the last reward."""
-
-    step: int = 0
-    best: float = -1.0
-    seconds: float = 0.0
-    reward: float | None = None
-
-    def has_reached_bound(self, config: RunConfig) -> bool:
-        """Return whether the number of steps, or the bound on hours or on reward, ends the run here."""
-        is_late = config.stop_after_hours is not None and self.seconds >= 3600 * config.stop_after_hours
-        is_good = config.stop_at_reward is not None and self.reward is not None and self.reward >= config.stop_at_reward
-        return self.step >= config.num_steps or (self.step > 0 and (is_late or is_good))
-
-
-def checkpoints_of(config: RunConfig) -> CheckpointFolder:
-    """Return the run's own checkpoints."""
-    return CheckpointFolder(Path(config.run_dir) / "checkpoints", config.checkpoint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,19 +120,20 @@ def restore(
     config: RunConfig,
     start: Checkpoint | None,
     parts: Parts,
-    train: Sequence[Problem],
+    problems: Problems,
     run_dir: RunDir,
     log: MetricsLog,
+    interrupts: Interrupts,
     *,
     is_branch: bool,
-) -> tuple[Progress, ProblemStream]:
+) -> Run:
     """Put everything where the checkpoint left it and drop what later steps wrote; without one, start at step 0.
 
     Raises CheckpointError when the training set is not the one that the checkpoint's position counts in.
     """
     progress, position, solved_P2 = Progress(), 0, None
     if start is not None:
-        is_same_set = start.problems == fingerprint(train)
+        is_same_set = start.problems == fingerprint(problems.train)
         if not is_same_set and not is_branch:
             raise CheckpointError(
                 f"the training set is not the one that {config.run_dir} was trained on. Restore it, or start a new run "
@@ -163,7 +142,7 @@ def restore(
         parts.trainer.restore(slots=start.slots, theta_D=start.theta_D, optimizer=start.optimizer, version=start.step)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
         if not is_branch:
-            parts.budget.tokens = start.tokens_per_micro_batch
+            parts.trainer.budget.tokens = start.tokens_per_micro_batch
         if is_same_set:
             position, solved_P2 = start.position, start.solved_P2
         run_dir.save_policy(parts.policy.snapshot())
@@ -183,24 +162,14 @@ def restore(
         log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
     progress.reward = rows[-1]["reward/mean"] if rows else None
     log.display.begin(progress.step)
-    rates = SolveRates(len(train), config.samples_per_problem, solved_P2) if config.curriculum else None
-    return progress, ProblemStream(train, seed=config.seed, position=position, solve_rates=rates)
-
-
-def checkpoint_of(config: RunConfig, progress: Progress, parts: Parts, stream: ProblemStream) -> Checkpoint:
-    """Return everything the run is made of now."""
-    return Checkpoint(
-        step=progress.step,
-        slots=parts.policy.flat.slots,
-        theta_D=parts.policy.flat.theta_D.cpu(),
-        optimizer=parts.trainer.state(),
-        position=stream.position,
-        best=progress.best,
-        seconds=progress.seconds,
-        tokens_per_micro_batch=parts.budget.tokens,
-        problems=stream.fingerprint,
-        config=to_json(config),
-        environment=environment(),
-        engine=parts.plan.engine if isinstance(parts.plan, MemoryPlan) else {},
-        solved_P2=None if stream.solve_rates is None else stream.solve_rates.counts_P2.clone(),
+    rates = SolveRates(len(problems.train), config.samples_per_problem, solved_P2) if config.curriculum else None
+    return Run(
+        config=config,
+        parts=parts,
+        stream=ProblemStream(problems.train, seed=config.seed, position=position, solve_rates=rates),
+        progress=progress,
+        test=problems.test,
+        folder=run_dir,
+        log=log,
+        interrupts=interrupts,
     )

@@ -1,5 +1,6 @@
 """Problems -> groups of judged rollouts: render, sample, verify, reward. Training and evaluation share this path."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from rlora.sampler.base import Sampler
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
+from rlora.tasks.stream import ProblemStream
+from rlora.tracking import StepMetrics
 from rlora.train.advantages import is_wrong_consensus
 from rlora.types import (
     Completion,
@@ -102,6 +105,53 @@ class RolloutEngine:
             )
             for one in sampled
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collection:
+    """How a step's groups are collected: `num_samples` completions of each of `num_problems` problems.
+
+    With `oversample`, of further problems too while groups with signal are lacking, up to that many times the problems.
+    """
+
+    num_problems: int
+    num_samples: int
+    sampling: SamplingParams
+    oversample: float = 1.0
+    seed: int = 0
+
+
+def collect(engine: RolloutEngine, stream: ProblemStream, collection: Collection, metrics: StepMetrics) -> list[Group]:
+    """Return the judged groups of the step that `metrics` counts.
+
+    All that is sampled is returned, logged and counted: a step of three rounds is a step with three times the problems.
+    """
+    wanted, limit = collection.num_problems, round(collection.oversample * collection.num_problems)
+    groups: list[Group] = []
+    num_taken = num_rounds = num_useful = 0
+    start = stream.position
+    while num_taken < limit and num_useful < wanted:
+        lacking = math.ceil((wanted - num_useful) * num_taken / max(1, num_useful)) if num_taken else wanted
+        chosen = stream.take(min(lacking, wanted, limit - num_taken))
+        with metrics.timed("sample"):
+            sampled = engine.sample(
+                chosen,
+                collection.sampling,
+                num_samples=collection.num_samples,
+                seed=collection.seed,
+                key=("train", metrics.step, num_rounds) if num_rounds else ("train", metrics.step),
+            )
+        with metrics.timed("verify"):
+            judged = engine.judge(sampled)
+        stream.observe(judged)
+        groups += judged
+        num_taken, num_rounds = num_taken + len(chosen), num_rounds + 1
+        num_useful += sum(group.has_signal for group in judged)
+    metrics.update(rollout_metrics(groups, num_problems=num_taken))
+    metrics.update({"rollout/num_rounds": num_rounds})
+    if stream.solve_rates is not None:
+        metrics.update({"rollout/num_passed_over": stream.position - start - num_taken})
+    return groups
 
 
 def _rollout(completion: Completion, verdict: Verdict) -> Rollout:

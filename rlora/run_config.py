@@ -12,6 +12,7 @@ from rlora.evaluation.held_out import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import Method
 from rlora.model.sources import ModelConfig
+from rlora.rollout import Collection
 from rlora.sampler.base import SamplerConfig, check_servable, check_shareable
 from rlora.store.checkpoint import CheckpointConfig
 from rlora.tasks import DataConfig, task
@@ -150,6 +151,22 @@ class RunConfig:
     def adapters(self) -> LoraConfig | None:
         """The shape of the adapters; None where every weight is trained."""
         return self.lora if self.method == "lora" else None
+
+    @property
+    def collection(self) -> Collection:
+        """How a step's groups are collected."""
+        return Collection(
+            num_problems=self.problems_per_step,
+            num_samples=self.samples_per_problem,
+            sampling=self.sampling,
+            oversample=self.oversample,
+            seed=self.seed,
+        )
+
+    @property
+    def evaluated_sampling(self) -> SamplingParams:
+        """How completions of an evaluation are drawn, but for their temperature."""
+        return replace(self.sampling, max_tokens=self.evaluation.max_tokens or self.sampling.max_tokens)
 
     def resolved(self) -> "RunConfig":
         """Return the configuration with the defaults filled in that depend on the method."""

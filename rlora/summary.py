@@ -14,12 +14,10 @@ from rlora.evaluation.held_out import Comparison, compare_with_base
 from rlora.evaluation.intervals import Estimate
 from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
-from rlora.store.run_dir import RunDir
+from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
-from rlora.tracking import MetricsLog
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.train.memory_plan import MemoryPlan
-from rlora.types import Problem
 
 
 def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
@@ -48,22 +46,21 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
     return "\n".join(lines)
 
 
-def summarize(
-    config: RunConfig, parts: Parts, test: Sequence[Problem], run_dir: RunDir, log: MetricsLog, best: float
-) -> dict[str, Any]:
+def summarize(run: Run) -> dict[str, Any]:
     """Evaluate greedily and at the training temperature, and return what `summary.json` now holds.
 
     The headline is the greedy score by the task's rule. The last policy becomes `adapter-best` unless an earlier one
     scored higher.
     """
-    sampling = replace(config.sampling, max_tokens=config.evaluation.max_tokens or config.sampling.max_tokens)
+    config, parts, run_dir = run.config, run.parts, run.folder
+    sampling, test = config.evaluated_sampling, run.test
     confirm = parts.hot_swap.confirm
     greedily = replace(sampling, temperature=0.0)
     greedy = compare_with_base(parts.engine, test, greedily, seed=config.seed, confirm=confirm)
     drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed, confirm=confirm)
     held_out = greedy.policy.scores_P[: config.evaluation.num_problems_during_training]
     snapshot = parts.policy.snapshot()
-    if sum(held_out) / len(held_out) >= best:
+    if sum(held_out) / len(held_out) >= run.progress.best:
         run_dir.save_policy(snapshot, is_best=True)
     rows = run_dir.rows()
     summary = {
@@ -87,9 +84,9 @@ def summarize(
         "run_dir": str(run_dir.path),
     }
     run_dir.save_summary(summary)
-    log.display.console.print(_table(summary, greedy, drawn))
+    run.log.display.console.print(_table(summary, greedy, drawn))
     newest = "newest policy (PEFT format): adapter/" if config.method == "lora" else "newest policy: model/"
-    log.display.say(f"Run directory: {run_dir.path}   {newest}")
+    run.log.display.say(f"Run directory: {run_dir.path}   {newest}")
     return summary
 
 

@@ -33,7 +33,7 @@ from rlora.sampler.vllm.engine import VllmSampler
 from rlora.sampler.vllm.shared_base import base_views
 from rlora.train.memory_plan import GIB, Card
 from rlora.train.policy import Policy
-from rlora.train.token_budget import TokenBudget
+from rlora.train.trainer import Trainer
 from rlora.types import Completion, SampleRequest, SamplingParams
 from rlora.verify import Verifier
 
@@ -364,13 +364,13 @@ def test_the_cache_is_freed_before_training_and_back_before_the_policy_is_loaded
     tmp_path, monkeypatch
 ) -> None:
     events: list[str] = []
-    step = TokenBudget.step
+    step = Trainer.step
 
     def noting(self, *arguments, **options):
         events.append("train")
         return step(self, *arguments, **options)
 
-    monkeypatch.setattr(TokenBudget, "step", noting)
+    monkeypatch.setattr(Trainer, "step", noting)
     config = toy(tmp_path / "run", num_steps=2)
     run(config, make_sampler=lambda engine_spec: Recording(engine_spec, events))
     of_training = [event for event in events if "evaluate" not in event]

@@ -102,7 +102,7 @@ def test_passes_of_an_exact_run_take_deterministic_kernels(toy_policy, monkeypat
 
     monkeypatch.setattr(Policy, "score", noted)
     trainer = Trainer(toy_policy, SGD_LIKE, LossConfig(), is_exact=is_exact)
-    trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     assert set(seen) == {is_exact}
     assert not torch.are_deterministic_algorithms_enabled()
 

@@ -142,7 +142,7 @@ def gradient(folder, *, recompute: bool = False) -> torch.Tensor:
         recompute_layers(policy.model)
     batch = build_batch(groups(), ADVANTAGES, BatchConfig(tokens_per_micro_batch=40), version=0)
     assert len(batch.micro_batches) > 1
-    Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+    Trainer(policy, SGD_LIKE, LossConfig()).apply(batch)
     return policy.flat.grad_D
 
 

@@ -59,7 +59,7 @@ def test_gradient_equals_plain_autograd_for_every_weight(kind, options, batch, t
     expected = reference_gradient(folder, temperature=0.7)
     policy = load(folder)
     trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=0.7)
-    trainer.step(build_batch(groups(), ADVANTAGES, batch, version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, batch, version=0))
     assert {slot.name for slot in policy.flat.slots} == expected.keys()
     for slot in policy.flat.slots:
         actual = policy.flat.view(policy.flat.grad_D, slot)
@@ -74,7 +74,7 @@ def test_a_bf16_gradient_is_as_near_to_fp32_as_plain_autograds(tmp_path, monkeyp
     exact = reference_gradient(folder, temperature=1.0)
     plain = reference_gradient(folder, temperature=1.0, dtype=torch.bfloat16)
     policy = load(folder, ModelConfig())
-    Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     for slot in policy.flat.slots:
         ours = policy.flat.view(policy.flat.grad_D, slot)
         error, theirs = (float((one - exact[slot.name]).norm()) for one in (ours, plain[slot.name]))
@@ -114,7 +114,7 @@ def test_probabilities_are_kept_up_to_a_bound(monkeypatch) -> None:
 def test_nothing_is_held_twice(tmp_path) -> None:
     """Model and vector share memory in fp32; gradients are in the flat buffer alone; a tied weight has one slot."""
     policy = load(folder_of("Llama", tmp_path, tie_word_embeddings=True))
-    Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     weights = dict(policy.model.named_parameters())
     storage = policy.flat.theta_D.untyped_storage().data_ptr()
     assert all(weight.grad is None for weight in weights.values())
@@ -177,7 +177,7 @@ def test_the_kl_term_does_not_disturb_the_gradient(tmp_path) -> None:
         policy = load(folder_of("Llama", tmp_path / str(coefficient)), ModelConfig())
         disturb(policy, 0.05)
         trainer = Trainer(policy, SGD_LIKE, LossConfig(kl_coefficient=coefficient))
-        metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0, keep_all=True))
+        metrics = trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0, keep_all=True))
         gradients.append(policy.flat.grad_D.clone())
     assert metrics["loss/kl_to_base"] > 1e-5
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
@@ -195,7 +195,7 @@ def test_training_raises_the_probability_of_what_was_rewarded(toy_dir) -> None:
 
     before = mean_logprob()
     for version in range(10):
-        metrics = trainer.step(build_batch(groups_at(version), rewarded, BatchConfig(), version=version))
+        metrics = trainer.apply(build_batch(groups_at(version), rewarded, BatchConfig(), version=version))
     assert mean_logprob() - before > 0.5
     assert metrics["optimizer/step_size"] == metrics["optimizer/learning_rate"] == 1e-3
 

@@ -204,7 +204,7 @@ def test_layers_that_are_computed_again_give_the_same_bits(toy_dir) -> None:
         random_b(policy, scale=0.01)
         if recompute:
             recompute_layers(policy.model)
-        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
         found.append(policy.flat.grad_D)
     assert torch.equal(*found)
 
@@ -232,7 +232,7 @@ def test_the_gradient_of_every_weight_is_plain_autograds(kind, options, tmp_path
     expected = reference_gradient(folder, temperature=0.7)
     policy = Policy.load(folder, ON, None, seed=0)
     trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=0.7)
-    trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     for slot in policy.flat.slots:
         actual = policy.flat.view(policy.flat.grad_D, slot)
         torch.testing.assert_close(actual, expected[slot.name], rtol=1e-4, atol=1e-6, msg=slot.name)

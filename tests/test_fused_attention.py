@@ -151,5 +151,5 @@ def test_a_models_step_takes_it_in_every_layer(attention, toy_dir, monkeypatch, 
     if not is_full:
         random_b(policy, scale=0.01)
     batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
-    Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+    Trainer(policy, SGD_LIKE, LossConfig()).apply(batch)
     assert len(calls) == len(batch.micro_batches) * policy.model.config.num_hidden_layers

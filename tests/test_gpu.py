@@ -51,7 +51,7 @@ def test_the_gradient_is_the_cpus(toy_dir, lora) -> None:
         policy = Policy.load(toy_dir, OFF, lora, seed=0, device=device)
         if lora is not None:
             random_b(policy, scale=0.01)
-        metrics = Trainer(policy, SGD_LIKE, LossConfig()).step(
+        metrics = Trainer(policy, SGD_LIKE, LossConfig()).apply(
             build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
         )
         found.append((policy.flat.grad_D.cpu(), metrics["loss/value"]))

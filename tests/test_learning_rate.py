@@ -24,7 +24,7 @@ def trajectory(toy_dir, *, p: float, q: float, scale_b: float, epsilon: float, n
     config = OptimizerConfig(learning_rate=2e-3 * p, b_rate_ratio=q / p, epsilon=epsilon, max_grad_norm=0.0)
     trainer, found = Trainer(policy, config, LossConfig()), []
     for version in range(num_steps):
-        metrics = trainer.step(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
+        metrics = trainer.apply(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
         assert metrics["optimizer/step_size"] == pytest.approx(32 * 2e-3 / p)  # alpha x init_A x rate of B is invariant
         tensors = policy.flat.tensors()
         found.append({name: tensor / (p if name.endswith("lora_A") else q) for name, tensor in tensors.items()})
@@ -47,7 +47,7 @@ def test_the_first_update_moves_a_by_the_rate_and_b_by_the_ratio_times_it(toy_di
     policy = make_policy(toy_dir)
     before = policy.flat.tensors()
     trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-3, b_rate_ratio=16.0, max_grad_norm=0.0), LossConfig())
-    metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    metrics = trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     assert metrics["optimizer/learning_rate"] == 1e-3
     assert metrics["optimizer/step_size"] == pytest.approx(32 * 16e-3)
     for name, tensor in policy.flat.tensors().items():
@@ -62,7 +62,7 @@ def test_the_state_is_that_of_the_whole_vectors_and_goes_on_exactly(toy_dir) -> 
         if start is not None:
             trainer.restore(**start)
         for version in versions:
-            trainer.step(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
+            trainer.apply(build_batch(groups_at(version), ADVANTAGES, BatchConfig(), version=version))
         return policy, trainer
 
     half, trainer = trained(range(2), 4.0)

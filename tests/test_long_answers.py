@@ -31,7 +31,6 @@ from rlora.sampler.build import build_sampler
 from rlora.train.batching import BatchConfig, Row, stack
 from rlora.train.losses import LossConfig
 from rlora.train.policy import Policy
-from rlora.train.token_budget import TokenBudget
 from rlora.train.trainer import Trainer
 from rlora.types import Group, Problem, Prompt, Rollout, SampleRequest, SamplingParams, Verdict, VerdictKind
 
@@ -111,9 +110,9 @@ def train_on(policy: Policy, group: Group, *, above: int | None, tokens: int) ->
     policy.flat.zero_grad()
     policy.version, policy.base.recompute_above = 0, above
     before = policy.flat.theta_D.clone()
-    trainer = Trainer(policy, SGD_LIKE, LossConfig())
+    trainer = Trainer(policy, SGD_LIKE, LossConfig(), BatchConfig(tokens_per_micro_batch=tokens))
     advantages = [[1.0] + [-1.0] * (len(group.rollouts) - 1)]
-    metrics = TokenBudget(BatchConfig(), tokens).step(trainer, [group], advantages, keep_all=False)
+    metrics = trainer.step([group], advantages)
     grad = policy.flat.grad_D.clone()
     policy.flat.theta_D.copy_(before)
     return grad, metrics

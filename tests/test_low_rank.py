@@ -308,7 +308,7 @@ def test_models_gradients_are_as_near_to_fp32s_as_plain_ones(products, kind, var
         config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile=compile_)
         policy = Policy.load(folder, config, LoraConfig(rank=rank, variant=variant), seed=seed)
         random_b(policy, scale=0.02)
-        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
         return policy.flat.grad_D
 
     errors: dict[str, list[float]] = {"off": [], "on": []}
@@ -332,7 +332,7 @@ def test_layers_that_are_computed_again_give_the_same_bits(products, toy_dir) ->
         random_b(policy, scale=0.01)
         if recompute:
             recompute_layers(policy.model)
-        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
         found.append(policy.flat.grad_D)
     assert float(found[0].norm()) > 0
     assert torch.equal(*found)

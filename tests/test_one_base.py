@@ -39,7 +39,7 @@ def trained(policies: list[Policy], num_steps: int = 3) -> list[tuple[torch.Tens
     for step in range(num_steps):
         for index, trainer in enumerate(trainers):
             batch = build_batch(groups_at(step), ADVANTAGES, BatchConfig(), version=step, keep_all=True)
-            metrics[index].append(trainer.step(batch))
+            metrics[index].append(trainer.apply(batch))
     return [(policy.flat.theta_D, rows) for policy, rows in zip(policies, metrics, strict=True)]
 
 

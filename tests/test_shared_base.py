@@ -95,7 +95,7 @@ def trained(policy: Policy) -> Policy:
     """Return the policy after one update from random B."""
     random_b(policy, scale=0.05)
     trainer = Trainer(policy, OptimizerConfig(), LossConfig())
-    trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     return policy
 
 

@@ -19,7 +19,7 @@ from rlora.model.sources import model_dir
 from rlora.system.memory import recompute_layers
 from rlora.train import trainer as trainer_module
 from rlora.train.batching import BatchConfig, made_up_row, stack
-from rlora.train.losses import LossConfig
+from rlora.train.losses import LossConfig, LossName
 from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
 from rlora.train.token_budget import TokenBudget, is_out_of_memory, measured_batch_memory
@@ -51,10 +51,14 @@ def memory_for(num_positions: int, monkeypatch, *, calls: int = 1_000_000):
         yield
 
 
+def trainer_of(tokens: int, optimizer: OptimizerConfig = SGD_LIKE, loss: LossName = "importance_weighted") -> Trainer:
+    return Trainer(policy_(), optimizer, LossConfig(name=loss), BatchConfig(tokens_per_micro_batch=tokens))
+
+
 def trained(tokens: int, *, optimizer: OptimizerConfig = SGD_LIKE) -> tuple[Trainer, TokenBudget, dict]:
-    trainer = Trainer(policy_(), optimizer, LossConfig())
-    budget = TokenBudget(BatchConfig(), tokens)
-    return trainer, budget, budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    trainer = trainer_of(tokens, optimizer)
+    metrics = trainer.step(groups(), ADVANTAGES)
+    return trainer, trainer.budget, metrics
 
 
 @pytest.mark.unit
@@ -95,7 +99,8 @@ def test_out_of_memory_halves_the_tokens_and_gives_the_update_of_that_size(monke
 
 @pytest.mark.unit
 def test_memory_that_runs_out_between_two_projections_leaves_nothing_held() -> None:
-    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 64)
+    trainer = trainer_of(64)
+    budget = trainer.budget
     attention = trainer.policy.model.model.layers[1].self_attn
     failures = iter([True])
 
@@ -107,14 +112,15 @@ def test_memory_that_runs_out_between_two_projections_leaves_nothing_held() -> N
     seen = []
     budget.say = lambda line: seen.append((line, attention.k_proj.shared._input, attention.k_proj.shared._ready))
     attention.k_proj.register_forward_pre_hook(run_out)
-    budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    trainer.step(groups(), ADVANTAGES)
     assert [(held, dict(ready)) for _, held, ready in seen] == [(None, {})]
     assert budget.tokens == 32
 
 
 @pytest.mark.unit
 def test_an_error_of_python_without_a_message_is_survived_too() -> None:
-    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 64)
+    trainer = trainer_of(64)
+    budget = trainer.budget
     failures, said = iter([True]), []
     budget.say = said.append
 
@@ -123,20 +129,20 @@ def test_an_error_of_python_without_a_message_is_survived_too() -> None:
             raise MemoryError
 
     trainer.policy.model.model.layers[0].register_forward_pre_hook(run_out)
-    budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+    trainer.step(groups(), ADVANTAGES)
     assert budget.tokens == 32
     assert "(MemoryError)" in said[0]
 
 
 @pytest.mark.unit
 def test_when_single_completions_do_not_fit_the_policy_is_as_it_was(monkeypatch) -> None:
-    trainer, budget = Trainer(policy_(), SGD_LIKE, LossConfig()), TokenBudget(BatchConfig(), 128)
+    trainer = trainer_of(128)
     before = trainer.policy.flat.theta_D.clone()
     with (
         memory_for(4, monkeypatch),
         pytest.raises(OutOfMemoryError, match=r"16 tokens.*also with layers computed again"),
     ):
-        budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+        trainer.step(groups(), ADVANTAGES)
     assert torch.equal(trainer.policy.flat.theta_D, before)
     assert trainer.policy.version == 0
 
@@ -146,10 +152,10 @@ def test_memory_lost_in_a_later_update_of_a_batch_takes_the_first_back(monkeypat
     twice = OptimizerConfig(learning_rate=1e-3, updates_per_batch=2)
     once, _, _ = trained(128)  # to see how many scorings one pass over the batch takes
     with memory_for(10_000, monkeypatch, calls=2):  # log-probabilities of the batch's version, first update, then none
-        trainer, budget = Trainer(policy_(), twice, LossConfig(name="ppo")), TokenBudget(BatchConfig(), 128)
+        trainer = trainer_of(128, twice, "ppo")
         before = trainer.policy.flat.theta_D.clone()
         with pytest.raises(OutOfMemoryError):
-            budget.step(trainer, groups(), ADVANTAGES, keep_all=False)
+            trainer.step(groups(), ADVANTAGES)
     assert not torch.equal(once.policy.flat.theta_D, before)
     assert torch.equal(trainer.policy.flat.theta_D, before)
     assert trainer.state().num_updates == 0
@@ -193,11 +199,11 @@ def test_memory_lost_after_a_gradient_was_added_does_not_add_it_twice(monkeypatc
 @pytest.mark.unit
 def test_layers_are_computed_again_and_give_the_same_gradient() -> None:
     plain, _, metrics = trained(128)
-    again = Trainer(policy_(), SGD_LIKE, LossConfig())
+    again = trainer_of(128)
     recompute_layers(again.policy.model)
     calls = []
     again.policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    TokenBudget(BatchConfig(), 128).step(again, groups(), ADVANTAGES, keep_all=False)
+    again.step(groups(), ADVANTAGES)
     assert len(calls) == 2 * metrics["batch/num_micro_batches"]  # forward, and again in the backward pass
     assert torch.equal(again.policy.flat.grad_D, plain.policy.flat.grad_D)
 
@@ -217,16 +223,17 @@ def test_a_row_that_did_not_fit_is_computed_again_and_shorter_ones_are_not(monke
     expected, _, _ = trained(16)
     monkeypatch.setattr(Policy, "score", limited)
     long = [group([5] * 12, [completion([7] * 9, logprob=-3.0), completion([8] * 3, logprob=-2.0)], [1.0, 0.0])]
-    trainer, said = Trainer(policy_(), SGD_LIKE, LossConfig()), []
-    budget = TokenBudget(BatchConfig(tokens_per_row=0), 32)
+    alone = BatchConfig(tokens_per_row=0, tokens_per_micro_batch=32)
+    trainer, said = Trainer(policy_(), SGD_LIKE, LossConfig(), alone), []
+    budget = trainer.budget
     budget.say = said.append
-    metrics = budget.step(trainer, long, [[1.0, -1.0]], keep_all=False)
+    metrics = trainer.step(long, [[1.0, -1.0]])
     assert (budget.tokens, trainer.policy.base.recompute_above) == (16, 16)
     assert metrics["batch/recomputed_share"] == pytest.approx(20 / 34)
     assert "longer rows with layers computed again" in said[0]
     monkeypatch.undo()
-    plain = Trainer(policy_(), SGD_LIKE, LossConfig())
-    TokenBudget(BatchConfig(tokens_per_row=0), 16).step(plain, long, [[1.0, -1.0]], keep_all=False)
+    plain = Trainer(policy_(), SGD_LIKE, LossConfig(), replace(alone, tokens_per_micro_batch=16))
+    plain.step(long, [[1.0, -1.0]])
     assert torch.equal(trainer.policy.flat.theta_D, plain.policy.flat.theta_D)
     assert expected.policy.version == 1
 
@@ -285,11 +292,10 @@ from support.engines import random_b
 from support.rollouts import completion, group
 from rlora.train.batching import BatchConfig, made_up_row, stack
 from rlora.lora.config import LoraConfig
-from rlora.train.losses import LossConfig
+from rlora.train.losses import LossConfig, LossName
 from rlora.model.sources import ModelConfig, model_dir
 from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
-from rlora.train.token_budget import TokenBudget
 from rlora.train.trainer import Trainer
 
 torch.set_num_threads(1)
@@ -298,14 +304,15 @@ work = [group([5] * 20, [completion([7] * 200, logprob=-3.0) for _ in range(40)]
 config = ModelConfig(name=TOY_MODEL.name, dtype=dtype, compile=compile_)
 policy = Policy.load(model_dir(TOY_MODEL), config, LoraConfig(rank=2), seed=1)
 random_b(policy, scale=0.05)
-trainer = Trainer(policy, OptimizerConfig(), LossConfig())
-TokenBudget(BatchConfig(), 256).step(trainer, work[:1], [[1.0] + [-1.0] * 39], keep_all=False)  # all is loaded
-trainer.policy.version = 0
+first = Trainer(policy, OptimizerConfig(), LossConfig(), BatchConfig(tokens_per_micro_batch=256))
+first.step(work[:1], [[1.0] + [-1.0] * 39])  # all is loaded
+policy.version = 0
+batch = BatchConfig(tokens_per_row=220, tokens_per_micro_batch=65536)
+trainer = Trainer(policy, OptimizerConfig(), LossConfig(), batch)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(mebibytes) * 2**20, resource.RLIM_INFINITY))
-budget = TokenBudget(BatchConfig(tokens_per_row=220), 65536)
-metrics = budget.step(trainer, work, [[1.0] + [-1.0] * 39] * 4, keep_all=False)
-print(budget.tokens, metrics["batch/num_out_of_memory"], trainer.policy.version)
+metrics = trainer.step(work, [[1.0] + [-1.0] * 39] * 4)
+print(trainer.budget.tokens, metrics["batch/num_out_of_memory"], trainer.policy.version)
 """
 
 

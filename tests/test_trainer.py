@@ -55,7 +55,7 @@ def test_gradient_equals_the_reference_whatever_the_micro_batches_and_sharing(to
     policy = make_policy(toy_dir)
     expected = reference_gradient(policy, temperature=temperature)
     trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=temperature)
-    metrics = trainer.step(build_batch(groups(), ADVANTAGES, batch, version=0))
+    metrics = trainer.apply(build_batch(groups(), ADVANTAGES, batch, version=0))
     actual = policy.flat.grad_D
     assert float((actual - expected).norm() / expected.norm()) < 1e-5
     assert metrics["optimizer/grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-4)
@@ -66,7 +66,7 @@ def test_dropping_groups_without_signal_is_exact(toy_dir) -> None:
     for keep_all in (False, True):
         policy = make_policy(toy_dir)
         batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0, keep_all=keep_all)
-        Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(batch)
         gradients.append(policy.flat.grad_D)
     assert float((gradients[0] - gradients[1]).norm() / gradients[0].norm()) < 1e-5
 
@@ -78,7 +78,7 @@ def test_kl_term_pulls_towards_the_base(toy_dir) -> None:
     divergences = []
     for version in range(8):
         batch = build_batch(groups_at(version), zeros, BatchConfig(), version=version, keep_all=True)
-        divergences.append(trainer.step(batch)["loss/kl_to_base"])
+        divergences.append(trainer.apply(batch)["loss/kl_to_base"])
     assert divergences[-1] < 0.7 * divergences[0]
 
 
@@ -88,7 +88,7 @@ def test_training_raises_the_probability_of_what_was_rewarded(toy_dir) -> None:
     rewarded = [[1.0, 0.0, 0.0]] * 3
     before = trained_logprobs(policy)
     for version in range(10):
-        trainer.step(build_batch(groups_at(version), rewarded, BatchConfig(), version=version))
+        trainer.apply(build_batch(groups_at(version), rewarded, BatchConfig(), version=version))
     assert float((trained_logprobs(policy) - before).mean()) > 0.5
 
 
@@ -102,20 +102,20 @@ def test_several_updates_clip_against_the_first_version(toy_dir) -> None:
     policy = make_policy(toy_dir)
     config = OptimizerConfig(learning_rate=5e-2, updates_per_batch=4)
     trainer = Trainer(policy, config, LossConfig(name="ppo", clip_low=0.05, clip_high=0.05))
-    metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    metrics = trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     assert metrics["loss/clipped_share"] > 0.2  # the fourth update's ratios left the clip; the first's are all 1
     assert policy.version == 1
     first = Trainer(make_policy(toy_dir), OptimizerConfig(learning_rate=5e-2), LossConfig(name="ppo", clip_low=1.0))
-    once = first.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    once = first.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     assert metrics["agreement/kl_k3"] == pytest.approx(once["agreement/kl_k3"])
 
 
 def test_empty_batch_makes_no_step_and_keeps_the_moments(toy_dir) -> None:
     policy = make_policy(toy_dir)
     trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-2), LossConfig())
-    trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     theta, before = policy.flat.theta_D.clone(), trainer.state()
-    metrics = trainer.step(build_batch(groups_at(1), [[0.0] * 3] * 3, BatchConfig(), version=1))
+    metrics = trainer.apply(build_batch(groups_at(1), [[0.0] * 3] * 3, BatchConfig(), version=1))
     assert metrics["optimizer/is_empty_batch"] == 1
     assert policy.version == 2
     assert torch.equal(policy.flat.theta_D, theta)
@@ -131,7 +131,7 @@ def test_non_finite_loss_is_an_error_and_leaves_the_policy(toy_dir) -> None:
     theta = policy.flat.theta_D.clone()
     broken = [group([3, 4], [completion([5, 6], logprob=-1e30), completion([7])], [1.0, 0.0])]
     with pytest.raises(NonFiniteError, match=r"at step 0 the loss is .*lower --optimizer.learning-rate"):
-        Trainer(policy, SGD_LIKE, LossConfig()).step(build_batch(broken, [[0.5, -0.5]], BatchConfig(), version=0))
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(build_batch(broken, [[0.5, -0.5]], BatchConfig(), version=0))
     assert torch.equal(policy.flat.theta_D, theta)
     assert policy.version == 0
 
@@ -139,13 +139,13 @@ def test_non_finite_loss_is_an_error_and_leaves_the_policy(toy_dir) -> None:
 def test_batch_of_another_version_is_refused(toy_dir) -> None:
     trainer = Trainer(make_policy(toy_dir), SGD_LIKE, LossConfig())
     with pytest.raises(StaleBatchError, match="batch is of version 1, the policy of version 0"):
-        trainer.step(build_batch(groups_at(1), ADVANTAGES, BatchConfig(), version=1))
+        trainer.apply(build_batch(groups_at(1), ADVANTAGES, BatchConfig(), version=1))
 
 
 def test_gradient_is_clipped_to_the_norm(toy_dir) -> None:
     policy = make_policy(toy_dir)
     trainer = Trainer(policy, OptimizerConfig(learning_rate=1e-3, max_grad_norm=1e-3), LossConfig())
-    metrics = trainer.step(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
+    metrics = trainer.apply(build_batch(groups(), ADVANTAGES, BatchConfig(), version=0))
     assert metrics["optimizer/grad_norm"] > 1e-3
     assert float(policy.flat.grad_D.norm()) == pytest.approx(1e-3, rel=1e-4)
 
@@ -187,7 +187,7 @@ def test_gradients_of_tokens_among_many_do_not_underflow_in_float16(toy_dir, is_
             random_b(policy, scale=0.01)
         batch = build_batch(groups(), ADVANTAGES, BatchConfig(), version=0)
         batch = dataclasses.replace(batch, num_trained_tokens=400_000)
-        Trainer(policy, SGD_LIKE, LossConfig()).step(batch)
+        Trainer(policy, SGD_LIKE, LossConfig()).apply(batch)
         gradients.append(policy.flat.grad_D)
     exact, found = gradients
     assert (found - exact).norm() < 0.01 * exact.norm()
@@ -222,7 +222,7 @@ def test_a_micro_batch_asks_for_no_number(toy_dir, loss) -> None:
         config = BatchConfig(tokens_per_micro_batch=tokens, tokens_per_row=0 if tokens == 1 else 512)
         batch = build_batch(groups(), ADVANTAGES, config, version=0, keep_all=True)
         with Waits() as waits:
-            metrics = trainer.step(batch)
+            metrics = trainer.apply(batch)
         counts.append((waits.count, metrics["batch/num_micro_batches"]))
     (many, num_many), (few, num_few) = counts
     assert num_many >= 3 * num_few

@@ -54,6 +54,15 @@ class Evaluation:
         """Mean score by the strict rule."""
         return mean_score(self.strict_scores_P)
 
+    def metrics(self) -> dict[str, float]:
+        """Return what a step logs of it."""
+        return {
+            "evaluation/accuracy": self.accuracy.mean,
+            "evaluation/accuracy_low": self.accuracy.low,
+            "evaluation/accuracy_high": self.accuracy.high,
+            "evaluation/truncated_share": self.truncated_share,
+        }
+
 
 def evaluate(
     engine: RolloutEngine, problems: Sequence[Problem], sampling: SamplingParams, *, seed: int, policy: int | None = 0

@@ -3,22 +3,20 @@ out.
 """
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
 from rlora.errors import OutOfMemoryError
-from rlora.lora.linear import forget_shared_inputs
 from rlora.model.attention import BLOCK
+from rlora.model.base import Base
 from rlora.model.logprobs import chunk_tokens
 from rlora.system.memory import give_back_freed_memory
 from rlora.train.batch_memory import BLOCK_SCORES, LOGITS, BatchMemory, batch_memory
-from rlora.train.batching import BatchConfig, MicroBatch, build_batch, made_up_row, stack
+from rlora.train.batching import BatchConfig, MicroBatch, made_up_row, stack
 from rlora.train.policy import Policy
-from rlora.train.trainer import Trainer
-from rlora.types import Group
 
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
 _PROBED_TOKENS = 512  # positions of the row that is measured
@@ -38,39 +36,20 @@ class TokenBudget:
     `say` is told when memory ran out.
     """
 
-    def __init__(self, config: BatchConfig, tokens: int, say: Callable[[str], None] = print):
-        """Start with `tokens`."""
-        self._config, self.tokens, self.say = config, tokens, say
+    def __init__(self, config: BatchConfig, say: Callable[[str], None] = print):
+        """Start with what `config` says."""
+        self._config, self.tokens, self.say = config, config.tokens_per_micro_batch, say
 
-    def step(
-        self, trainer: Trainer, groups: Sequence[Group], advantages_PG: Sequence[Sequence[float]], *, keep_all: bool
-    ) -> dict[str, float]:
-        """Cut the groups into a batch and train on it; after running out of memory again, with half the tokens.
-
-        Returns the trainer's metrics. Raises OutOfMemoryError, with the policy as it was, when single completions do
-        not fit.
-        """
-        num_failures = 0
-        while True:
-            batch = build_batch(groups, advantages_PG, self._cut(), version=trainer.policy.version, keep_all=keep_all)
-            try:
-                metrics = trainer.step(batch)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own say nothing
-            else:
-                return metrics | {"batch/tokens_allowed": self.tokens, "batch/num_out_of_memory": num_failures}
-            num_failures += 1
-            forget_shared_inputs(trainer.policy.model)
-            self._halve(trainer.policy, reason)
-
-    def _cut(self) -> BatchConfig:
+    def limits(self) -> BatchConfig:
+        """Return how groups are cut now."""
         row = min(self._config.tokens_per_row, self.tokens)
         return replace(self._config, tokens_per_micro_batch=self.tokens, tokens_per_row=row)
 
-    def _halve(self, policy: Policy, reason: str) -> None:
-        """Halve the tokens; longer rows, each a micro-batch by itself, have their layers computed again from now on."""
+    def halve(self, base: Base, reason: str) -> None:
+        """Halve the tokens; longer rows, each a micro-batch by itself, have their layers computed again from now on.
+
+        Raises OutOfMemoryError where micro-batches are as small as they get.
+        """
         if self.tokens // 2 < LEAST_TOKENS:
             raise OutOfMemoryError(
                 f"memory ran out with micro-batches of {self.tokens} tokens ({reason}), also with layers computed "
@@ -82,8 +61,8 @@ class TokenBudget:
             "longer rows with layers computed again."
         )
         self.tokens //= 2
-        above = policy.base.recompute_above
-        policy.base.recompute_above = self.tokens if above is None else min(above, self.tokens)
+        above = base.recompute_above
+        base.recompute_above = self.tokens if above is None else min(above, self.tokens)
         gc.collect()
         give_back_freed_memory()
         if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""One update of the policy from one batch: accumulate the gradient, clip it, step the optimizer, say what happened."""
+"""One step of a policy from its groups: accumulate the gradient, clip it, step the optimizer, say what happened."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,15 @@ import torch
 
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
 from rlora.lora.flat import Slot, norm
+from rlora.lora.linear import forget_shared_inputs
 from rlora.system.exactness import deterministic
 from rlora.system.memory import give_back_freed_memory, keep_freed_memory
-from rlora.train.batching import Batch, MicroBatch
+from rlora.train.batching import Batch, BatchConfig, MicroBatch, build_batch
 from rlora.train.losses import LOSSES, LossConfig, LossInputs, k3
 from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, learning_rate_at
 from rlora.train.policy import Policy, TokenScores
+from rlora.train.token_budget import TokenBudget, is_out_of_memory
+from rlora.types import Group
 
 
 @dataclass(slots=True, eq=False)
@@ -40,16 +43,19 @@ class Trainer:
         policy: Policy,
         optimizer: OptimizerConfig,
         loss: LossConfig,
+        batch: BatchConfig | None = None,
         *,
         temperature: float = 1.0,
         is_exact: bool = False,
     ):
         """Train `policy`; `temperature` is the sampler's, by which the trainer's logits are divided too.
 
-        `is_exact` takes deterministic kernels on a GPU; the CPU's are.
+        `batch` says how groups are cut; what memory has allowed of it is `budget`. `is_exact` takes deterministic
+        kernels on a GPU; the CPU's are.
         """
         self.policy, self._config, self._loss, self._temperature = policy, optimizer, loss, temperature
         self._is_exact = is_exact
+        self.budget = TokenBudget(batch or BatchConfig())
         keep_freed_memory()
         self._optimizer = FlatAdamW(policy.flat, optimizer)
 
@@ -74,7 +80,32 @@ class Trainer:
         self.policy.refresh_served()
         self.policy.version = version
 
-    def step(self, batch: Batch) -> dict[str, float]:
+    def step(self, groups: Sequence[Group], advantages_PG: Sequence[Sequence[float]]) -> dict[str, float]:
+        """Train on a step's groups, advance the policy's version, and return the metrics of docs/metrics.md.
+
+        The groups are cut into micro-batches that memory has room for; where it runs out, they are cut again, half as
+        large. With a KL term rollouts without advantage are trained on too.
+
+        Raises:
+            OutOfMemoryError: single completions do not fit; the policy is as it was. And what `apply` raises.
+        """
+        num_failures, keep_all = 0, self._loss.kl_coefficient > 0
+        while True:
+            limits, version = self.budget.limits(), self.policy.version
+            batch = build_batch(groups, advantages_PG, limits, version=version, keep_all=keep_all)
+            try:
+                metrics = self.apply(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own say nothing
+            else:
+                return metrics | {"batch/tokens_allowed": self.budget.tokens, "batch/num_out_of_memory": num_failures}
+            num_failures += 1
+            forget_shared_inputs(self.policy.model)
+            self.budget.halve(self.policy.base, reason)
+
+    def apply(self, batch: Batch) -> dict[str, float]:
         """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
 
         A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of

@@ -21,5 +21,5 @@ def gradient_of(folder, config, rank, batch, temperature) -> torch.Tensor:
     policy = Policy.load(folder, config, LoraConfig(rank=rank), seed=0)
     random_b(policy, scale=0.01 * rank)
     trainer = Trainer(policy, SGD_LIKE, LossConfig(), temperature=temperature)
-    trainer.step(build_batch(groups(), ADVANTAGES, batch, version=0))
+    trainer.apply(build_batch(groups(), ADVANTAGES, batch, version=0))
     return policy.flat.grad_D

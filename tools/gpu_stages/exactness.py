@@ -69,7 +69,9 @@ def _gradient(parts: Any, config: Any, sampled: Sequence[Any]) -> str:
 
     groups = rewarded(parts.engine.judge(sampled))
     advantages = [advantages_of(group, "centered") for group in groups]
-    limit = replace(config.batch, tokens_per_micro_batch=min(config.batch.tokens_per_micro_batch, parts.budget.tokens))
+    limit = replace(
+        config.batch, tokens_per_micro_batch=min(config.batch.tokens_per_micro_batch, parts.trainer.budget.tokens)
+    )
     batch = build_batch(groups, advantages, limit, version=parts.policy.version)
     parts.policy.flat.zero_grad()
     for micro_batch in batch.micro_batches:

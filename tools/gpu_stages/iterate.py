@@ -94,8 +94,11 @@ def iterate(
 ) -> list[dict[str, Any]]:
     """Run iterations of the recipe `name` as a run does, on a card of `card_gib`; say and return what they took."""
     from rlora.config import to_json
+    from rlora.loop import train
     from rlora.resume import EXTENDS, MAY_CHANGE
+    from rlora.state import Progress
     from rlora.store.run_dir import RunDir
+    from rlora.system.interrupts import Interrupts
     from rlora.tasks.stream import ProblemStream
 
     folder = random_model(context, shape)
@@ -103,6 +106,8 @@ def iterate(
     config = replace(
         config,
         run_dir=str(context.run_dir(context.stage)),
+        num_steps=iterations,
+        evaluation=replace(config.evaluation, every=0),
         model=replace(config.model, compile=compiled),
         batch=replace(config.batch, recompute=recompute or config.batch.recompute),
         sampler=replace(config.sampler, share_base="on" if is_shared else "off"),
@@ -113,13 +118,23 @@ def iterate(
         assembled(context, config, folder, ballast=ballast) as parts,
         closing(RunDir(Path(config.run_dir), to_json(config), may_change=MAY_CHANGE, extends=EXTENDS)) as run_dir,
     ):
-        engine = RewardedEngine(parts.engine)
-        parts = replace(parts, engine=engine)
-        stream = ProblemStream(problems(2 * config.problems_per_step), seed=0)
-        for step in range(iterations):
-            record = _iteration(config, parts, stream, run_dir, Clock(ballast), step)
+        parts, log = replace(parts, engine=RewardedEngine(parts.engine)), ClockedLog(ballast)
+        unsaved = _unsaved(
+            config=config,
+            parts=parts,
+            stream=ProblemStream(problems(2 * config.problems_per_step), seed=0),
+            progress=Progress(),
+            test=(),
+            folder=run_dir,
+            log=log,
+            interrupts=Interrupts(),
+        )
+        for metrics in train(unsaved):
+            log.clock.begin("")
+            record = _record(config, parts, metrics, log.clock)
             records.append(record | {"simulated_card_gib": card_gib, "ballast_bytes": ballast})
             context.say(**records[-1])
+            log.clock = Clock(ballast)
         context.say(headline=_headline(records[-1], figures))
         if is_first:
             bits(context, parts, config)
@@ -127,13 +142,36 @@ def iterate(
     return records
 
 
-def _iteration(config: Any, parts: Any, stream: Any, run_dir: Any, clock: Clock, step: int) -> dict[str, Any]:
-    """Run rlora's own iteration and return its record."""
-    from rlora.loop import iterate as iteration
-    from rlora.tracking import StepMetrics
+class ClockedLog:
+    """What the loop tells of its phases and steps, as a clock that measures the device in them."""
 
-    metrics = iteration(config, parts, stream, run_dir, StepMetrics(step, clock.begin))
-    clock.begin("")
+    def __init__(self, ballast: int):
+        """Measure the first step."""
+        self.clock, self.display = Clock(ballast), self
+
+    def phase(self, name: str) -> None:
+        """Measure a phase that begins."""
+        self.clock.begin(name)
+
+    def write(self, values: dict[str, float]) -> None:
+        """Keep nothing: the stage says what it measured."""
+
+
+def _unsaved(**parts: Any) -> Any:
+    """Return a run that writes no checkpoints: its policy is thrown away."""
+    from rlora.state import Run
+
+    class UnsavedRun(Run):
+        """A run whose checkpoints would cost more than they are worth here."""
+
+        def save(self) -> None:
+            """Write nothing."""
+
+    return UnsavedRun(**parts)
+
+
+def _record(config: Any, parts: Any, metrics: dict[str, float], clock: Clock) -> dict[str, Any]:
+    """Return the record of an iteration."""
     completions = parts.engine.completions
     phases = {key.partition("/")[2]: value for key, value in metrics.items() if key.startswith("seconds/")}
     iteration_s = phases.pop("step")
@@ -142,7 +180,7 @@ def _iteration(config: Any, parts: Any, stream: Any, run_dir: Any, clock: Clock,
         parts.policy.model.config, recompute=config.batch.recompute, is_full=config.method == "full"
     )
     return {
-        "step": step,
+        "step": metrics["step"],
         "iteration_s": round(iteration_s, 3),
         "swap_share": round(phases["swap"] / iteration_s, 4),  # rollouts checked, swapped, proven
         "seconds": {phase: round(value, 3) for phase, value in phases.items()},

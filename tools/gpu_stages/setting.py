@@ -94,7 +94,7 @@ def assembled(context: Context, config: Any, folder: Path, *, ballast: int = 0) 
                 started=True,
                 start_s=round(clock.seconds["start"], 1),
                 first_swap_s=round(clock.seconds["first_swap"], 2),
-                tokens_allowed=parts.budget.tokens,
+                tokens_allowed=parts.trainer.budget.tokens,
                 planned_gib=planned_gib(parts),
                 peak_gib=clock.peak_gib,
                 **used_memory(),

@@ -1,0 +1,101 @@
+"""A run as it goes on: what it works with, how far it is, and what is written of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlora.assemble import Parts
+from rlora.config import to_json
+from rlora.evaluation.held_out import evaluate
+from rlora.run_config import RunConfig
+from rlora.store.checkpoint import Checkpoint, CheckpointFolder
+from rlora.store.run_dir import RunDir, environment
+from rlora.system.interrupts import Interrupts
+from rlora.tasks.stream import ProblemStream
+from rlora.tracking import MetricsLog
+from rlora.train.memory_plan import MemoryPlan
+from rlora.types import Problem
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """How far a run is: finished steps, the best held-out accuracy (-1: none), the steps' seconds, the last reward."""
+
+    step: int = 0
+    best: float = -1.0
+    seconds: float = 0.0
+    reward: float | None = None
+
+    def has_reached_bound(self, config: RunConfig) -> bool:
+        """Return whether the number of steps, or the bound on hours or on reward, ends the run here."""
+        is_late = config.stop_after_hours is not None and self.seconds >= 3600 * config.stop_after_hours
+        is_good = config.stop_at_reward is not None and self.reward is not None and self.reward >= config.stop_at_reward
+        return self.step >= config.num_steps or (self.step > 0 and (is_late or is_good))
+
+
+def checkpoints_of(config: RunConfig) -> CheckpointFolder:
+    """Return the run's own checkpoints."""
+    return CheckpointFolder(Path(config.run_dir) / "checkpoints", config.checkpoint)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A run between two writes: `parts` compute, `stream` and `progress` say where it is, `test` is what it is scored
+    on, `folder` and `log` are what it leaves, and `interrupts` wait while something is written.
+    """
+
+    config: RunConfig
+    parts: Parts
+    stream: ProblemStream
+    progress: Progress
+    test: Sequence[Problem]
+    folder: RunDir
+    log: MetricsLog
+    interrupts: Interrupts
+
+    def is_due(self, every: int | None) -> bool:
+        """Return whether something that is done every so many steps is due now; 0 is never."""
+        return bool(every) and self.progress.step % (every or 1) == 0
+
+    def save(self) -> None:
+        """Write a checkpoint, and the policy in the form that servers read."""
+        with self.interrupts.held_back():
+            checkpoints_of(self.config).save(self.checkpoint())
+            self.folder.save_policy(self.parts.policy.snapshot())
+
+    def checkpoint(self) -> Checkpoint:
+        """Return everything the run is made of now."""
+        policy, trainer, plan = self.parts.policy, self.parts.trainer, self.parts.plan
+        return Checkpoint(
+            step=self.progress.step,
+            slots=policy.flat.slots,
+            theta_D=policy.flat.theta_D.cpu(),
+            optimizer=trainer.state(),
+            position=self.stream.position,
+            best=self.progress.best,
+            seconds=self.progress.seconds,
+            tokens_per_micro_batch=trainer.budget.tokens,
+            problems=self.stream.fingerprint,
+            config=to_json(self.config),
+            environment=environment(),
+            engine=plan.engine if isinstance(plan, MemoryPlan) else {},
+            solved_P2=None if self.stream.solve_rates is None else self.stream.solve_rates.counts_P2.clone(),
+        )
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the policy greedily on a held-out part, keep it if it is the best so far, and return the metrics."""
+        sampling = replace(self.config.evaluated_sampling, temperature=0.0)
+        part = self.test[: self.config.evaluation.num_problems_during_training]
+        result = evaluate(self.parts.engine, part, sampling, seed=self.config.seed)
+        if result.accuracy.mean > self.progress.best:
+            self.folder.save_policy(self.parts.policy.snapshot(), is_best=True)
+        self.progress.best = max(self.progress.best, result.accuracy.mean)
+        return result.metrics()
+
+    def finish(self, values: dict[str, float]) -> None:
+        """Log a step's metrics and count it."""
+        with self.interrupts.held_back():
+            self.log.write(values)
+        self.progress.step += 1
+        self.progress.reward = values["reward/mean"]
+        self.progress.seconds += values["seconds/step"]
