@@ -26,7 +26,7 @@ from benchmarks.figures import ratio
 from rlora.lora.config import LoraConfig
 from rlora.model import attention
 from rlora.model.attention import visibility_mask
-from rlora.model.loading import kernels_for
+from rlora.model.loading import products_for
 from rlora.model.logprobs import token_logprobs
 from rlora.model.sources import ModelConfig, default_device, model_dir
 from rlora.system.memory import keep_freed_memory
@@ -156,7 +156,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
     )
     causal = model.base_model.model
     head_VH = causal.lm_head.weight.detach()
-    kernels = kernels_for(ModelConfig(), default_device())
+    products = products_for(ModelConfig(), default_device())
     rows = _separate(batch)
     tokens_BT = torch.cat([rows["prompt_ids"], rows["completion_ids"]], 1)
     mask_BT = torch.cat([rows["prompt_mask"], rows["completion_mask"]], 1)
@@ -170,7 +170,7 @@ def peft(folder: Path, batch: MicroBatch, *, attention_name: str = "sdpa", is_pa
             hidden_NH = hidden_BTH[is_source_BT]
         else:
             hidden_NH = _hidden(causal.model, batch)
-        logprobs_N, _ = token_logprobs(hidden_NH, head_VH, batch.target_N, dtype=torch.float32, kernels=kernels)
+        logprobs_N, _ = token_logprobs(hidden_NH, head_VH, batch.target_N, dtype=torch.float32, products=products)
         loss_of(logprobs_N, batch).backward()
 
     return run

@@ -25,6 +25,7 @@ from rlora.lora.config import LoraConfig
 from rlora.model import attention
 from rlora.model.attention import as_bias, attend, visibility_mask
 from rlora.model.logprobs import token_logprobs
+from rlora.model.products import Products
 from rlora.model.sources import cache_dir
 from rlora.system.memory import recompute_layers
 from rlora.train.batching import BatchConfig, build_batch
@@ -172,7 +173,7 @@ def test_the_gradient_of_a_certain_token_is_not_rounded_away(kernels_) -> None:
     hidden = torch.zeros(1, 8, dtype=torch.bfloat16)
     hidden[0, 0] = 8.0  # p of token 0 is 0.99899, which is 1 in bf16
     hidden.requires_grad_()
-    values, _ = token_logprobs(hidden, head, torch.tensor([0]), dtype=torch.float32, kernels=kernels_)
+    values, _ = token_logprobs(hidden, head, torch.tensor([0]), dtype=torch.float32, products=Products(kernels_))
     values.backward(torch.ones(1))
     p = float(values.detach().exp())
     assert 0.9985 < p < 0.9995
@@ -292,10 +293,10 @@ def test_left_to_itself_fp32_is_not_compiled_and_bf16_is(toy_dir) -> None:
 SCRIPT = """
 import sys, torch
 from rlora.errors import ConfigError
-from rlora.model.loading import kernels_for
+from rlora.model.loading import products_for
 from rlora.model.sources import ModelConfig
 try:
-    print(kernels_for(ModelConfig(compile=sys.argv[1]), torch.device("cpu")))
+    print(products_for(ModelConfig(compile=sys.argv[1]), torch.device("cpu")).is_compiled)
 except ConfigError as error:
     print("ConfigError:", error)
 """
@@ -326,7 +327,7 @@ def test_without_a_compiler_it_says_so_or_refuses(tmp_path, choice, lacks, monke
         assert done.stdout.startswith("ConfigError: model.compile is on, but kernels cannot be compiled: ")
         assert "or take --model.compile off" in done.stdout
     else:
-        assert done.stdout == "None\n"
+        assert done.stdout == "False\n"
         assert "Kernels cannot be compiled, so training is slower: " in done.stderr
         assert "--model.compile off hides this message" in done.stderr
 

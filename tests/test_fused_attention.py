@@ -18,6 +18,7 @@ from rlora.kernels.kernels import PLAIN
 from rlora.lora.config import LoraConfig
 from rlora.model import attention as module
 from rlora.model.attention import attend, has_scores, visibility_mask, visible_ranges
+from rlora.model.products import Products
 from rlora.model.sources import ModelConfig
 from rlora.system.processor import has_amx
 from rlora.train.batching import BatchConfig, build_batch
@@ -133,9 +134,9 @@ def test_what_it_does_not_take_is_computed_with_scores(attention, dtype) -> None
 
 
 def test_only_a_model_in_bfloat16_with_the_kernel_makes_no_scores(attention) -> None:
-    kernels = replace(PLAIN, attention=attention)
-    assert not has_scores(kernels, torch.bfloat16)
-    assert has_scores(kernels, torch.float32)
+    products = Products(replace(PLAIN, attention=attention))
+    assert not has_scores(products, torch.bfloat16)
+    assert has_scores(products, torch.float32)
     assert has_scores(PLAIN, torch.bfloat16)
     assert has_scores(None, torch.bfloat16)
 

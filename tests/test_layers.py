@@ -67,6 +67,11 @@ def test_a_module_imports_from_its_own_wing_and_from_lower_ones(module) -> None:
         assert other == wing or lower < layer, f"{module} ({wing}) imports {name} ({other})"
 
 
+def test_compiled_products_are_reached_from_the_model_alone() -> None:
+    users = {name for name, path in MODULES.items() if any(".kernels" in used for used in imports_of(path))}
+    assert {name.split(".")[1] for name in users} == {"kernels", "model"}
+
+
 def test_there_are_no_circles() -> None:
     graph = {module: imports_of(path) for module, path in MODULES.items()}
     TopologicalSorter(graph).prepare()  # CycleError names the circle

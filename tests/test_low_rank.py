@@ -24,6 +24,7 @@ from rlora.kernels.low_rank import LowRank
 from rlora.lora.config import LoraConfig
 from rlora.lora.linear import Factors, LoraLinear
 from rlora.model.logprobs import logits, token_logprobs
+from rlora.model.products import Products
 from rlora.model.sources import ModelConfig, cache_dir
 from rlora.system.memory import recompute_layers
 from rlora.train.batching import BatchConfig, build_batch
@@ -215,7 +216,7 @@ def test_log_probabilities_come_of_these_logits_and_their_gradient_too(products)
     for low_rank_ in (products, None):
         inputs = hidden.clone().requires_grad_()
         kernels = replace(PLAIN, low_rank=low_rank_)
-        values, _ = token_logprobs(inputs, head, targets, dtype=torch.float32, kernels=kernels)
+        values, _ = token_logprobs(inputs, head, targets, dtype=torch.float32, products=Products(kernels))
         values.sum().backward()
         found.append((values.detach(), inputs.grad))
     (values, grad), (plain, plain_grad) = found
@@ -284,7 +285,7 @@ def test_gradients_go_to_the_leaves_or_through_autograd(products, has_places) ->
     if has_places:
         a.grad, b.grad = torch.ones_like(a), torch.ones_like(b)
     places = [a.grad, b.grad]
-    layer = LoraLinear(base, compiled_kernels(FOLDER, CPU))
+    layer = LoraLinear(base, Products(compiled_kernels(FOLDER, CPU)))
     layer.factors = Factors(a=a, b=b, scale=0.5)
     for _ in range(2):
         layer(x).sum().backward()

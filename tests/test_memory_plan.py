@@ -393,7 +393,7 @@ policy = Policy.load(model_dir(config), config, LoraConfig(), seed=0)
 is_recomputed = again == "again"
 expected = expected_batch_memory(
     DecoderSizes.of(policy.model.config), itemsize=policy.dtype.itemsize, chunk_tokens=chunk_tokens(policy.device),
-    score_block=192 if policy.base.has_materialised_scores else 0, is_compiled=policy.base.kernels is not None,
+    score_block=192 if policy.base.has_materialised_scores else 0, is_compiled=policy.base.products.is_compiled,
     is_recomputed=is_recomputed,
 )
 warm_up(policy)

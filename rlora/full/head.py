@@ -8,8 +8,8 @@ way the weight's gradient is added straight to the flat fp32 gradient, and memor
 
 import torch
 
-from rlora.kernels.kernels import Kernels
 from rlora.model import logprobs
+from rlora.model.products import PLAIN, Products
 
 KEPT_BYTES = 2**27  # 1,365 tokens of 49,152 in bf16
 _BLOCK = 8192  # rows of the weight whose gradient is made at once
@@ -17,7 +17,7 @@ _BLOCK = 8192  # rows of the weight whose gradient is made at once
 
 class _TrainedHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, kernels):
+    def forward(ctx, hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, products):
         values_N = torch.empty(len(targets_N), device=hidden_NH.device)
         entropy_N, normalizer_N = torch.empty_like(values_N), torch.empty_like(values_N)
         num_kept = min(len(targets_N), KEPT_BYTES // (len(head_VH) * hidden_NH.element_size()))
@@ -25,14 +25,14 @@ class _TrainedHead(torch.autograd.Function):
         size = logprobs.chunk_tokens(hidden_NH.device)
         for start in range(0, len(targets_N), size):
             part = slice(start, start + size)
-            found = logprobs.chunk_statistics(hidden_NH[part], head_VH, dtype, targets_N[part], temperature, kernels)
+            found = logprobs.chunk_statistics(hidden_NH[part], head_VH, dtype, targets_N[part], temperature, products)
             values_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             normalizer_N[part] = found.normalizer_C
             if start < num_kept:
                 end = min(num_kept, start + size)
                 kept_MV[start:end] = found.residual_CV[: end - start]
         ctx.save_for_backward(hidden_NH, head_VH, targets_N, normalizer_N, kept_MV)
-        ctx.dtype, ctx.grad_head_VH, ctx.temperature, ctx.kernels = dtype, grad_head_VH, temperature, kernels
+        ctx.dtype, ctx.grad_head_VH, ctx.temperature, ctx.products = dtype, grad_head_VH, temperature, products
         ctx.mark_non_differentiable(entropy_N)
         return values_N, entropy_N
 
@@ -43,7 +43,7 @@ class _TrainedHead(torch.autograd.Function):
         scaled_NH = (hidden_NH * scale_N1).to(hidden_NH.dtype)
         grad_NH = torch.empty_like(hidden_NH, dtype=torch.float32)
         kept = slice(0, len(kept_MV))
-        grad_NH[kept] = logprobs.through(kept_MV, head_VH, ctx.kernels)
+        grad_NH[kept] = logprobs.through(kept_MV, head_VH, ctx.products)
         for start in range(0, len(head_VH) if len(kept_MV) else 0, _BLOCK):
             block = slice(start, start + _BLOCK)
             ctx.grad_head_VH[block] += kept_MV[:, block].T @ scaled_NH[kept]
@@ -53,10 +53,10 @@ class _TrainedHead(torch.autograd.Function):
         size = _block_rows(num_rest, len(head_VH), logprobs.chunk_tokens(hidden_NH.device))
         for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
-            logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], ctx.dtype, ctx.kernels)
+            logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], ctx.dtype, ctx.products)
             p_NV = logits_NV.div_(ctx.temperature).sub_(normalizer_N[rest, None]).exp_()
             low_NV = _minus_one(p_NV, targets_N[rest] - start).to(hidden_NH.dtype)
-            grad_NH[rest] += logprobs.through(low_NV, head_VH[block], ctx.kernels)
+            grad_NH[rest] += logprobs.through(low_NV, head_VH[block], ctx.products)
             ctx.grad_head_VH[block] += low_NV.T @ scaled_NH[rest]
         return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None, None
 
@@ -83,11 +83,11 @@ def trained_token_logprobs(
     grad_head_VH: torch.Tensor,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
-    kernels: Kernels | None = None,
+    products: Products = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what `token_logprobs` returns; the backward pass also adds the weight's gradient to `grad_head_VH` (fp32).
 
     Logits are computed in `dtype`, by default that of `head_VH`, which is that of the hidden states.
     """
     dtype = dtype or head_VH.dtype
-    return _TrainedHead.apply(hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, kernels)
+    return _TrainedHead.apply(hidden_NH, head_VH, dtype, grad_head_VH, targets_N, temperature, products)

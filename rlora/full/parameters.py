@@ -173,7 +173,7 @@ class Full:
             grad_head_VH=self._grad_head_VH,
             temperature=temperature,
             dtype=self._base.head_dtype,
-            kernels=self._base.kernels,
+            products=self._base.products,
         )
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 from torch import nn
 
 from rlora.errors import ConfigError
-from rlora.kernels.kernels import Kernels
 from rlora.lora.config import LoraConfig, is_attention, layer_kinds
 from rlora.lora.linear import LoraLinear, SharedInput
 from rlora.lora.variants.experts import LoraExperts, expert_rank, fused_experts, projection_shapes
+from rlora.model.products import PLAIN, Products
 
 _SHARED_INPUT = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # names of siblings in Transformers' models
 
@@ -112,7 +112,7 @@ def num_parameters(model: nn.Module, config: LoraConfig) -> int:
 
 
 def wrap(
-    model: nn.Module, chosen: Mapping[str, Any], kernels: Kernels | None = None
+    model: nn.Module, chosen: Mapping[str, Any], products: Products = PLAIN
 ) -> dict[str, LoraLinear | LoraExperts]:
     """Let the chosen layers of `model` carry updates, and return what stands in their place by path, in that order.
 
@@ -122,7 +122,7 @@ def wrap(
     for name, module in chosen.items():
         found = model.get_submodule(name)
         if not isinstance(found, LoraLinear | LoraExperts):
-            found = LoraLinear(module, kernels) if isinstance(module, nn.Linear) else LoraExperts(module)
+            found = LoraLinear(module, products) if isinstance(module, nn.Linear) else LoraExperts(module)
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, found)
         wrapped[name] = found

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from rlora.kernels.kernels import Kernels
 from rlora.lora.variants.pissa import difference_factors
+from rlora.model.products import PLAIN, Products
 
 _ALIGNED = 8  # columns of 16-bit numbers that a GPU's fast products take at once
 
@@ -43,12 +43,12 @@ class _LowRankUpdates(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x_NI, scale, kernels, bases, *factors):
+    def forward(ctx, x_NI, scale, products, bases, *factors):
         all_a, all_b = factors[: len(bases)], factors[len(bases) :]
         ranks = [len(a_RI) for a_RI in all_a]
         a_SI = torch.cat(all_a).to(x_NI.dtype)  # S: the ranks of all layers
         scaled = [b_OR.to(x_NI.dtype) * scale for b_OR in all_b]
-        ctx.is_padded = kernels is None and is_padding_worth_it(ranks, x_NI.device)
+        ctx.is_padded = not products.is_compiled and is_padding_worth_it(ranks, x_NI.device)
         if ctx.is_padded:
             a_SI, scaled = _padded(a_SI, scaled, ranks)
         h_NS = x_NI @ a_SI.T
@@ -57,7 +57,7 @@ class _LowRankUpdates(torch.autograd.Function):
         for y_NO, b_OR, h_NR in zip(outputs, scaled, parts, strict=True):
             y_NO.addmm_(h_NR, b_OR.T)
         ctx.save_for_backward(x_NI, a_SI, h_NS, *scaled)
-        ctx.scale, ctx.kernels, ctx.bases, ctx.ranks = scale, kernels, bases, ranks
+        ctx.scale, ctx.products, ctx.bases, ctx.ranks = scale, products, bases, ranks
         return tuple(outputs)
 
     @staticmethod
@@ -65,11 +65,10 @@ class _LowRankUpdates(torch.autograd.Function):
         x_NI, a_SI, h_NS, *scaled = ctx.saved_tensors
         ranks = ctx.ranks
         if ctx.is_padded:
-            grad_h_NS, grad_a_SI, grad_b = _padded_gradients(grads, scaled, h_NS, x_NI, ctx.scale, ranks)
-        elif ctx.kernels is not None and max(ranks) == 1:
-            grad_h_NS, grad_a_SI, grad_b = ctx.kernels.rank_one_backward(grads, scaled, h_NS, x_NI, ctx.scale)
+            found = _padded_gradients(grads, scaled, h_NS, x_NI, ctx.scale, ranks)
         else:
-            grad_h_NS, grad_a_SI, grad_b = _gradients(grads, scaled, h_NS, x_NI, ctx.scale)
+            found = ctx.products.rank_one_gradients(grads, scaled, h_NS, x_NI, ctx.scale) if max(ranks) == 1 else None
+        grad_h_NS, grad_a_SI, grad_b = found or _gradients(grads, scaled, h_NS, x_NI, ctx.scale)
         grad_x_NI = None
         if ctx.needs_input_grad[0]:
             grad_x_NI = _through(grads, ctx.bases)
@@ -148,13 +147,11 @@ def _updated(layers: "Sequence[LoraLinear]", x: torch.Tensor) -> list[torch.Tens
     factors = [layer.factors for layer in layers if layer.factors is not None]
     assert len(factors) == len(layers)  # a policy adapts all layers with one input, or none
     all_a, all_b = zip(*(one.computed() for one in factors), strict=True)
-    bases, kernels, scale = [layer.base for layer in layers], layers[0].kernels, factors[0].scale
+    bases, products, scale = [layer.base for layer in layers], layers[0].products, factors[0].scale
     weights = [(base.weight, base.bias) for base in bases]
-    low_rank = None if kernels is None else kernels.low_rank
-    if low_rank is not None and low_rank.takes(x_NI, weights):
-        outputs = low_rank.outputs(x_NI, weights, all_a, all_b, scale)
-    else:
-        outputs = _LowRankUpdates.apply(x_NI, scale, kernels, bases, *all_a, *all_b)
+    outputs = products.layers(x_NI, weights, all_a, all_b, scale)
+    if outputs is None:
+        outputs = _LowRankUpdates.apply(x_NI, scale, products, bases, *all_a, *all_b)
     return [y_NO.view(*x.shape[:-1], y_NO.shape[1]) for y_NO in outputs]
 
 
@@ -193,13 +190,13 @@ class SharedInput:
 class LoraLinear(nn.Module):
     """A frozen `nn.Linear` whose output carries the update of the policy that is computed with, if there is one."""
 
-    def __init__(self, base: nn.Linear, kernels: Kernels | None = None):
+    def __init__(self, base: nn.Linear, products: Products = PLAIN):
         """Wrap `base`, without an update."""
         super().__init__()
         self.base = base.requires_grad_(False)
         self.factors: Factors | None = None
         self.shared: SharedInput | None = None
-        self.kernels = kernels
+        self.products = products
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the layer's output for x (..., I) as (..., O)."""

@@ -41,7 +41,7 @@ class LowRank:
             else {name: _initial(name, shape, seed) for name, shape in shapes.items()}
         )
         self._start = self.flat.tensors() if config.variant == "pissa" else None
-        layers: dict[str, Any] = wrap(base.model, chosen, base.kernels)
+        layers: dict[str, Any] = wrap(base.model, chosen, base.products)
         self._updates = [(layers[name], self._factors_of(name, module)) for name, module in chosen.items()]
         head = base.model.get_output_embeddings()  # wrapped by now if it is among the chosen
         self._head = next((layer for layer in layers.values() if layer is head), None)

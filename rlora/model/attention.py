@@ -17,6 +17,7 @@ from torch import nn
 
 from rlora.kernels.kernels import PLAIN, Kernels
 from rlora.model import flex
+from rlora.model.products import Products
 
 ATTENTION = "rlora"
 BLOCK = 192  # queries; shorter blocks are more calls, longer ones more products that nothing sees (docs/log.md)
@@ -61,9 +62,9 @@ def _mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
     return _seen(ranges_B1T2, slice(None), slice(None))
 
 
-def has_scores(kernels: Kernels | None, dtype: torch.dtype) -> bool:
+def has_scores(products: Products, dtype: torch.dtype) -> bool:
     """Return whether attention on the CPU makes scores, of `BLOCK` queries at a time, in a model of this precision."""
-    return kernels is None or kernels.attention is None or dtype != torch.bfloat16
+    return products.kernels is None or products.kernels.attention is None or dtype != torch.bfloat16
 
 
 def attend(

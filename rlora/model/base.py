@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from rlora.kernels.install import install, left_plain
-from rlora.kernels.kernels import Kernels
 from rlora.model.attention import has_scores, visible_ranges
-from rlora.model.loading import kernels_for, load_model
+from rlora.model.loading import load_model, products_for
 from rlora.model.logprobs import logits, token_logprobs
+from rlora.model.products import PLAIN, Products
 from rlora.model.sources import DTYPES, ModelConfig, default_device
 from rlora.system.memory import recompute_layers
 
@@ -38,11 +38,11 @@ class Base:
     `recompute_above` are the positions above which layers are computed again in the backward pass (None: never).
     """
 
-    def __init__(self, model: Any, *, name: str, folder: Path, head_dtype: torch.dtype, kernels: Kernels | None = None):
-        """Freeze `model` in place; with `kernels`, frozen layers and what surrounds the products are theirs."""
-        self.kernels = kernels
-        if kernels is not None:
-            install(model, kernels)
+    def __init__(self, model: Any, *, name: str, folder: Path, head_dtype: torch.dtype, products: Products = PLAIN):
+        """Freeze `model` in place, and let it compute by `products`, with what stands between them."""
+        self.products = products
+        if products.kernels is not None:
+            install(model, products.kernels)
             if plain := left_plain(model):
                 print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
         self.model = model.requires_grad_(False).eval()
@@ -72,7 +72,7 @@ class Base:
             name=config.name,
             folder=folder,
             head_dtype=DTYPES[config.head_dtype],
-            kernels=kernels_for(config, device),
+            products=products_for(config, device),
         )
 
     @property
@@ -93,7 +93,7 @@ class Base:
     @property
     def has_materialised_scores(self) -> bool:
         """Whether attention writes a block's scores to memory: on the CPU, unless a compiled product takes it all."""
-        return self.device.type == "cpu" and has_scores(self.kernels, self.dtype)
+        return self.device.type == "cpu" and has_scores(self.products, self.dtype)
 
     def select(self, weights: Weights | None) -> None:
         """Compute with `weights` from now on, or as loaded (None). What is selected already costs nothing."""
@@ -141,9 +141,9 @@ class Base:
             targets_N,
             temperature=temperature,
             dtype=self.head_dtype,
-            kernels=self.kernels,
+            products=self.products,
         )
 
     def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
         """Return fp32 logits (N, V) of the unembedding without an update."""
-        return logits(hidden_NH, self.head_VH, self.head_dtype, self.kernels)
+        return logits(hidden_NH, self.head_VH, self.head_dtype, self.products)

@@ -10,9 +10,9 @@ from torch import nn
 
 from rlora.errors import CompilerError, ConfigError
 from rlora.kernels.compiled import compiled_kernels
-from rlora.kernels.kernels import Kernels
 from rlora.model import attention
 from rlora.model.logprobs import logits
+from rlora.model.products import PLAIN, Products
 from rlora.model.sources import DTYPES, ModelConfig, cache_dir, told_as_config_errors
 
 _SAME = {torch.float32: 2e-5, torch.bfloat16: 0.02, torch.float16: 0.02}  # of the norm: some times what is rounding
@@ -129,20 +129,20 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float(((found.float() - expected.float()).norm(dim=-1) / expected.float().norm(dim=-1)).median())
 
 
-def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
-    """Return the compiled kernels that the configuration asks for on `device`, or None.
+def products_for(config: ModelConfig, device: torch.device) -> Products:
+    """Return the products that the configuration asks for on `device`, compiled or plain.
 
     Left to itself ("auto") a failure to compile is told on stderr and the model computes without; asked for ("on"), it
     raises ConfigError.
     """
     is_worth_it = device.type == "cpu" and config.dtype != "float32"
     if config.compile == "off" or (config.compile == "auto" and not is_worth_it):
-        return None
+        return PLAIN
     folder = cache_dir() / "compiled"
     if not folder.exists():
         print(f"Compiling kernels, which are kept in {folder}, once (about 20 s).", file=sys.stderr)
     try:
-        return compiled_kernels(folder, device)
+        return Products(compiled_kernels(folder, device))
     except CompilerError as error:
         if config.compile == "on":
             raise ConfigError(
@@ -154,7 +154,7 @@ def kernels_for(config: ModelConfig, device: torch.device) -> Kernels | None:
             "$CXX) and Python's header files; --model.compile off hides this message.",
             file=sys.stderr,
         )
-        return None
+        return PLAIN
 
 
 def refuse_unsupported(config: Any) -> None:

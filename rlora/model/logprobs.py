@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rlora.kernels.kernels import Kernels
-from rlora.kernels.low_rank import LowRank
+from rlora.model.products import PLAIN, Products
 
 CHUNK_TOKENS = 192  # fewer read the unembedding more often; 192 x 49,152 logits are 19 MB in bf16, 38 in fp32
 _CUDA_CHUNK_TOKENS = 1024  # 192 take 4 % more of a pass there
@@ -22,39 +21,32 @@ def chunk_tokens(device: torch.device) -> int:
 
 
 def logits(
-    hidden_NH: torch.Tensor, head_VH: torch.Tensor, dtype: torch.dtype, kernels: Kernels | None = None
+    hidden_NH: torch.Tensor, head_VH: torch.Tensor, dtype: torch.dtype, products: Products = PLAIN
 ) -> torch.Tensor:
     """Return the logits (N, V), fp32, in the precision `dtype`, without a gradient.
 
-    An fp32 product of 16-bit numbers is one product on CUDA, which leaves its sums in fp32, and with compiled `kernels`
-    for the CPU. PyTorch's products on the CPU do not: there it is made of two, since such a product sums in fp32 and
+    An fp32 product of 16-bit numbers is one product on CUDA, which leaves its sums in fp32, and so do compiled
+    `products` on the CPU. PyTorch's products there do not: it is made of two, since such a product sums in fp32 and
     then rounds, and computed once more with the rounded result subtracted from the sum, it gives what the rounding
     lost. Together that is 2 x 8 bits of bf16, an error of 2e-4 at logits of 40, at two fifths of the time. On CUDA the
     second would give nothing: the error stays 0.12 (docs/log.md).
     """
-    product_NV, lost_NV = _logits_and_rest(hidden_NH, head_VH, dtype, kernels)
+    product_NV, lost_NV = _logits_and_rest(hidden_NH, head_VH, dtype, products)
     return product_NV.float() if lost_NV is None else product_NV.float().add_(lost_NV)
 
 
 def _logits_and_rest(
-    hidden_NH: torch.Tensor, head_VH: torch.Tensor, dtype: torch.dtype, kernels: Kernels | None
+    hidden_NH: torch.Tensor, head_VH: torch.Tensor, dtype: torch.dtype, products: Products
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Return two tensors whose sum in fp32 is the logits, or the logits and None."""
     if dtype == torch.float32 and hidden_NH.dtype == head_VH.dtype != torch.float32:
         if hidden_NH.is_cuda:
             return torch.mm(hidden_NH, head_VH.T, out_dtype=torch.float32), None
-        if (low_rank := _products(kernels, hidden_NH, head_VH)) is not None:
+        if (low_rank := products.through(hidden_NH, head_VH)) is not None:
             return low_rank.logits(hidden_NH, head_VH), None
         rounded_NV = hidden_NH @ head_VH.T
         return rounded_NV, rounded_NV.neg().addmm_(hidden_NH, head_VH.T)
     return hidden_NH.to(dtype) @ head_VH.to(dtype).T, None
-
-
-def _products(kernels: Kernels | None, rows_NI: torch.Tensor, weight_OI: torch.Tensor) -> LowRank | None:
-    """Return what multiplies the rows with a weight, or with its transpose, if it is compiled."""
-    low_rank = None if kernels is None else kernels.low_rank
-    is_taken = low_rank is not None and low_rank.has_bases and low_rank.takes(rows_NI, [(weight_OI, None)])
-    return low_rank if is_taken else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -76,16 +68,16 @@ def chunk_statistics(
     dtype: torch.dtype,
     targets_C: torch.Tensor,
     temperature: float,
-    kernels: Kernels | None,
+    products: Products,
 ) -> ChunkStatistics:
     """Return what `targets_C` have under the logits (see `logits`) divided by the temperature.
 
     The residual is in the dtype of `head_VH`.
     """
-    if kernels is not None:
-        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, dtype, kernels)
+    if products.kernels is not None:
+        product_CV, lost_CV = _logits_and_rest(hidden_CH, head_VH, dtype, products)
         lost_CV = product_CV.new_zeros(1, 1) if lost_CV is None else lost_CV
-        logprobs_C, entropy_C, normalizer_C, p_CV = kernels.token_statistics(
+        logprobs_C, entropy_C, normalizer_C, p_CV = products.kernels.token_statistics(
             product_CV, lost_CV, targets_C, temperature, head_VH.dtype
         )
     else:
@@ -104,9 +96,9 @@ def chunk_statistics(
     )
 
 
-def through(grad_CV: torch.Tensor, head_VH: torch.Tensor, kernels: Kernels | None) -> torch.Tensor:
+def through(grad_CV: torch.Tensor, head_VH: torch.Tensor, products: Products) -> torch.Tensor:
     """Return the gradient of hidden states (C, H) for that of their logits."""
-    if (low_rank := _products(kernels, grad_CV, head_VH)) is None:
+    if (low_rank := products.through(grad_CV, head_VH)) is None:
         return grad_CV @ head_VH
     grad_CH = low_rank.backward([grad_CV], [(head_VH, None)])
     assert grad_CH is not None
@@ -115,7 +107,7 @@ def through(grad_CV: torch.Tensor, head_VH: torch.Tensor, kernels: Kernels | Non
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_NH, head_VH, dtype, targets_N, temperature, kernels):
+    def forward(ctx, hidden_NH, head_VH, dtype, targets_N, temperature, products):
         num_tokens = hidden_NH.shape[0]
         logprobs_N = hidden_NH.new_empty(num_tokens, dtype=torch.float32)
         entropy_N = torch.empty_like(logprobs_N)
@@ -123,10 +115,10 @@ class _TokenLogprobs(torch.autograd.Function):
         size = chunk_tokens(hidden_NH.device)
         for start in range(0, num_tokens, size):
             part = slice(start, start + size)
-            found = chunk_statistics(hidden_NH[part], head_VH, dtype, targets_N[part], temperature, kernels)
+            found = chunk_statistics(hidden_NH[part], head_VH, dtype, targets_N[part], temperature, products)
             logprobs_N[part], entropy_N[part] = found.logprobs_C, found.entropy_C
             if jacobian_NH is not None:
-                jacobian_NH[part] = through(found.residual_CV, head_VH, kernels).div_(-temperature)
+                jacobian_NH[part] = through(found.residual_CV, head_VH, products).div_(-temperature)
         ctx.save_for_backward(jacobian_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logprobs_N, entropy_N
@@ -144,12 +136,12 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     dtype: torch.dtype | None = None,
-    kernels: Kernels | None = None,
+    products: Products = PLAIN,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log-probabilities (nats, differentiable in the hidden states) of `targets_N` and entropies (nats,
     constant).
 
     Logits are computed in `dtype` (fp32 for agreement with the sampler; by default that of `head_VH`) and softened by
-    `temperature`; `kernels` make them and what follows cheaper.
+    `temperature`; `products` make them and what follows cheaper.
     """
-    return _TokenLogprobs.apply(hidden_NH, head_VH, dtype or head_VH.dtype, targets_N, temperature, kernels)
+    return _TokenLogprobs.apply(hidden_NH, head_VH, dtype or head_VH.dtype, targets_N, temperature, products)

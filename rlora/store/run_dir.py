@@ -20,9 +20,9 @@ import torch
 from rlora.config import differences, filled
 from rlora.errors import RunDirError
 from rlora.full.weights import Snapshot, save_weights
-from rlora.kernels import compiled
 from rlora.lora.adapter import Adapter
 from rlora.lora.peft.peft_format import save_adapter
+from rlora.model.products import are_compiled_in_use
 from rlora.system import processor
 from rlora.system.files import remove_temporaries, write_atomically
 from rlora.system.lock import LOCK_FILE, FolderLock
@@ -222,7 +222,7 @@ def environment() -> dict[str, Any]:
         "processor": processor.name(),
         "num_cores": os.cpu_count(),
         "num_threads": torch.get_num_threads(),
-        "has_compiled_kernels": compiled.is_in_use(),
+        "has_compiled_kernels": are_compiled_in_use(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
         "packages": versions,
     }
