@@ -1,5 +1,6 @@
 """Going on: which checkpoint a run starts from, what may differ from when it was written, and what is written next."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,15 +34,16 @@ MAY_CHANGE = (
     "verifier.num_workers",
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
+NO_SCORE = -sys.float_info.max  # below every score, a user's negative rewards too, and a number in JSON
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
 
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is: finished steps, the best held-out accuracy (-1: none), the steps' seconds, the last reward."""
+    """How far a run is: finished steps, the best held-out score, the steps' seconds, the last reward."""
 
     step: int = 0
-    best: float = -1.0
+    best: float = NO_SCORE
     seconds: float = 0.0
     reward: float | None = None
 
@@ -103,7 +105,7 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
             + "\n  ".join(changed)
             + "\nStart a run of its own with them: another --run-dir, without --branch."
         )
-    return replace(found, best=-1.0, seconds=0.0)
+    return replace(found, best=NO_SCORE, seconds=0.0)
 
 
 def open_run_dir(config: RunConfig, *, parent: str | None) -> RunDir:

@@ -33,7 +33,9 @@ def answered(*answers: str, right: str = "7", kind: VerdictKind = VerdictKind.WR
     made = group([1], [completion([2]) for _ in answers], [float(answer == right) for answer in answers])
     rollouts = []
     for rollout, answer in zip(made.rollouts, answers, strict=True):
-        verdict = Verdict(kind=VerdictKind.CORRECT if answer == right else kind, extracted=answer)
+        verdict = Verdict(
+            kind=VerdictKind.CORRECT if answer == right else kind, reward=rollout.reward, extracted=answer
+        )
         rollouts.append(dataclasses.replace(rollout, verdict=verdict))
     return dataclasses.replace(made, rollouts=tuple(rollouts))
 

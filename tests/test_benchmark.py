@@ -235,7 +235,7 @@ def test_a_kept_sample_is_read_back_as_it_was(tmp_path) -> None:
     file = SampleFile(tmp_path / "x.jsonl", num_samples=2)
     problem = Problem(id="a\u2028b", question="", answer="1", source="t")
     assert problem not in file
-    file.append([], [], [problem])
+    file.append([], [problem])
     again = SampleFile(tmp_path / "x.jsonl", num_samples=2)
     assert problem in again
     assert list(again.rows(problem)) == list(file.rows(problem))
@@ -287,7 +287,7 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path) -> None:
     problems = tuple(Problem(id=str(i), question="", answer="", source="t") for i in range(4))
     benchmark = Benchmark(name="b", task=task("digits"), problems=problems, renderer=None)  # type: ignore[arg-type]
     file = SampleFile(tmp_path / "x.jsonl", num_samples=1)
-    file.append([], [], problems[:1])
+    file.append([], problems[:1])
     console = Console(force_terminal=True, highlight=False, width=100, file=io.StringIO())
     with Display(console, benchmark, "base", file) as progress:
         progress.advance(3, 500)

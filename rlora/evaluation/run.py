@@ -13,13 +13,14 @@ from rlora.config import differences as config_differences
 from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
-from rlora.evaluation.config import EvalConfig, is_file_name
-from rlora.evaluation.engine import Benchmark, collect, load_renderer, open_sampler
+from rlora.evaluation.config import EvalConfig, is_file_name, title_of
+from rlora.evaluation.engine import Benchmark, collect, engine_of, judge_of, load_renderer, open_sampler
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
 from rlora.evaluation.subject import Subject, resolve
 from rlora.model.sources import model_dir
+from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
 from rlora.store.run_dir import environment, read_json, write_json
@@ -116,11 +117,6 @@ def _evaluate(
     make_sampler: Callable[[EngineSpec], Sampler],
 ) -> dict[str, Any]:
     arms = subject.arms if config.base or len(subject.arms) == 1 else ("policy",)
-    files = {
-        (one.name, arm): SampleFile(output / f"samples-{Path(one.name).stem}-{arm}.jsonl", num_samples=config.samples)
-        for one in benchmarks
-        for arm in arms
-    }
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stored = output / "results.json"
     results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
@@ -132,23 +128,32 @@ def _evaluate(
         "environment": environment(),
     }
     with Verifier(config.verifier) as verifier:
+        judges = {one.name: judge_of(config, one, verifier) for one in benchmarks}
+        files = {
+            (one.name, arm): SampleFile(
+                output / f"samples-{title_of(one.name)}-{arm}.jsonl",
+                num_samples=config.samples,
+                measures=measures_of(judges[one.name]),
+            )
+            for one in benchmarks
+            for arm in arms
+        }
         if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
             with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, confirm):
                 results["proof"] = proof
                 for one in benchmarks:
+                    engine = engine_of(config, one, sampler, judges[one.name])
                     for arm in arms:
                         samples = files[one.name, arm]
                         with Display(console, one, arm, samples) as progress:
                             policy = None if arm == "base" else 0
                             confirm(policy)
-                            collect(
-                                config, one, samples, sampler, verifier, policy=policy, after_batch=progress.advance
-                            )
+                            collect(config, one, samples, engine, policy=policy, after_batch=progress.advance)
         trained = training_problems(subject)
         for one in benchmarks:
             of_arm = {arm: files[one.name, arm] for arm in arms}
             num_trained_on = count_trained_on(trained, one.problems)
-            results["benchmarks"][one.name] = _score(config, one, of_arm, verifier, num_trained_on)
+            results["benchmarks"][one.name] = _score(config, one, of_arm, judges[one.name], num_trained_on)
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
@@ -180,17 +185,11 @@ def _score(
     config: EvalConfig,
     benchmark: Benchmark,
     files: dict[str, SampleFile],
-    verifier: Verifier,
+    judge: Judge,
     num_trained_on: int | None,
 ) -> dict[str, Any]:
     scores = {
-        arm: score_arm(
-            samples,
-            benchmark.problems,
-            num_samples=config.samples,
-            is_lenient=benchmark.task.last_number,
-            equal=verifier.equal,
-        )
+        arm: score_arm(samples, benchmark.problems, num_samples=config.samples, judge=judge)
         for arm, samples in files.items()
     }
     values: dict[str, Any] = {

@@ -167,6 +167,7 @@ def _rollout_rows(group: Group) -> list[dict[str, Any]]:
             "text": rollout.completion.text,
             "verdict": rollout.verdict.kind.value,
             "extracted": rollout.verdict.extracted,
+            **({"reason": rollout.verdict.reason} if rollout.verdict.reason else {}),
             "reward": rollout.reward,
             "stop": rollout.completion.stop.value,
             "version": rollout.completion.version,
