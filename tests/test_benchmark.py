@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from itertools import combinations
@@ -29,6 +30,7 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.peft.peft_format import save_adapter
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
+from rlora.system.lock import FolderLock
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.types import Problem
@@ -179,6 +181,20 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_fields(don
         evaluate_benchmarks(toy(output, adapter=str(tmp_path / "other"), samples=6))
     with pytest.raises(RunDirError, match="is not the folder of an evaluation; choose another --output"):
         evaluate_benchmarks(toy(tmp_path))
+
+
+def test_a_folder_is_claimed_as_a_runs_is(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = FolderLock(tmp_path / "out")
+    with pytest.raises(RunDirError, match=rf"written by process {os.getpid()} .* or choose another --output"):
+        evaluate_benchmarks(toy(tmp_path / "out"))
+    lock.release()
+    (tmp_path / "out" / ".config.json.7.tmp").write_text("{")  # of a process that was killed before anything was there
+    evaluate_benchmarks(toy(tmp_path / "out", limit=1, samples=1))
+    assert not list((tmp_path / "out").glob(".*"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=r"below cannot be made \(.*choose another --output"):
+        evaluate_benchmarks(toy(tmp_path / "file" / "below"))
 
 
 def test_another_benchmark_joins_the_same_folder(tmp_path) -> None:

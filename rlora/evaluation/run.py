@@ -23,10 +23,11 @@ from rlora.model.sources import model_dir
 from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
+from rlora.store.claim import CONFIG_FILE, claim
 from rlora.store.run_dir import environment, read_json, write_json
 from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
-from rlora.system.lock import LOCK_FILE, FolderLock
+from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
 from rlora.tasks import TASKS, DataConfig, task
 from rlora.tasks.overlap import drop_overlap
@@ -53,7 +54,7 @@ def evaluate_benchmarks(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)
-    lock = _claim(output, {"config": config.identity(), "subject": subject.describe()})
+    lock = _claimed(output, {"config": config.identity(), "subject": subject.describe()})
     try:
         return _evaluate(config, subject, folder, output, benchmarks, make_sampler)
     finally:
@@ -87,25 +88,21 @@ def _default_output(config: EvalConfig, subject: Subject) -> Path:
     return Path("evals") / subject.name
 
 
-def _claim(output: Path, values: dict[str, Any]) -> FolderLock:
+def _claimed(output: Path, values: dict[str, Any]) -> FolderLock:
     """Take the folder for this evaluation; RunDirError names the fields in which it holds another one."""
-    stored = output / "config.json"
-    if output.exists() and not stored.is_file() and (not output.is_dir() or _has_files(output)):
-        raise RunDirError(f"{output} exists and is not the folder of an evaluation; choose another --output.")
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(output)
-    if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+    stored = output / CONFIG_FILE
+    lock = claim(output, holds="the folder of an evaluation", option="--output")
+    try:
+        if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+            raise RunDirError(
+                f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
+                "Choose another --output."
+            )
+        write_json(stored, values)
+    except BaseException:
         lock.release()
-        raise RunDirError(
-            f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
-            "Choose another --output."
-        )
-    write_json(stored, values)
+        raise
     return lock
-
-
-def _has_files(folder: Path) -> bool:
-    return any(entry.name != LOCK_FILE for entry in folder.iterdir())
 
 
 def _evaluate(
