@@ -5,7 +5,7 @@ Data sets, judges, losses, samplers and trackers are found here alone, so that e
 
 import importlib
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +35,14 @@ def find(name: str, table: Mapping[str, Any], *, unknown: str) -> Any:
         return known
     check_name(name, table, unknown=unknown)
     return load(name)
+
+
+def find_callable(name: str, table: Mapping[str, Any], *, unknown: str, called: str) -> Callable[..., Any]:
+    """Return what `find` returns; ConfigError also where it cannot be called, as `called` says it must be."""
+    found = find(name, table, unknown=unknown)
+    if not callable(found):
+        raise ConfigError(f"{unknown}, which is {found!r}; it must be callable: {called}.")
+    return found
 
 
 def check_name(name: str, known: Collection[str], *, unknown: str) -> None:

@@ -107,6 +107,7 @@ class RunConfig:
             self.sampler,
             self.checkpoint,
             self.evaluation,
+            self.tracking,
         ):
             part.check()
         if self.init_adapter is not None and self.lora.variant == "pissa":

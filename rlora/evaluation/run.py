@@ -18,7 +18,7 @@ from rlora.evaluation.engine import Benchmark, collect, engine_of, judge_of, loa
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
-from rlora.evaluation.subject import Subject, resolve
+from rlora.evaluation.subject import Subject, known_task, resolve
 from rlora.model.sources import model_dir
 from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
@@ -29,7 +29,8 @@ from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
 from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
-from rlora.tasks import TASKS, DataConfig, task
+from rlora.tasks import DataConfig, task
+from rlora.tasks.data import OWN
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.sets.own import read_own
 from rlora.types import Problem
@@ -67,7 +68,7 @@ def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Be
     folder = model_dir(subject.model)
     benchmarks = []
     for name in config.benchmarks:
-        chosen = task("jsonl" if is_file_name(name) else name)
+        chosen = task(OWN if is_file_name(name) else name)
         renderer = load_renderer(folder, subject, name, chosen)
         benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
     return folder, benchmarks
@@ -169,10 +170,11 @@ def count_trained_on(trained: Sequence[Problem] | None, problems: Sequence[Probl
 
 def training_problems(subject: Subject) -> list[Problem] | None:
     """Return what the run was trained on, or None where there is no run or its data cannot be had here."""
-    if subject.data is None or subject.trained_on not in TASKS:
+    trained_on = None if subject.data is None else known_task(subject.trained_on)
+    if subject.data is None or trained_on is None:
         return None
     try:
-        train, test = (task(subject.trained_on).read(split, subject.data) for split in ("train", "test"))
+        train, test = (trained_on.read(split, subject.data) for split in ("train", "test"))
     except DataError:
         return None
     return drop_overlap(train, test)[0]
