@@ -85,17 +85,18 @@ def load(name: str) -> Any:
 
 
 def import_named(name: str) -> ModuleType | None:
-    """Return a module by its name, looked for in the working directory too; None where there is none.
+    """Return a module by its name; None where there is none, neither installed nor in the working directory.
 
     A module that is there and cannot be imported raises its own error.
     """
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
-        sys.path.append(here)  # behind all others: a user's types.py must not take the standard library's place
-        importlib.invalidate_caches()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise  # the module is there and lacks something that it imports
-        return None
+        here = str(Path.cwd())
+        if here in sys.path or "" in sys.path:
+            return None
+    sys.path.append(here)  # behind all others: a user's types.py must not take the standard library's place
+    importlib.invalidate_caches()
+    return import_named(name)

@@ -49,6 +49,7 @@ def answered(*answers: str, right: str = "7", kind: VerdictKind = VerdictKind.WR
         (answered("8", "8", "8", "7"), False),
         (answered("7", "7", "7", "7"), False),
         (answered("", "", "", "", kind=VerdictKind.TRUNCATED), False),
+        (answered("", "", "", "", kind=VerdictKind.WRONG), False),  # of a function, which extracts no answers
     ],
 )
 def test_a_wrong_consensus_is_three_quarters_with_one_wrong_answer(made, expected) -> None:

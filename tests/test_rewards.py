@@ -9,12 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.rollouts import completion
+from support.rollouts import completion, group
 
 from rlora.errors import ConfigError, RewardError
 from rlora.rewards import JUDGES, AnswerJudge, check_judge, explain, judged, measures_of, open_judge
 from rlora.rewards.function import FunctionJudge
 from rlora.rewards.mathematics import Mathematics
+from rlora.rollout import rollout_metrics
 from rlora.types import Problem, Sample, StopReason, Verdict, VerdictKind
 from rlora.verify import JudgeRequest, Verifier
 
@@ -213,3 +214,25 @@ def test_what_is_no_judge_is_refused(own_module, name, message) -> None:
 
 def test_a_verdict_has_no_measures_by_default() -> None:
     assert Verdict(kind=VerdictKind.WRONG, reward=0.0).measures == {}
+
+
+def test_groups_whose_right_rollouts_earn_different_rewards_are_mixed_and_not_all_right() -> None:
+    right = [Verdict(kind=VerdictKind.CORRECT, reward=reward) for reward in (1.0, 1.5)]
+    wrong = Verdict(kind=VerdictKind.WRONG, reward=-1.0)
+    groups = [
+        replace(
+            made,
+            rollouts=tuple(
+                replace(each, verdict=verdict) for each, verdict in zip(made.rollouts, verdicts, strict=True)
+            ),
+        )
+        for made, verdicts in zip(
+            [group([1], [completion([2])] * 2, [0, 0]) for _ in range(3)],
+            (right, right[:1] * 2, [wrong] * 2),
+            strict=True,
+        )
+    ]
+    metrics = rollout_metrics(groups, num_problems=3)
+    for kind in ("mixed", "all_right", "all_wrong"):
+        assert metrics[f"groups/{kind}_share"] == pytest.approx(1 / 3)
+    assert metrics["reward/mean"] == pytest.approx((1.0 + 1.5 + 1.0 + 1.0 - 1.0 - 1.0) / 6)

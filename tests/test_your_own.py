@@ -30,7 +30,7 @@ said = []
 
 def length(text, problem):
     assert problem.question.startswith("What is ")
-    return len(text) / 4 - 1.5, f"{len(text)} characters"
+    return len(text) / 4 - 0.5, f"{len(text)} characters"
 
 def weighted(inputs, config):
     assert config.name == "own_parts:weighted"
@@ -75,10 +75,12 @@ def own(tmp_path, monkeypatch) -> Iterator[str]:
 
 def test_a_users_reward_trains_and_is_what_held_out_problems_score(own, tmp_path) -> None:
     run_dir = run(toy(tmp_path / "run", num_steps=2, reward=f"{own}:length", samples_per_problem=32))
+    kinds = set()
     for step, row in enumerate(rows(run_dir)):
         rollouts = [json.loads(line) for line in (run_dir / f"rollouts/step-{step:06d}.jsonl").read_text().splitlines()]
         for rollout in rollouts:
-            assert rollout["reward"] == len(rollout["text"]) / 4 - 1.5
+            assert rollout["reward"] == len(rollout["text"]) / 4 - 0.5
+            kinds.add(rollout["verdict"])
             assert rollout["reason"] == f"{len(rollout['text'])} characters"
             right = rollout["reward"] >= 1
             assert rollout["verdict"] == (
@@ -91,8 +93,9 @@ def test_a_users_reward_trains_and_is_what_held_out_problems_score(own, tmp_path
         assert min(shares) >= 0
         assert row["groups/wrong_consensus_share"] == 0  # no answers are extracted
         assert row["optimizer/is_empty_batch"] == 0
+    assert {"correct", "wrong"} <= kinds
     summary = read_json(run_dir / "summary.json")
-    assert -1.5 <= summary["greedy"]["policy"]["accuracy"] <= 0.5
+    assert -0.5 <= summary["greedy"]["policy"]["accuracy"] <= 1.5
     assert "base_strict" not in summary["greedy"]
     assert (run_dir / "adapter-best").is_dir()
     assert read_json(run_dir / "config.json")["reward"] == f"{own}:length"
@@ -104,7 +107,7 @@ def test_a_users_reward_trains_and_is_what_held_out_problems_score(own, tmp_path
     for arm in ("policy", "base"):
         samples = evaluations.rows(output / f"samples-digits-{arm}.jsonl")
         scores = [sample.get("reward", float(sample["verdict"] == "correct")) for sample in samples]
-        assert scores == [len(sample["text"]) / 4 - 1.5 for sample in samples]
+        assert scores == [len(sample["text"]) / 4 - 0.5 for sample in samples]
         assert results["arms"][arm]["avg@3"]["mean"] == pytest.approx(sum(scores) / 12)
         assert "pass@2" in results["arms"][arm]
         assert not any(measure.startswith(("maj", "strict")) for measure in results["arms"][arm])
