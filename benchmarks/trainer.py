@@ -393,8 +393,7 @@ def peak_bytes(longest: int) -> int:
                 policy=0,
                 version=0,
             ),
-            verdict=Verdict(kind=VerdictKind.WRONG),
-            reward=0.0,
+            verdict=Verdict(kind=VerdictKind.WRONG, reward=0.0),
         )
         for tokens in text
     )

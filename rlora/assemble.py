@@ -16,6 +16,7 @@ from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.proof.hot_swap import HotSwap
+from rlora.rewards import open_judge
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -114,7 +115,8 @@ def assemble(
     else:
         sampler = shared.sampler
         sampler.restore_cache()
-    engine = RolloutEngine(renderer, sampler, verifier, task=chosen, max_prompt_tokens=config.sampler.max_prompt_tokens)
+    judge = open_judge(config.reward or chosen.judge, verifier)
+    engine = RolloutEngine(renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
     prompts = engine.render(problems[:_CANARY_CANDIDATES])
     if not prompts:
         raise DataError(

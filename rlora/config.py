@@ -41,9 +41,9 @@ def check_choices(config: Any, prefix: str = "") -> None:
     """Raise ConfigError for the first field, at any depth, whose value is not among the choices that its type lists.
 
     Example:
-        >>> check_choices(SamplerConfig(kind="vlm"), "sampler.")
+        >>> check_choices(SamplerConfig(share_base="yes"), "sampler.")
         Traceback (most recent call last):
-        rlora.errors.ConfigError: sampler.kind is 'vlm'; it must be one of auto, vllm, torch.
+        rlora.errors.ConfigError: sampler.share_base is 'yes'; it must be one of auto, on, off.
     """
     hints = typing.get_type_hints(type(config))
     for field in dataclasses.fields(config):

@@ -21,6 +21,10 @@ class MissingDependencyError(RloraError, ImportError):
     """An optional package is needed and not installed; the message says which and how to get it."""
 
 
+class RewardError(RloraError, ValueError):
+    """A judge gave something that is no reward: not a number, not finite, or not one verdict a completion."""
+
+
 class RunDirError(RloraError, ValueError):
     """A run directory cannot be used: it belongs to another configuration, or is damaged."""
 

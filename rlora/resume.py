@@ -7,7 +7,7 @@ from rlora.assemble import Parts, Problems
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError
 from rlora.run_config import RunConfig
-from rlora.state import Progress, Run, checkpoints_of
+from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
 from rlora.store.run_dir import RunDir, read_json
 from rlora.system.interrupts import Interrupts
@@ -81,7 +81,7 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
             + "\n  ".join(changed)
             + "\nStart a run of its own with them: another --run-dir, without --branch."
         )
-    return replace(found, best=-1.0, seconds=0.0)
+    return replace(found, best=NO_SCORE, seconds=0.0)
 
 
 def open_run_dir(config: RunConfig, *, parent: str | None) -> RunDir:

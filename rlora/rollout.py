@@ -1,12 +1,12 @@
-"""Problems -> groups of judged rollouts: render, sample, verify, reward. Training and evaluation share this path."""
+"""Problems -> groups of judged rollouts: render, sample, judge. Training and evaluation share this path."""
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from rlora.rewards import Judge, judged, measures_of
 from rlora.sampler.base import Sampler
-from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import StepMetrics
@@ -17,13 +17,12 @@ from rlora.types import (
     Problem,
     Prompt,
     Rollout,
+    Sample,
     SampleRequest,
     SamplingParams,
     StopReason,
-    Verdict,
     VerdictKind,
 )
-from rlora.verify import JudgeRequest, Verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,20 +34,17 @@ class Sampled:
 
 
 class RolloutEngine:
-    """Collects rollouts with one renderer, sampler and verifier."""
+    """Collects rollouts with one renderer, sampler and judge."""
 
-    def __init__(
-        self,
-        renderer: PromptRenderer,
-        sampler: Sampler,
-        verifier: Verifier,
-        *,
-        task: Task,
-        max_prompt_tokens: int,
-    ):
-        """Score as `task` says; prompts above `max_prompt_tokens` are dropped."""
-        self._renderer, self._sampler, self._verifier = renderer, sampler, verifier
-        self._task, self._max_prompt_tokens = task, max_prompt_tokens
+    def __init__(self, renderer: PromptRenderer, sampler: Sampler, judge: Judge, *, max_prompt_tokens: int):
+        """Reward as `judge` says; prompts above `max_prompt_tokens` are dropped."""
+        self._renderer, self._sampler, self._max_prompt_tokens = renderer, sampler, max_prompt_tokens
+        self._judge = judge
+
+    @property
+    def measures(self) -> Mapping[str, bool]:
+        """The judge's measures: by name, whether they can differ from the verdict."""
+        return measures_of(self._judge)
 
     def render(self, problems: Sequence[Problem]) -> list[Prompt]:
         """Return the prompts of the problems, without those that are too long."""
@@ -64,16 +60,21 @@ class RolloutEngine:
         seed: int,
         key: tuple[str | int, ...],
         policy: int | None = 0,
+        is_placed: bool = True,
     ) -> list[Sampled]:
         """Return `num_samples` completions of each problem whose prompt is not too long.
 
-        `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn. `policy`
-        None is the base.
+        `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn, and so
+        does its place among the others, unless `is_placed` is off: then a problem's completions are the same whatever
+        is asked beside it. `policy` None is the base.
         """
         prompts = self.render(problems)
         requests = [
             SampleRequest(
-                token_ids=prompt.token_ids, num_samples=num_samples, key=(*key, index, prompt.problem.id), policy=policy
+                token_ids=prompt.token_ids,
+                num_samples=num_samples,
+                key=(*key, index, prompt.problem.id) if is_placed else (*key, prompt.problem.id),
+                policy=policy,
             )
             for index, prompt in enumerate(prompts)
         ]
@@ -83,27 +84,22 @@ class RolloutEngine:
             for prompt, completions in zip(prompts, completions_PG, strict=True)
         ]
 
-    def judge(self, sampled: Sequence[Sampled], *, is_strict: bool = False) -> list[Group]:
-        """Return each prompt's completions with verdicts and rewards; strict takes no last number for an answer."""
-        requests = [
-            JudgeRequest(
-                text=completion.text,
-                gold=one.prompt.problem.answer,
-                question=one.prompt.problem.question,
-                is_truncated=completion.stop is StopReason.LENGTH,
-                last_number=self._task.last_number and not is_strict,
-                is_number=self._task.is_number,
-            )
-            for one in sampled
-            for completion in one.completions
+    def judge(self, sampled: Sequence[Sampled]) -> list[Group]:
+        """Return each prompt's completions with their verdicts; RewardError for what is no reward."""
+        samples = [
+            Sample(problem=asked.prompt.problem, completion=completion)
+            for asked in sampled
+            for completion in asked.completions
         ]
-        verdicts = iter(self._verifier.judge_many(requests))
+        verdicts = iter(judged(self._judge, samples))
         return [
             Group(
-                prompt=one.prompt,
-                rollouts=tuple(_rollout(completion, next(verdicts)) for completion in one.completions),
+                prompt=asked.prompt,
+                rollouts=tuple(
+                    Rollout(completion=completion, verdict=next(verdicts)) for completion in asked.completions
+                ),
             )
-            for one in sampled
+            for asked in sampled
         ]
 
 
@@ -142,20 +138,16 @@ def collect(engine: RolloutEngine, stream: ProblemStream, collection: Collection
                 key=("train", metrics.step, num_rounds) if num_rounds else ("train", metrics.step),
             )
         with metrics.timed("verify"):
-            judged = engine.judge(sampled)
-        stream.observe(judged)
-        groups += judged
+            found = engine.judge(sampled)
+        stream.observe(found)
+        groups += found
         num_taken, num_rounds = num_taken + len(chosen), num_rounds + 1
-        num_useful += sum(group.has_signal for group in judged)
+        num_useful += sum(group.has_signal for group in found)
     metrics.update(rollout_metrics(groups, num_problems=num_taken))
     metrics.update({"rollout/num_rounds": num_rounds})
     if stream.solve_rates is not None:
         metrics.update({"rollout/num_passed_over": stream.position - start - num_taken})
     return groups
-
-
-def _rollout(completion: Completion, verdict: Verdict) -> Rollout:
-    return Rollout(completion=completion, verdict=verdict, reward=float(verdict.is_correct))
 
 
 def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, float]:
@@ -164,7 +156,9 @@ def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, 
     count, lengths = max(1, len(rollouts)), [len(rollout.completion.token_ids) for rollout in rollouts]
     kinds = Counter(rollout.verdict.kind for rollout in rollouts)
     num_mixed = sum(group.has_signal for group in groups)
-    num_right = sum(all(rollout.verdict.is_correct for rollout in group.rollouts) for group in groups)
+    num_right = sum(
+        not group.has_signal and all(rollout.verdict.is_correct for rollout in group.rollouts) for group in groups
+    )
     of_groups = max(1, len(groups))
     return {
         "reward/mean": sum(rollout.reward for rollout in rollouts) / count,

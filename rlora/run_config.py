@@ -12,6 +12,7 @@ from rlora.evaluation.held_out import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import Method
 from rlora.model.sources import ModelConfig
+from rlora.rewards import check_judge
 from rlora.rollout import Collection
 from rlora.sampler.base import SamplerConfig, check_servable, check_shareable
 from rlora.store.checkpoint import CheckpointConfig
@@ -43,6 +44,10 @@ class RunConfig:
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
+    reward: str | None = None
+    """Who rewards: mathematics, number (the last number of a text counts), or your own my_module:my_function of
+    (completion, problem) -> reward or (reward, reason); the data set's own judge when left out.
+    """
     num_steps: int = 100
     """Iterations: each samples, trains once, and hands the new policy to the sampler."""
     problems_per_step: int = 32
@@ -103,13 +108,14 @@ class RunConfig:
             self.sampler,
             self.checkpoint,
             self.evaluation,
+            self.tracking,
         ):
             part.check()
         if self.init_adapter is not None and self.lora.variant == "pissa":
             raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
         check_servable(self.adapters, self.sampler, self.model)
         check_shareable(self.adapters, self.sampler)
-        task(self.data.task_name)
+        check_judge(self.reward or task(self.data.task_name).judge)
         self._check_method()
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")

@@ -1,5 +1,6 @@
 """A run as it goes on: what it works with, how far it is, and what is written of it."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,15 @@ from rlora.tracking import MetricsLog
 from rlora.train.memory_plan import MemoryPlan
 from rlora.types import Problem
 
+NO_SCORE = -sys.float_info.max  # below every score, a user's negative rewards too, and a number in JSON
+
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is: finished steps, the best held-out accuracy (-1: none), the steps' seconds, the last reward."""
+    """How far a run is: finished steps, the best held-out score, the steps' seconds, the last reward."""
 
     step: int = 0
-    best: float = -1.0
+    best: float = NO_SCORE
     seconds: float = 0.0
     reward: float | None = None
 

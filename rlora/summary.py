@@ -49,7 +49,7 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
 def summarize(run: Run) -> dict[str, Any]:
     """Evaluate greedily and at the training temperature, and return what `summary.json` now holds.
 
-    The headline is the greedy score by the task's rule. The last policy becomes `adapter-best` unless an earlier one
+    The headline is the greedy score. The last policy becomes `adapter-best` unless an earlier one
     scored higher.
     """
     config, parts, run_dir = run.config, run.parts, run.folder
@@ -104,13 +104,16 @@ def _score(estimate: Estimate) -> dict[str, Any]:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
+    base, policy = comparison.base, comparison.policy
+    measures: dict[str, Any] = {}
+    for name in policy.measures_P:
+        measures |= {f"base_{name}": _score(base.measure(name)), f"policy_{name}": _score(policy.measure(name))}
     return {
-        "base": _score(comparison.base.accuracy),
-        "policy": _score(comparison.policy.accuracy),
-        "base_strict": _score(comparison.base.strict_accuracy),
-        "policy_strict": _score(comparison.policy.strict_accuracy),
+        "base": _score(base.accuracy),
+        "policy": _score(policy.accuracy),
+        **measures,
         "difference": {"mean": comparison.difference.mean, "ci95": _interval(comparison.difference)},
-        "format_share_of_strict_gain": comparison.format_share,
+        **{f"format_share_of_{name}_gain": comparison.format_share(name) for name in policy.measures_P},
         "base_truncated_share": comparison.base.truncated_share,
         "policy_truncated_share": comparison.policy.truncated_share,
     }
@@ -148,17 +151,14 @@ def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Ta
     temperature = summary["sampled"]["temperature"]
     for name, comparison in (("greedy", greedy), (f"temperature {temperature:g}", drawn)):
         table.add_row(name, str(comparison.base.accuracy), str(comparison.policy.accuracy), str(comparison.difference))
-        table.add_row(
-            f"{name}, strict", str(comparison.base.strict_accuracy), str(comparison.policy.strict_accuracy), ""
-        )
-    share = greedy.format_share
-    table.add_row(
-        "share of the strict gain that is format",
-        "",
-        "" if share is None else f"{100 * share:.0f} %",
-        "",
-        end_section=True,
-    )
+        for measure in comparison.policy.measures_P:
+            base, policy = comparison.base.measure(measure), comparison.policy.measure(measure)
+            table.add_row(f"{name}, {measure}", str(base), str(policy), "")
+    for measure in greedy.policy.measures_P:
+        share = greedy.format_share(measure)
+        cell = "" if share is None else f"{100 * share:.0f} %"
+        table.add_row(f"share of the {measure} gain that is format", "", cell, "")
+    table.add_section()
     phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["seconds_by_phase"].items())
     name = "adapter" if summary["method"] == "lora" else "model"
     table.add_row(name, "", f"{summary['policy_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")

@@ -4,7 +4,8 @@ Axes, used as suffixes of names everywhere: P problems of a step, G rollouts of 
 batch, T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -65,26 +66,51 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A problem and one completion of it: what a judge is given."""
+
+    problem: Problem
+    completion: Completion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """The verifier's judgement: its kind, the text taken as the answer ("" if none), and the seconds it took."""
+    """What a judge says of a completion: the reward that it earns, and the kind of verdict, which is counted.
+
+    `extracted` is the text taken as the answer ("" if none), `reason` says in a few words why ("" if the judge does
+    not), `seconds` is what judging took. `measures` are verdicts by other rules, by name, which are reported beside
+    the score and train nothing: a mathematics judge that takes the last number of a text adds what the "strict" rule
+    says, that takes none.
+
+    Example:
+        >>> Verdict(kind=VerdictKind.WRONG, reward=0.25, reason="right, but four times too long").is_correct
+        False
+    """
 
     kind: VerdictKind
+    reward: float
     extracted: str = ""
+    reason: str = ""
     seconds: float = 0.0
+    measures: "Mapping[str, Verdict]" = field(default_factory=dict)
 
     @property
     def is_correct(self) -> bool:
-        """Whether the completion earned the reward."""
+        """Whether the completion counts as right."""
         return self.kind is VerdictKind.CORRECT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """A completion with its verdict and its reward."""
+    """A completion with its verdict."""
 
     completion: Completion
     verdict: Verdict
-    reward: float
+
+    @property
+    def reward(self) -> float:
+        """What the completion earned, which is its verdict's to say."""
+        return self.verdict.reward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,7 +33,9 @@ def answered(*answers: str, right: str = "7", kind: VerdictKind = VerdictKind.WR
     made = group([1], [completion([2]) for _ in answers], [float(answer == right) for answer in answers])
     rollouts = []
     for rollout, answer in zip(made.rollouts, answers, strict=True):
-        verdict = Verdict(kind=VerdictKind.CORRECT if answer == right else kind, extracted=answer)
+        verdict = Verdict(
+            kind=VerdictKind.CORRECT if answer == right else kind, reward=rollout.reward, extracted=answer
+        )
         rollouts.append(dataclasses.replace(rollout, verdict=verdict))
     return dataclasses.replace(made, rollouts=tuple(rollouts))
 
@@ -47,6 +49,7 @@ def answered(*answers: str, right: str = "7", kind: VerdictKind = VerdictKind.WR
         (answered("8", "8", "8", "7"), False),
         (answered("7", "7", "7", "7"), False),
         (answered("", "", "", "", kind=VerdictKind.TRUNCATED), False),
+        (answered("", "", "", "", kind=VerdictKind.WRONG), False),  # of a function, which extracts no answers
     ],
 )
 def test_a_wrong_consensus_is_three_quarters_with_one_wrong_answer(made, expected) -> None:

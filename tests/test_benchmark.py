@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from itertools import combinations
@@ -29,6 +30,7 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.peft.peft_format import save_adapter
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
+from rlora.system.lock import FolderLock
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.types import Problem
@@ -181,6 +183,20 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_fields(don
         evaluate_benchmarks(toy(tmp_path))
 
 
+def test_a_folder_is_claimed_as_a_runs_is(tmp_path) -> None:
+    (tmp_path / "out").mkdir()
+    lock = FolderLock(tmp_path / "out")
+    with pytest.raises(RunDirError, match=rf"written by process {os.getpid()} .* or choose another --output"):
+        evaluate_benchmarks(toy(tmp_path / "out"))
+    lock.release()
+    (tmp_path / "out" / ".config.json.7.tmp").write_text("{")  # of a process that was killed before anything was there
+    evaluate_benchmarks(toy(tmp_path / "out", limit=1, samples=1))
+    assert not list((tmp_path / "out").glob(".*"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=r"below cannot be made \(.*choose another --output"):
+        evaluate_benchmarks(toy(tmp_path / "file" / "below"))
+
+
 def test_another_benchmark_joins_the_same_folder(tmp_path) -> None:
     own = tmp_path / "own.jsonl"
     own.write_text("".join(json.dumps({"q": f"{i} ?", "a": i % 10}) + "\n" for i in range(3)))
@@ -235,7 +251,7 @@ def test_a_kept_sample_is_read_back_as_it_was(tmp_path) -> None:
     file = SampleFile(tmp_path / "x.jsonl", num_samples=2)
     problem = Problem(id="a\u2028b", question="", answer="1", source="t")
     assert problem not in file
-    file.append([], [], [problem])
+    file.append([], [problem])
     again = SampleFile(tmp_path / "x.jsonl", num_samples=2)
     assert problem in again
     assert list(again.rows(problem)) == list(file.rows(problem))
@@ -287,7 +303,7 @@ def test_progress_is_a_bar_on_a_terminal(tmp_path) -> None:
     problems = tuple(Problem(id=str(i), question="", answer="", source="t") for i in range(4))
     benchmark = Benchmark(name="b", task=task("digits"), problems=problems, renderer=None)  # type: ignore[arg-type]
     file = SampleFile(tmp_path / "x.jsonl", num_samples=1)
-    file.append([], [], problems[:1])
+    file.append([], problems[:1])
     console = Console(force_terminal=True, highlight=False, width=100, file=io.StringIO())
     with Display(console, benchmark, "base", file) as progress:
         progress.advance(3, 500)

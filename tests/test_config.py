@@ -100,7 +100,7 @@ def test_help_explains_every_field(capsys) -> None:
             "optimizer.schedule is 'step'; it must be one of constant, linear, cosine.",
         ),
         ({"prompt": PromptConfig(template="raw")}, "prompt.template is 'raw'; it must be one of auto, chat, plain."),
-        ({"sampler": SamplerConfig(kind="vlm")}, "sampler.kind is 'vlm'; it must be one of auto, vllm, torch."),
+        ({"sampler": SamplerConfig(kind="vlm")}, "sampler.kind is 'vlm'; it must be one of auto, vllm, torch, or"),
         ({"sampler": SamplerConfig(share_base="yes")}, "sampler.share_base is 'yes'; it must be one of auto, on, off."),
         (
             {"tracking": TrackingConfig(wandb="on")},

@@ -86,7 +86,7 @@ def test_majority_of_one_sample_is_the_mean_and_large_numbers_are_fast() -> None
 
 
 def verdict(text: str, kind: VerdictKind = VerdictKind.WRONG) -> Verdict:
-    return Verdict(kind=kind, extracted=text)
+    return Verdict(kind=kind, reward=float(kind is VerdictKind.CORRECT), extracted=text)
 
 
 def test_answers_are_grouped_by_the_verifiers_equality() -> None:

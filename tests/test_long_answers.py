@@ -66,8 +66,7 @@ def rewarded_by_number(prompt: tuple[int, ...], completions) -> Group:
         rollouts=tuple(
             Rollout(
                 completion=completion,
-                verdict=Verdict(kind=VerdictKind.WRONG if number else VerdictKind.CORRECT),
-                reward=float(number == 0),
+                verdict=Verdict(kind=VerdictKind.WRONG if number else VerdictKind.CORRECT, reward=float(number == 0)),
             )
             for number, completion in enumerate(completions)
         ),

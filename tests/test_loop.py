@@ -21,6 +21,7 @@ from rlora.sampler.base import SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.tasks import DataConfig
 from rlora.tracking import TrackingConfig
+from rlora.train.losses import LOSSES
 from rlora.train.optimizer import OptimizerConfig
 from rlora.types import SamplingParams
 
@@ -192,9 +193,7 @@ def test_best_adapter_is_that_of_the_best_held_out_score(finished) -> None:
 
 
 def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, monkeypatch) -> None:
-    import rlora.train.trainer
-
-    plain = rlora.train.trainer.LOSSES["importance_weighted"]
+    plain = LOSSES["importance_weighted"]
     calls = []
 
     def exploding(inputs, config):
@@ -202,7 +201,7 @@ def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, mo
         outputs = plain(inputs, config)
         return dataclasses.replace(outputs, loss_N=outputs.loss_N * (float("inf") if len(calls) > 12 else 1.0))
 
-    monkeypatch.setitem(rlora.train.trainer.LOSSES, "importance_weighted", exploding)
+    monkeypatch.setitem(LOSSES, "importance_weighted", exploding)
     with pytest.raises(NonFiniteError):
         run(toy(tmp_path / "run", samples_per_problem=64, num_steps=30))
     done = len(rows(tmp_path / "run"))

@@ -176,3 +176,14 @@ def test_coverage_of_differences_over_the_grid(old, new, spread, num_samples) ->
     print(f"coverage {found:.3f}")
     assert found >= 0.93
     assert found <= 0.97 or old < 0.1
+
+
+def test_rewards_that_are_no_shares_get_students_interval() -> None:
+    found = mean_score([2.0, 4.0, -3.0, 5.0])
+    deviation = (((2 - 2) ** 2 + (4 - 2) ** 2 + (-3 - 2) ** 2 + (5 - 2) ** 2) / 3 / 4) ** 0.5
+    assert found.mean == 2.0
+    assert found.high - 2.0 == pytest.approx(2.0 - found.low) == pytest.approx(3.182446 * deviation)
+    assert str(found) == "2 [-3.66, 7.66]"
+    assert mean_score([3.0]) == Estimate(mean=3.0, low=3.0, high=3.0)
+    gain = paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 6.0])
+    assert (gain.mean, gain.high - gain.mean) == pytest.approx((1.0, 4.302653 * (1 / 3) ** 0.5))

@@ -148,7 +148,7 @@ def group_of(problem: Problem, rewards: list[float]) -> Group:
     return Group(
         prompt=Prompt(problem=problem, text="", token_ids=(1,)),
         rollouts=tuple(
-            Rollout(completion=completion, verdict=Verdict(kind=kind), reward=reward)
+            Rollout(completion=completion, verdict=Verdict(kind=kind, reward=reward))
             for kind, reward in zip(kinds, rewards, strict=True)
         ),
     )

@@ -10,19 +10,20 @@ from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
 from rlora.commands.eval import parse
 from rlora.config import cli, from_json
 from rlora.evaluation.config import EvalConfig
-from rlora.evaluation.engine import Benchmark, open_sampler
+from rlora.evaluation.engine import Benchmark, draw, engine_of, judge_of, open_sampler
 from rlora.evaluation.run import load_benchmarks
 from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import ModelConfig, config_dir, empty_model, model_title
 from rlora.recipes import find_recipe
+from rlora.rewards import Judge, explain
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.store.run_dir import read_json
 from rlora.train.batching import BatchConfig
-from rlora.types import Completion, Problem, Prompt, SampleRequest, SamplingParams, StopReason
-from rlora.verify import JudgeRequest, Verifier
+from rlora.types import Prompt, Sample, SamplingParams
+from rlora.verify import Verifier
 
 _FEW = ("--limit", "1", "--samples", "1")  # defaults; what is given behind them overrides
 DESCRIPTION = """\
@@ -112,36 +113,29 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
         open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _, _),
     ):
         for benchmark in benchmarks:
+            judge = judge_of(config, benchmark, verifier)
+            engine = engine_of(config, benchmark, sampler, judge)
             for problem in benchmark.problems:
-                prompt = benchmark.renderer.render(problem)
-                yield from _asked(benchmark, problem, prompt)
-                request = SampleRequest(
-                    token_ids=prompt.token_ids,
-                    num_samples=config.samples,
-                    key=("benchmark", problem.id),
-                    policy=None if policy_file is None else 0,
-                )
-                for completion in sampler.sample([request], config.sampling, seed=config.seed)[0]:
-                    yield from _judged(benchmark, problem, completion, verifier)
+                sampled = draw(config, engine, [problem], policy=None if policy_file is None else 0)
+                if not sampled:
+                    yield f"\n=== {problem.id}: its prompt is longer than {config.sampler.max_prompt_tokens} tokens"
+                for asked in sampled:
+                    yield from _asked(benchmark, asked.prompt)
+                    for completion in asked.completions:
+                        yield from _judged(judge, Sample(problem=problem, completion=completion))
 
 
-def _asked(benchmark: Benchmark, problem: Problem, prompt: Prompt) -> Iterator[str]:
+def _asked(benchmark: Benchmark, prompt: Prompt) -> Iterator[str]:
     kind = "chat" if benchmark.renderer.is_chat else "plain"
+    problem = prompt.problem
     yield ""
     yield f"=== {problem.id}, {kind} template, {len(prompt.token_ids)} tokens, gold {problem.answer!r}"
     yield prompt.text
 
 
-def _judged(benchmark: Benchmark, problem: Problem, completion: Completion, verifier: Verifier) -> Iterator[str]:
+def _judged(judge: Judge, sample: Sample) -> Iterator[str]:
+    completion = sample.completion
     yield f"--- {len(completion.token_ids)} tokens, ended by {completion.stop.value}"
     yield completion.text
-    request = JudgeRequest(
-        text=completion.text,
-        gold=problem.answer,
-        question=problem.question,
-        is_truncated=completion.stop is StopReason.LENGTH,
-        last_number=benchmark.task.last_number,
-        is_number=benchmark.task.is_number,
-    )
     yield "---"
-    yield from verifier.explain(request).lines()
+    yield from explain(judge, sample)

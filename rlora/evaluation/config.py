@@ -7,6 +7,7 @@ from typing import Any
 from rlora.config import check_choices, to_json
 from rlora.errors import ConfigError
 from rlora.model.sources import BUNDLED, TOY, DtypeName
+from rlora.rewards import check_judge
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
 from rlora.tasks.prompts import TemplateName
@@ -42,7 +43,11 @@ class EvalConfig:
     trust_remote_code: bool = False
     """Run Python code that a model's repository ships; off unless you trust its authors."""
     benchmark: str = "aime2024,aime2025"
-    """Data sets whose test split is scored, joined by commas; FILE.jsonl is one of your own."""
+    """Data sets whose test split is scored, joined by commas; FILE.jsonl and my_module:my_task are your own."""
+    reward: str | None = None
+    """Who judges: mathematics, number, or your own my_module:my_function, as in training; each benchmark's own judge
+    when left out, of a run that was rewarded by another too.
+    """
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     question_field: str = "question"
@@ -101,14 +106,16 @@ class EvalConfig:
             raise ConfigError(f"greedy decoding gives one completion a problem, not {self.samples}: add --samples 1.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        if self.reward is not None:
+            check_judge(self.reward)
         if not self.benchmarks:
             raise ConfigError("benchmark is empty; name a data set, as in --benchmark aime2024,math500.")
-        names = [Path(name).stem for name in self.benchmarks]
+        names = [title_of(name) for name in self.benchmarks]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"two benchmarks are called {twice[0]}. Name each once, and rename a file if need be.")
         for name in self.benchmarks:
             if not is_file_name(name):
-                task(name)
+                check_judge(task(name).judge)
             elif not Path(name).is_file():
                 raise ConfigError(f"the benchmark {name} is not a file.")
 
@@ -129,6 +136,11 @@ class EvalConfig:
         values = {key: value for key, value in to_json(self).items() if key not in _FREE}
         values["sampler"] = {key: values["sampler"][key] for key in ("kind", "max_prompt_tokens")}
         return values
+
+
+def title_of(benchmark: str) -> str:
+    """Return how a benchmark is called in the names of files."""
+    return Path(benchmark).stem if is_file_name(benchmark) else benchmark.replace(":", ".")
 
 
 def is_file_name(benchmark: str) -> bool:

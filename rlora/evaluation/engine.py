@@ -18,6 +18,7 @@ from rlora.lora.peft.foreign import padded_tensors
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.proof.hot_swap import HotSwap
+from rlora.rewards import Judge, open_judge
 from rlora.rollout import RolloutEngine, Sampled
 from rlora.sampler.base import EngineSpec, Sampler, check_experts
 from rlora.tasks import Task
@@ -25,13 +26,13 @@ from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
 from rlora.train.memory_plan import Card, plan_evaluation
 from rlora.train.policy import Policy
-from rlora.types import Problem, SampleRequest
+from rlora.types import Problem
 from rlora.verify import Verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Benchmark:
-    """A benchmark's problems, what counts as an answer there, and how its questions are put to the model."""
+    """A benchmark's problems, its task, and how its questions are put to the model."""
 
     name: str
     task: Task
@@ -159,8 +160,7 @@ def collect(
     config: EvalConfig,
     benchmark: Benchmark,
     samples: SampleFile,
-    sampler: Sampler,
-    verifier: Verifier,
+    engine: RolloutEngine,
     *,
     policy: int | None,
     after_batch: Callable[[int, int], None],
@@ -170,31 +170,36 @@ def collect(
     A request's seed derives from the problem and `config.seed` alone, so neither the batch nor a restart moves it, and
     base and policy draw with the same seeds. `after_batch` is told the problems and the tokens of each batch.
     """
-    engine = RolloutEngine(
-        benchmark.renderer,
-        sampler,
-        verifier,
-        task=benchmark.task,
-        max_prompt_tokens=config.sampler.max_prompt_tokens,
-    )
     left = [problem for problem in benchmark.problems if problem not in samples]
     size = max(1, config.completions_per_batch // config.samples)
     for start in range(0, len(left), size):
         batch = left[start : start + size]
-        prompts = engine.render(batch)
-        requests = [
-            SampleRequest(
-                token_ids=prompt.token_ids,
-                num_samples=config.samples,
-                key=("benchmark", prompt.problem.id),
-                policy=policy,
-            )
-            for prompt in prompts
-        ]
-        completions_PG = sampler.sample(requests, config.sampling, seed=config.seed)
-        sampled = [Sampled(prompt=p, completions=tuple(c)) for p, c in zip(prompts, completions_PG, strict=True)]
-        groups = engine.judge(sampled)
-        strict = engine.judge(sampled, is_strict=True) if benchmark.task.last_number else groups
-        rendered = {prompt.problem.id for prompt in prompts}
-        samples.append(groups, strict, [problem for problem in batch if problem.id not in rendered])
-        after_batch(len(batch), sum(len(one.token_ids) for many in completions_PG for one in many))
+        groups = engine.judge(draw(config, engine, batch, policy=policy))
+        asked = {group.prompt.problem.id for group in groups}
+        samples.append(groups, [problem for problem in batch if problem.id not in asked])
+        after_batch(len(batch), sum(len(each.completion.token_ids) for group in groups for each in group.rollouts))
+
+
+def draw(
+    config: EvalConfig, engine: RolloutEngine, problems: Sequence[Problem], *, policy: int | None
+) -> list[Sampled]:
+    """Return the completions of a benchmark's problems, a function of each problem and of `config.seed` alone."""
+    return engine.sample(
+        problems,
+        config.sampling,
+        num_samples=config.samples,
+        seed=config.seed,
+        key=("benchmark",),
+        policy=policy,
+        is_placed=False,
+    )
+
+
+def engine_of(config: EvalConfig, benchmark: Benchmark, sampler: Sampler, judge: Judge) -> RolloutEngine:
+    """Return what renders, samples and judges a benchmark's problems."""
+    return RolloutEngine(benchmark.renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
+
+
+def judge_of(config: EvalConfig, benchmark: Benchmark, verifier: Verifier) -> Judge:
+    """Return who judges a benchmark: whom the configuration names, else the benchmark's own."""
+    return open_judge(config.reward or benchmark.task.judge, verifier)

@@ -2,13 +2,13 @@
 problem.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlora.errors import ConfigError
 from rlora.evaluation.intervals import Estimate, mean_score, paired_difference
 from rlora.rollout import RolloutEngine
-from rlora.types import Group, Problem, SamplingParams, StopReason
+from rlora.types import Problem, SamplingParams, StopReason, Verdict
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,27 +32,25 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """The scores of one policy or the base: one a problem, in order, as the task scores and by the strict rule.
+    """The scores of one policy or the base: the reward of each problem, in order, and the same by the judge's measures.
 
-    Strict takes only a marked or plain final answer; the task's rule may also take the last number of a text. A problem
-    whose prompt is too long to be sampled counts as wrong, as in `rlora eval`, and in `num_too_long`; `truncated_share`
-    is of what was sampled.
+    A problem whose prompt is too long to be sampled scores 0, as in `rlora eval`, and counts in `num_too_long`;
+    `truncated_share` is of what was sampled.
     """
 
     scores_P: tuple[float, ...]
-    strict_scores_P: tuple[float, ...]
+    measures_P: Mapping[str, tuple[float, ...]]
     truncated_share: float
     num_too_long: int
 
     @property
     def accuracy(self) -> Estimate:
-        """Mean score by the task's rule."""
+        """Mean score: the accuracy where right answers earn 1 and all others 0."""
         return mean_score(self.scores_P)
 
-    @property
-    def strict_accuracy(self) -> Estimate:
-        """Mean score by the strict rule."""
-        return mean_score(self.strict_scores_P)
+    def measure(self, name: str) -> Estimate:
+        """Return the mean score by one of the judge's measures; KeyError for one that it does not have."""
+        return mean_score(self.measures_P[name])
 
     def metrics(self) -> dict[str, float]:
         """Return what a step logs of it."""
@@ -69,20 +67,21 @@ def evaluate(
 ) -> Evaluation:
     """Sample one completion a problem and score it; `policy` None scores the base model."""
     sampled = engine.sample(problems, sampling, num_samples=1, seed=seed, key=("evaluate",), policy=policy)
-    groups, strict = engine.judge(sampled), engine.judge(sampled, is_strict=True)
+    groups = engine.judge(sampled)
+    verdicts = {group.prompt.problem.id: group.rollouts[0].verdict for group in groups}
+
+    def scores(verdicts: Mapping[str, Verdict]) -> tuple[float, ...]:
+        return tuple(verdicts[each.id].reward if each.id in verdicts else 0.0 for each in problems)
+
     num_truncated = sum(group.rollouts[0].completion.stop is StopReason.LENGTH for group in groups)
     return Evaluation(
-        scores_P=_scores(groups, problems),
-        strict_scores_P=_scores(strict, problems),
+        scores_P=scores(verdicts),
+        measures_P={
+            name: scores({key: verdict.measures[name] for key, verdict in verdicts.items()}) for name in engine.measures
+        },
         truncated_share=num_truncated / max(1, len(groups)),
         num_too_long=len(problems) - len(groups),
     )
-
-
-def _scores(groups: Sequence[Group], problems: Sequence[Problem]) -> tuple[float, ...]:
-    """Return the reward of each problem's one completion, 0 where there is none."""
-    rewards = {group.prompt.problem.id: group.rollouts[0].reward for group in groups}
-    return tuple(rewards.get(problem.id, 0.0) for problem in problems)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,18 +93,17 @@ class Comparison:
 
     @property
     def difference(self) -> Estimate:
-        """Policy minus base by the task's rule, paired."""
+        """Policy minus base, paired."""
         return paired_difference(self.policy.scores_P, self.base.scores_P)
 
-    @property
-    def format_share(self) -> float | None:
-        """The share of the strict gain that the lenient rule does not see: answers that were right but not put as
-        asked.
+    def format_share(self, measure: str) -> float | None:
+        """Return the share of a stricter measure's gain that the score does not see: answers that were right before
+        but not put as asked.
 
-        None when the strict score did not rise.
+        None when the measure did not rise.
         """
-        strict_gain = self.policy.strict_accuracy.mean - self.base.strict_accuracy.mean
-        return None if strict_gain <= 0 else 1 - self.difference.mean / strict_gain
+        gain = self.policy.measure(measure).mean - self.base.measure(measure).mean
+        return None if gain <= 0 else 1 - self.difference.mean / gain
 
 
 def compare_with_base(

@@ -25,7 +25,9 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Return the estimate in per cent."""
+        """Return the estimate in per cent, or as it is where rewards are no shares."""
+        if max(abs(self.mean), abs(self.low), abs(self.high)) > 1:
+            return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
         return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 
 
@@ -38,9 +40,13 @@ def mean_score(scores_P: Sequence[float]) -> Estimate:
     that would raise v may be missing: v / (p (1 - p)) is drawn towards 1 with weight (2 / m)^2. The limits are
     quantiles of Beta(p N + 3/4, (1 - p) N + 3/4), as in Brown, Cai and DasGupta (2001), Statistical Science 16:101,
     whose prior is 1/2; never of zero width.
+
+    Scores outside [0, 1], as a user's reward may give, get Student's interval, which has no width where all are equal.
     """
     count = len(scores_P)
     mean = sum(scores_P) / count
+    if not _are_shares(scores_P):
+        return _plain_mean(scores_P, mean)
     effective = count / _design_effect(scores_P, mean)
     right, wrong = effective * mean + _PRIOR, effective * (1 - mean) + _PRIOR
     return Estimate(
@@ -48,6 +54,18 @@ def mean_score(scores_P: Sequence[float]) -> Estimate:
         low=0.0 if mean == 0 else min(mean, beta_quantile(_TAIL, right, wrong)),
         high=1.0 if mean == 1 else max(mean, beta_quantile(1 - _TAIL, right, wrong)),
     )
+
+
+def _are_shares(scores_P: Sequence[float]) -> bool:
+    return all(0 <= score <= 1 for score in scores_P)
+
+
+def _plain_mean(values_P: Sequence[float], mean: float) -> Estimate:
+    """Return Student's interval of a mean; of one value, which says nothing about its spread, the value alone."""
+    count = len(values_P)
+    variance = sum((value - mean) ** 2 for value in values_P) / max(1, count - 1)
+    half = t_quantile(count - 1) * sqrt(variance / count) if count > 1 else 0.0
+    return Estimate(mean=mean, low=mean - half, high=mean + half)
 
 
 def _design_effect(scores_P: Sequence[float], mean: float) -> float:
@@ -74,7 +92,12 @@ def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimat
     Source: Newcombe (1998), Statistics in Medicine 17:2635, method 10: the limits of both means, joined with their
     correlation. It is widened as Student's t is against the normal, since the correlation too is estimated from n
     problems, and the correlation is kept below 1 - 1 / n^2, so that two equal lists have an interval with a width.
+
+    Scores outside [0, 1] get Student's interval of their differences.
     """
+    if not (_are_shares(new_P) and _are_shares(old_P)):
+        gains = [new - old for new, old in zip(new_P, old_P, strict=True)]
+        return _plain_mean(gains, sum(gains) / len(gains))
     new, old = mean_score(new_P), mean_score(old_P)
     count = len(new_P)
     covariance = sum((a - new.mean) * (b - old.mean) for a, b in zip(new_P, old_P, strict=True))

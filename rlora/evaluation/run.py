@@ -13,21 +13,24 @@ from rlora.config import differences as config_differences
 from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
-from rlora.evaluation.config import EvalConfig, is_file_name
-from rlora.evaluation.engine import Benchmark, collect, load_renderer, open_sampler
+from rlora.evaluation.config import EvalConfig, is_file_name, title_of
+from rlora.evaluation.engine import Benchmark, collect, engine_of, judge_of, load_renderer, open_sampler
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
-from rlora.evaluation.subject import Subject, resolve
+from rlora.evaluation.subject import Subject, known_task, resolve
 from rlora.model.sources import model_dir
+from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
+from rlora.store.claim import CONFIG_FILE, claim
 from rlora.store.run_dir import environment, read_json, write_json
 from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
-from rlora.system.lock import LOCK_FILE, FolderLock
+from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
-from rlora.tasks import TASKS, DataConfig, task
+from rlora.tasks import DataConfig, task
+from rlora.tasks.data import OWN
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.sets.own import read_own
 from rlora.types import Problem
@@ -52,7 +55,7 @@ def evaluate_benchmarks(
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)
-    lock = _claim(output, {"config": config.identity(), "subject": subject.describe()})
+    lock = _claimed(output, {"config": config.identity(), "subject": subject.describe()})
     try:
         return _evaluate(config, subject, folder, output, benchmarks, make_sampler)
     finally:
@@ -65,7 +68,7 @@ def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Be
     folder = model_dir(subject.model)
     benchmarks = []
     for name in config.benchmarks:
-        chosen = task("jsonl" if is_file_name(name) else name)
+        chosen = task(OWN if is_file_name(name) else name)
         renderer = load_renderer(folder, subject, name, chosen)
         benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
     return folder, benchmarks
@@ -86,25 +89,21 @@ def _default_output(config: EvalConfig, subject: Subject) -> Path:
     return Path("evals") / subject.name
 
 
-def _claim(output: Path, values: dict[str, Any]) -> FolderLock:
+def _claimed(output: Path, values: dict[str, Any]) -> FolderLock:
     """Take the folder for this evaluation; RunDirError names the fields in which it holds another one."""
-    stored = output / "config.json"
-    if output.exists() and not stored.is_file() and (not output.is_dir() or _has_files(output)):
-        raise RunDirError(f"{output} exists and is not the folder of an evaluation; choose another --output.")
-    output.mkdir(parents=True, exist_ok=True)
-    lock = FolderLock(output)
-    if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+    stored = output / CONFIG_FILE
+    lock = claim(output, holds="the folder of an evaluation", option="--output")
+    try:
+        if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+            raise RunDirError(
+                f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
+                "Choose another --output."
+            )
+        write_json(stored, values)
+    except BaseException:
         lock.release()
-        raise RunDirError(
-            f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
-            "Choose another --output."
-        )
-    write_json(stored, values)
+        raise
     return lock
-
-
-def _has_files(folder: Path) -> bool:
-    return any(entry.name != LOCK_FILE for entry in folder.iterdir())
 
 
 def _evaluate(
@@ -116,11 +115,6 @@ def _evaluate(
     make_sampler: Callable[[EngineSpec], Sampler],
 ) -> dict[str, Any]:
     arms = subject.arms if config.base or len(subject.arms) == 1 else ("policy",)
-    files = {
-        (one.name, arm): SampleFile(output / f"samples-{Path(one.name).stem}-{arm}.jsonl", num_samples=config.samples)
-        for one in benchmarks
-        for arm in arms
-    }
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     stored = output / "results.json"
     results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
@@ -132,23 +126,32 @@ def _evaluate(
         "environment": environment(),
     }
     with Verifier(config.verifier) as verifier:
+        judges = {one.name: judge_of(config, one, verifier) for one in benchmarks}
+        files = {
+            (one.name, arm): SampleFile(
+                output / f"samples-{title_of(one.name)}-{arm}.jsonl",
+                num_samples=config.samples,
+                measures=measures_of(judges[one.name]),
+            )
+            for one in benchmarks
+            for arm in arms
+        }
         if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
             with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, confirm):
                 results["proof"] = proof
                 for one in benchmarks:
+                    engine = engine_of(config, one, sampler, judges[one.name])
                     for arm in arms:
                         samples = files[one.name, arm]
                         with Display(console, one, arm, samples) as progress:
                             policy = None if arm == "base" else 0
                             confirm(policy)
-                            collect(
-                                config, one, samples, sampler, verifier, policy=policy, after_batch=progress.advance
-                            )
+                            collect(config, one, samples, engine, policy=policy, after_batch=progress.advance)
         trained = training_problems(subject)
         for one in benchmarks:
             of_arm = {arm: files[one.name, arm] for arm in arms}
             num_trained_on = count_trained_on(trained, one.problems)
-            results["benchmarks"][one.name] = _score(config, one, of_arm, verifier, num_trained_on)
+            results["benchmarks"][one.name] = _score(config, one, of_arm, judges[one.name], num_trained_on)
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
@@ -167,10 +170,11 @@ def count_trained_on(trained: Sequence[Problem] | None, problems: Sequence[Probl
 
 def training_problems(subject: Subject) -> list[Problem] | None:
     """Return what the run was trained on, or None where there is no run or its data cannot be had here."""
-    if subject.data is None or subject.trained_on not in TASKS:
+    trained_on = None if subject.data is None else known_task(subject.trained_on)
+    if subject.data is None or trained_on is None:
         return None
     try:
-        train, test = (task(subject.trained_on).read(split, subject.data) for split in ("train", "test"))
+        train, test = (trained_on.read(split, subject.data) for split in ("train", "test"))
     except DataError:
         return None
     return drop_overlap(train, test)[0]
@@ -180,17 +184,11 @@ def _score(
     config: EvalConfig,
     benchmark: Benchmark,
     files: dict[str, SampleFile],
-    verifier: Verifier,
+    judge: Judge,
     num_trained_on: int | None,
 ) -> dict[str, Any]:
     scores = {
-        arm: score_arm(
-            samples,
-            benchmark.problems,
-            num_samples=config.samples,
-            is_lenient=benchmark.task.last_number,
-            equal=verifier.equal,
-        )
+        arm: score_arm(samples, benchmark.problems, num_samples=config.samples, judge=judge)
         for arm, samples in files.items()
     }
     values: dict[str, Any] = {

@@ -6,7 +6,7 @@ those problems are sampled again.
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ Row = Mapping[str, Any]
 
 
 class SampleFile:
-    """Samples by problem, `num_samples` each."""
+    """Samples by problem, `num_samples` each, judged also by the `measures` of their judge."""
 
-    def __init__(self, path: Path, *, num_samples: int):
+    def __init__(self, path: Path, *, num_samples: int, measures: Collection[str] = ()):
         """Read what is there, and drop what is not whole; RunDirError for a file that this class did not write."""
-        self._path, self._num_samples = path, num_samples
+        self._path, self._num_samples, self._measures = path, num_samples, tuple(measures)
         lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         found: dict[str, list[Row]] = defaultdict(list)
         for number, line in enumerate(lines[:-1], start=1):  # what follows the last line feed was cut short
@@ -56,58 +56,69 @@ class SampleFile:
 
     def verdicts(self, problem: Problem) -> list[Verdict]:
         """Return the verdicts on a problem's samples."""
-        return [Verdict(kind=VerdictKind(row["verdict"]), extracted=row["extracted"]) for row in self._rows[problem.id]]
+        return [_verdict(row) for row in self._rows[problem.id]]
 
-    def append(self, groups: Sequence[Group], strict: Sequence[Group], too_long: Sequence[Problem]) -> None:
-        """Keep the samples of a batch and sync them; a problem with too long a prompt counts as wrong.
-
-        `strict` holds the same samples judged by the strict rule.
-        """
-        rows = [row for pair in zip(groups, strict, strict=True) for row in _group_rows(*pair)]
-        rows += [_row(problem, index) for problem in too_long for index in range(self._num_samples)]
+    def append(self, groups: Sequence[Group], too_long: Sequence[Problem]) -> None:
+        """Keep the samples of a batch and sync them; a problem with too long a prompt counts as wrong."""
+        rows = [row for group in groups for row in self._group_rows(group)]
+        rows += [self._missing(problem, index) for problem in too_long for index in range(self._num_samples)]
         with FileIO(self._path, "a") as file:
             append_line(file, "\n".join(map(_line, rows)))
         for row in rows:
             self._rows.setdefault(row["problem"], []).append(row)
+
+    def _group_rows(self, group: Group) -> list[Row]:
+        return [
+            self._missing(group.prompt.problem, index)
+            | _judgement(rollout.verdict)
+            | {
+                "stop": rollout.completion.stop.value,
+                "num_tokens": len(rollout.completion.token_ids),
+                "version": rollout.completion.version,
+                "text": rollout.completion.text,
+            }
+            for index, rollout in enumerate(group.rollouts)
+        ]
+
+    def _missing(self, problem: Problem, index: int) -> dict[str, Any]:
+        """Return the row of a sample that was not drawn."""
+        return {
+            "problem": problem.id,
+            "sample": index,
+            "gold": problem.answer,
+            "verdict": VerdictKind.NO_ANSWER.value,
+            "extracted": "",
+            **{f"{name}_verdict": VerdictKind.NO_ANSWER.value for name in self._measures},
+            "stop": TOO_LONG,
+            "num_tokens": 0,
+            "version": None,
+            "text": "",
+        }
 
 
 def _line(row: Row) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
-def _group_rows(group: Group, strict: Group) -> list[Row]:
-    rows = []
-    for index, (rollout, again) in enumerate(zip(group.rollouts, strict.rollouts, strict=True)):
-        completion, verdict = rollout.completion, rollout.verdict
-        rows.append(
-            _row(group.prompt.problem, index)
-            | {
-                "verdict": verdict.kind.value,
-                "extracted": verdict.extracted,
-                "strict_verdict": again.verdict.kind.value,
-                "stop": completion.stop.value,
-                "num_tokens": len(completion.token_ids),
-                "version": completion.version,
-                "text": completion.text,
-            }
-        )
-    return rows
+def _judgement(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as fields of a row; its reward only where its kind does not say it, its reason if it has one."""
+    values: dict[str, Any] = {"verdict": verdict.kind.value, "extracted": verdict.extracted}
+    values |= {f"{name}_verdict": measure.kind.value for name, measure in verdict.measures.items()}
+    if verdict.reward != float(verdict.is_correct):
+        values["reward"] = verdict.reward
+    if verdict.reason:
+        values["reason"] = verdict.reason
+    return values
 
 
-def _row(problem: Problem, index: int) -> dict[str, Any]:
-    """Return the row of a sample that was not drawn."""
-    return {
-        "problem": problem.id,
-        "sample": index,
-        "gold": problem.answer,
-        "verdict": VerdictKind.NO_ANSWER.value,
-        "extracted": "",
-        "strict_verdict": VerdictKind.NO_ANSWER.value,
-        "stop": TOO_LONG,
-        "num_tokens": 0,
-        "version": None,
-        "text": "",
-    }
+def _verdict(row: Row) -> Verdict:
+    kind = VerdictKind(row["verdict"])
+    return Verdict(
+        kind=kind,
+        reward=row.get("reward", float(kind is VerdictKind.CORRECT)),
+        extracted=row["extracted"],
+        reason=row.get("reason", ""),
+    )
 
 
 def is_truncated(row: Row) -> bool:

@@ -1,13 +1,14 @@
 """From the samples of a benchmark to its scores: avg@k, pass@k and maj@k with intervals, and paired differences."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rlora.evaluation.estimators import group_answers, majority_at_k, pass_at_k
 from rlora.evaluation.intervals import Estimate, mean_score, paired_difference
 from rlora.evaluation.samples import TOO_LONG, SampleFile, is_truncated
+from rlora.rewards import AnswerJudge, Judge, measures_of
 from rlora.types import Problem, VerdictKind
 
 
@@ -42,26 +43,28 @@ def score_arm(
     problems: Sequence[Problem],
     *,
     num_samples: int,
-    is_lenient: bool,
-    equal: Callable[[str, str], bool],
+    judge: Judge,
 ) -> ArmScores:
-    """Score the samples of the problems, all of which must be there; `equal` says which answers are the same.
+    """Score the samples of the problems, all of which must be there, as `judge` judged them.
 
-    Where the task's rule takes the last number of a text for its answer, `is_lenient`, the strict score is added.
+    Its measures are added where they can differ from the score, and majorities where it says which answers are equal.
     """
+    measures = [name for name, can_differ in measures_of(judge).items() if can_differ]
     found: dict[str, list[float]] = {}
     rows = [row for problem in problems for row in samples.rows(problem)]
     for problem in problems:
         verdicts = samples.verdicts(problem)
         num_correct = sum(verdict.is_correct for verdict in verdicts)
-        found.setdefault(f"avg@{num_samples}", []).append(num_correct / num_samples)
-        if is_lenient:
-            num_strict = sum(row["strict_verdict"] == VerdictKind.CORRECT.value for row in samples.rows(problem))
-            found.setdefault(f"strict avg@{num_samples}", []).append(num_strict / num_samples)
-        answers, num_silent = group_answers(verdicts, equal)
+        average = sum(verdict.reward for verdict in verdicts) / num_samples
+        found.setdefault(f"avg@{num_samples}", []).append(average)
+        for name in measures:
+            num_right = sum(row[f"{name}_verdict"] == VerdictKind.CORRECT.value for row in samples.rows(problem))
+            found.setdefault(f"{name} avg@{num_samples}", []).append(num_right / num_samples)
+        answers = group_answers(verdicts, judge.equal) if isinstance(judge, AnswerJudge) else None
         for k in subset_sizes(num_samples):
             found.setdefault(f"pass@{k}", []).append(pass_at_k(num_samples, num_correct, k))
-            found.setdefault(f"maj@{k}", []).append(majority_at_k(answers, num_silent, k))
+            if answers is not None:
+                found.setdefault(f"maj@{k}", []).append(majority_at_k(*answers, k))
     kinds = Counter(row["verdict"] for row in rows)
     return ArmScores(
         scores_P={measure: tuple(scores) for measure, scores in found.items()},

@@ -9,14 +9,15 @@ from typing import Any
 
 from rlora.config import from_json, to_json
 from rlora.errors import AdapterError, ConfigError, ModelError, RunDirError
-from rlora.evaluation.config import EvalConfig
+from rlora.evaluation.config import EvalConfig, is_file_name
 from rlora.full.weights import WEIGHTS_FILE
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.foreign import stored_shape
 from rlora.lora.peft.peft_format import CONFIG_FILE, TENSOR_FILE
 from rlora.model.sources import ModelConfig, model_title
 from rlora.store.run_dir import read_json
-from rlora.tasks import TASKS, DataConfig
+from rlora.tasks import DataConfig, Task, task
+from rlora.tasks.data import OWN
 from rlora.tasks.prompts import PromptConfig
 
 
@@ -67,9 +68,9 @@ class Subject:
         """
         if self.instruction is not None:
             return replace(self.prompt, instruction=self.instruction)
-        default = {name: one.instruction for name, one in TASKS.items()}
-        own = default.get(benchmark, default["jsonl"])
-        is_same = self.trained_on in default and default[self.trained_on] == own
+        own = task(OWN if is_file_name(benchmark) else benchmark)
+        trained_on = None if self.data is None else known_task(self.trained_on)
+        is_same = trained_on is not None and trained_on.instruction == own.instruction
         return self.prompt if is_same else replace(self.prompt, instruction=None)
 
     def describe(self) -> dict[str, Any]:
@@ -89,6 +90,14 @@ class Subject:
             "prompt": to_json(self.prompt),
             "trained_on": self.trained_on,
         }
+
+
+def known_task(name: str) -> Task | None:
+    """Return the task that a run was trained on; None where it is a user's own and its module is not here."""
+    try:
+        return task(name)
+    except ConfigError:
+        return None
 
 
 def resolve(config: EvalConfig) -> Subject:

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 from rlora.errors import ConfigError
+from rlora.registry import import_named
 from rlora.run_config import RunConfig
 
 RECIPES = {
@@ -55,13 +55,10 @@ def _file(path: Path) -> ModuleType:
 
 
 def _module(name: str) -> ModuleType:
-    target = RECIPES.get(name, name)
-    try:
-        return import_module(target)
-    except ModuleNotFoundError as error:
-        if error.name is None or not (target == error.name or target.startswith(f"{error.name}.")):
-            raise  # the recipe is there and lacks something that it imports
+    module = import_named(RECIPES.get(name, name))
+    if module is None:
         raise ConfigError(
             f"there is no recipe {name!r}; it must be one of {', '.join(RECIPES)}, a file that ends in "
             ".py, or a module."
-        ) from error
+        )
+    return module

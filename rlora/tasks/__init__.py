@@ -1,9 +1,13 @@
-"""The data sets, by name. A new one is a file with `INSTRUCTION` and `load`, and one line in `TASKS`."""
+"""The data sets, by name. A new one is a file with `INSTRUCTION` and `load`, and one line in `TASKS`.
+
+A user's own data set is a Task in a module of theirs, `--data my_module:my_task`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from rlora.errors import ConfigError
+from rlora.registry import find
 from rlora.tasks.data import OWN, DataConfig
 from rlora.tasks.sets import aime, arithmetic, deepmath, gsm8k, hendrycks_math, own
 from rlora.types import Problem
@@ -13,17 +17,21 @@ __all__ = ["TASKS", "DataConfig", "Task", "task"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A data set: how to read a split ("train" or "test"), what to tell the model, and what counts as an answer.
+    """A data set: how to read a split ("train" or "test"), what to tell the model, and which judge rewards it.
 
-    `last_number` lets the last number of a text be its answer; `is_number` asks for a number that was worked out, so
-    that repeating "27 + 85" earns nothing. Where problems are hard a stray last number is luck, so there the answer
-    must be marked. Tasks for tests alone raise DataError when asked for "train".
+    `judge` is a name of `rlora.rewards`: a line of its table, or a `module:name`. Tasks for tests alone raise DataError
+    when asked for "train".
+
+    Example:
+        >>> def read(split, data):
+        ...     return [Problem(id=f"{split}/1", question="What is 2 + 3?", answer="5", source="mine")]
+        >>> Task(read=read, instruction="Answer with the number only.", judge="number").load("test")[0].answer
+        '5'
     """
 
     read: Callable[[str, DataConfig], list[Problem]]
     instruction: str
-    last_number: bool = True
-    is_number: bool = False
+    judge: str = "mathematics"
 
     def load(self, split: str, data_dir: str | None = None) -> list[Problem]:
         """Return a whole split of a named data set."""
@@ -31,21 +39,31 @@ class Task:
 
 
 TASKS: dict[str, Task] = {
-    "arithmetic": Task(read=arithmetic.load, instruction=arithmetic.INSTRUCTION, is_number=True),
-    "digits": Task(read=arithmetic.load_digits, instruction="", is_number=True),
-    "gsm8k": Task(read=gsm8k.load, instruction=gsm8k.INSTRUCTION, is_number=True),
-    "math": Task(read=hendrycks_math.load, instruction=hendrycks_math.INSTRUCTION, last_number=False),
-    "math500": Task(read=hendrycks_math.load_500, instruction=hendrycks_math.INSTRUCTION, last_number=False),
-    "deepmath": Task(read=deepmath.load, instruction=deepmath.INSTRUCTION, last_number=False),
-    "aime2024": Task(read=aime.load_2024, instruction=aime.INSTRUCTION, last_number=False),
-    "aime2025": Task(read=aime.load_2025, instruction=aime.INSTRUCTION, last_number=False),
-    "aime2026": Task(read=aime.load_2026, instruction=aime.INSTRUCTION, last_number=False),
-    OWN: Task(read=own.load, instruction=own.INSTRUCTION, last_number=False),
+    "arithmetic": Task(read=arithmetic.load, instruction=arithmetic.INSTRUCTION, judge="number"),
+    "digits": Task(read=arithmetic.load_digits, instruction="", judge="number"),
+    "gsm8k": Task(read=gsm8k.load, instruction=gsm8k.INSTRUCTION, judge="number"),
+    "math": Task(read=hendrycks_math.load, instruction=hendrycks_math.INSTRUCTION),
+    "math500": Task(read=hendrycks_math.load_500, instruction=hendrycks_math.INSTRUCTION),
+    "deepmath": Task(read=deepmath.load, instruction=deepmath.INSTRUCTION),
+    "aime2024": Task(read=aime.load_2024, instruction=aime.INSTRUCTION),
+    "aime2025": Task(read=aime.load_2025, instruction=aime.INSTRUCTION),
+    "aime2026": Task(read=aime.load_2026, instruction=aime.INSTRUCTION),
+    OWN: Task(read=own.load, instruction=own.INSTRUCTION),
 }
 
 
 def task(name: str) -> Task:
-    """Return the task of this name; ConfigError lists the known ones."""
-    if name not in TASKS:
-        raise ConfigError(f"the data set {name!r} is unknown; it must be one of {', '.join(TASKS)}.")
-    return TASKS[name]
+    """Return the task of this name: one of `TASKS`, or a user's `module:name`, a Task or a function that returns one.
+
+    Raises:
+        ConfigError: Nothing has this name, or what has it is no Task.
+    """
+    found = find(name, TASKS, unknown=f"the data set {name!r} is unknown")
+    if not isinstance(found, Task) and callable(found):
+        found = found()
+    if not isinstance(found, Task):
+        raise ConfigError(
+            f"the data set {name} is {found!r}; it must be a rlora.tasks.Task, or a function without arguments "
+            "that returns one."
+        )
+    return found

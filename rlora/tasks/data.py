@@ -17,7 +17,9 @@ class DataConfig:
     """The data set, where it lies, and what of it is taken for training."""
 
     name: Annotated[str, tyro.conf.arg(name="data")] = "gsm8k"
-    """What to train and test on: arithmetic, gsm8k, math or deepmath. Files given by train or test take its place."""
+    """What to train and test on: arithmetic, gsm8k, math or deepmath, or your own my_module:my_task. Files given by
+    train or test take its place.
+    """
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     train: str | None = None

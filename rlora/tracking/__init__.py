@@ -1,6 +1,7 @@
-"""What a run reports: metrics of a step, a JSONL log, a live display, wandb."""
+"""What a run reports: metrics of a step, a JSONL log, a live display, trackers."""
 
-from rlora.tracking.log import MetricsLog, TrackingConfig
+from rlora.tracking.log import MetricsLog
 from rlora.tracking.metrics import StepMetrics
+from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig
 
-__all__ = ["MetricsLog", "StepMetrics", "TrackingConfig"]
+__all__ = ["MetricsLog", "StepMetrics", "TrackedRun", "Tracker", "TrackingConfig"]

@@ -1,53 +1,34 @@
-"""Where the metrics of a run go: `metrics.jsonl`, the display, and wandb when asked."""
+"""Where the metrics of a run go: `metrics.jsonl`, the display, and the trackers that are asked for."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 from rlora.system.files import append_line
 from rlora.tracking.console import Display
-
-WandbMode = Literal["online", "offline", "disabled"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrackingConfig:
-    """Where metrics go besides the run directory."""
-
-    wandb: WandbMode = "disabled"
-    """online (needs a login), offline (files under the run directory, `wandb sync` sends them later), or disabled."""
-    wandb_project: str = "rlora"
-    """Project that wandb files the run under."""
+from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig, find_tracker
 
 
 class MetricsLog:
-    """Writes each step once: a JSON line, a line on the display, a wandb record."""
+    """Writes each step once: a JSON line, a record of each tracker, a line on the display.
+
+    The JSON line is part of the run, and a disk that refuses it ends the run; trackers are bystanders.
+    """
 
     def __init__(
         self, run_dir: Path, config: TrackingConfig, *, num_steps: int, run_id: str, run_config: Mapping[str, Any]
     ):
-        """Open the log of the run in `run_dir`; wandb goes on with the run of the same `run_id`."""
+        """Open the log of the run in `run_dir`; trackers go on with the run of the same `run_id`."""
         self._path = run_dir / "metrics.jsonl"
         self._file: FileIO | None = None
         self.display = Display(num_steps)
-        self._wandb: Any = None
-        if config.wandb != "disabled":
-            import wandb
-
-            self._wandb = wandb.init(
-                project=config.wandb_project,
-                name=run_dir.name,
-                id=run_id,
-                resume="allow",
-                dir=str(run_dir),
-                mode=config.wandb,
-                config=dict(run_config),
-            )
+        run = TrackedRun(run_dir=run_dir, run_id=run_id, values=run_config, config=config)
+        self._trackers: dict[str, Tracker] = {name: find_tracker(name)(run) for name in config.names}
+        self._failed: set[str] = set()
 
     def __enter__(self) -> "MetricsLog":
         """Start the display."""
@@ -61,8 +42,8 @@ class MetricsLog:
         self.display.__exit__(kind, error, trace)
         if self._file is not None:
             self._file.close()
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=int(kind is not None))
+        for name, tracker in self._trackers.items():
+            self._tell(name, lambda tracker=tracker: tracker.close(has_failed=kind is not None))
 
     def write(self, values: Mapping[str, float]) -> None:
         """Write the numbers of a finished step; all must be finite."""
@@ -71,6 +52,18 @@ class MetricsLog:
         if self._file is None:
             self._file = FileIO(self._path, "a")
         append_line(self._file, json.dumps(values))
-        if self._wandb is not None:
-            self._wandb.log(dict(values), step=int(values["step"]))
+        for name, tracker in self._trackers.items():
+            if name not in self._failed:
+                self._tell(name, lambda tracker=tracker: tracker.write(values))
         self.display.step(values)
+
+    def _tell(self, name: str, message: Callable[[], None]) -> None:
+        """Give a tracker a message; one that fails is said to, hears of no further step, and is closed with the run."""
+        try:
+            message()
+        except Exception as error:  # a bystander never ends a run
+            self._failed.add(name)
+            self.display.say(
+                f"The tracker {name} failed and hears of no further step ({type(error).__name__}: {error}); every step "
+                f"is in {self._path}."
+            )

@@ -59,8 +59,12 @@ def advantages_of(group: Group, name: AdvantageName, *, consensus_penalty: float
 
 
 def is_wrong_consensus(group: Group) -> bool:
-    """Return whether no rollout is right and at least three quarters give the same wrong answer."""
-    if any(rollout.reward > 0 for rollout in group.rollouts):
+    """Return whether no rollout is right and at least three quarters give the same wrong answer.
+
+    A judge that extracts no answers, as a user's function, has no consensus.
+    """
+    verdicts = [rollout.verdict for rollout in group.rollouts]
+    if any(verdict.is_correct for verdict in verdicts):
         return False
-    wrong = Counter(r.verdict.extracted for r in group.rollouts if r.verdict.kind is VerdictKind.WRONG)
+    wrong = Counter(each.extracted for each in verdicts if each.kind is VerdictKind.WRONG and each.extracted)
     return max(wrong.values(), default=0) >= CONSENSUS * len(group.rollouts)

@@ -7,21 +7,21 @@ alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 
 from rlora.errors import ConfigError
-
-LossName = Literal["importance_weighted", "ppo", "cispo", "truncated", "gspo", "reinforce"]
+from rlora.registry import find_callable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossConfig:
     """Which loss trains the policy."""
 
-    name: LossName = "importance_weighted"
-    """importance_weighted (default), ppo, cispo, truncated, gspo or reinforce; see docs/losses.md."""
+    name: str = "importance_weighted"
+    """importance_weighted (default), ppo, cispo, truncated, gspo or reinforce (docs/losses.md), or your own
+    my_module:my_loss.
+    """
     clip_low: float = 0.2
     """ppo, cispo, gspo: ratios below 1 - clip_low are clipped."""
     clip_high: float = 0.2
@@ -33,6 +33,7 @@ class LossConfig:
 
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
+        find_loss(self.name)
         if not 0 <= self.clip_low <= 1 or self.clip_high < 0:
             raise ConfigError(
                 f"loss.clip_low is {self.clip_low} and loss.clip_high {self.clip_high}; clip_low must be in [0, 1], "
@@ -126,7 +127,8 @@ def k3(logprobs_N: torch.Tensor, reference_logprobs_N: torch.Tensor) -> torch.Te
     return torch.expm1(log_ratio_N) - log_ratio_N
 
 
-LOSSES: dict[str, Callable[[LossInputs, LossConfig], LossOutputs]] = {
+LossFunction = Callable[[LossInputs, LossConfig], LossOutputs]
+LOSSES: dict[str, LossFunction] = {
     "importance_weighted": importance_weighted,
     "ppo": ppo,
     "cispo": cispo,
@@ -134,3 +136,13 @@ LOSSES: dict[str, Callable[[LossInputs, LossConfig], LossOutputs]] = {
     "gspo": gspo,
     "reinforce": reinforce,
 }
+
+
+def find_loss(name: str) -> LossFunction:
+    """Return the loss of this name: one of `LOSSES`, or a user's `module:name`.
+
+    Raises:
+        ConfigError: Nothing has this name, or what has it cannot be called.
+    """
+    called = "(LossInputs, LossConfig) -> LossOutputs"
+    return find_callable(name, LOSSES, unknown=f"loss.name is {name!r}", called=called)

@@ -14,7 +14,7 @@ from rlora.lora.linear import forget_shared_inputs
 from rlora.system.exactness import deterministic
 from rlora.system.memory import give_back_freed_memory, keep_freed_memory
 from rlora.train.batching import Batch, BatchConfig, MicroBatch, build_batch
-from rlora.train.losses import LOSSES, LossConfig, LossInputs, k3
+from rlora.train.losses import LossConfig, LossInputs, find_loss, k3
 from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, learning_rate_at
 from rlora.train.policy import Policy, TokenScores
 from rlora.train.token_budget import TokenBudget, is_out_of_memory
@@ -196,7 +196,7 @@ class Trainer:
                 advantages_N=micro_batch.advantages_N,
                 completion_N=micro_batch.completion_N,
             )
-            outputs = LOSSES[self._loss.name](inputs, self._loss)
+            outputs = find_loss(self._loss.name)(inputs, self._loss)
             loss_N = outputs.loss_N
             if self._loss.kl_coefficient:
                 with torch.no_grad(), self.policy.adapter_off():

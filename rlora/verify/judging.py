@@ -1,8 +1,7 @@
 """From a completion to its verdict, as far as that needs no worker: extraction, the task's own rules, cheap proofs."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlora.types import VerdictKind
 from rlora.verify.comparison.decide import Step
@@ -31,74 +30,85 @@ class JudgeRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """An answer that the cheap rules could not decide, and the gold that a worker shall compare it with."""
+class Outcome:
+    """What the cheap rules make of a completion: the text taken as its answer, and the kind of verdict.
 
+    A kind of None leaves it to a worker, which shall compare the answer with `gold`. `is_strict` says that the rule
+    that takes no last number comes to the same outcome.
+    """
+
+    kind: VerdictKind | None
     extracted: str
-    gold: str
+    gold: str = ""
+    is_strict: bool = True
 
 
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but not those between digits: 12 34 is not 1234
 _FOUND = {VerdictKind.CORRECT: True, VerdictKind.WRONG: False}
-Outcome = Pending | tuple[VerdictKind, str]
 
 
 def judge_cheaply(request: JudgeRequest, trace: list[Step] | None = None) -> Outcome:
     """Return the kind of verdict and the text taken as the answer, or what a worker must decide.
 
-    The rules that decided are added to `trace`, if given.
+    The rules that decided are added to `trace`, if given. `last_number` is read in three places: the last number behind
+    a phrase, the last number or formula of an unmarked text, and the right-hand side of an equation with numbers on its
+    left. What comes through none of them is the strict rule's outcome too, which is what `is_strict` says.
     """
     found = extract(
         request.text, is_truncated=request.is_truncated, question=request.question, last_number=request.last_number
     )
 
-    def by(rule: str, kind: VerdictKind, answer: str) -> tuple[VerdictKind, str]:
-        if trace is not None:
-            trace.append(Step(rule=rule, verdict=_FOUND.get(kind), answer=answer))
-        return kind, answer
-
     if found.kind is not None:
-        return by(found.rule, found.kind, found.text)
+        return _decided(found.rule, found.kind, found, trace)
     if trace is not None:
         trace.append(Step(rule=f"extraction: {found.rule}", verdict=None, answer=found.text))
-    return _compared(request, found, by, trace)
+    return _compared(request, found, trace)
 
 
-def _compared(
-    request: JudgeRequest,
-    found: Extraction,
-    by: Callable[[str, VerdictKind, str], tuple[VerdictKind, str]],
-    trace: list[Step] | None,
-) -> Outcome:
-    gold, answer = gold_text(request.gold), found.text
-    if gold == answer and gold:
-        return by("the same text", VerdictKind.CORRECT, answer)
-    left, right = parse_answer(gold), parse_answer(answer)
+def _decided(rule: str, kind: VerdictKind, found: Extraction, trace: list[Step] | None) -> Outcome:
+    if trace is not None:
+        trace.append(Step(rule=rule, verdict=_FOUND.get(kind), answer=found.text))
+    return Outcome(kind=kind, extracted=found.text, is_strict=found.is_strict)
+
+
+def _compared(request: JudgeRequest, found: Extraction, trace: list[Step] | None) -> Outcome:
+    gold = gold_text(request.gold)
+    if gold == found.text and gold:
+        return _decided("the same text", VerdictKind.CORRECT, found, trace)
+    left, right = parse_answer(gold), parse_answer(found.text)
     if left is None or right is None:
         if (
             gold
-            and len(answer) <= MAX_CHARACTERS
-            and _SPACES.sub("", plain_latex(gold)) == _SPACES.sub("", plain_latex(answer))
+            and len(found.text) <= MAX_CHARACTERS
+            and _SPACES.sub("", plain_latex(gold)) == _SPACES.sub("", plain_latex(found.text))
         ):
-            return by("the same text but for spaces, where one is no expression", VerdictKind.CORRECT, answer)
+            rule = "the same text but for spaces, where one is no expression"
+            return _decided(rule, VerdictKind.CORRECT, found, trace)
         kind = VerdictKind.UNPARSED if right is None else VerdictKind.WRONG
-        return by(f"the {'answer' if right is None else 'gold'} is no expression", kind, answer)
+        return _decided(f"the {'answer' if right is None else 'gold'} is no expression", kind, found, trace)
     is_compound = found.is_plain and right.op == "rel" and left.op != "rel" and not named_value(right)
-    if is_compound and (request.last_number or not contains(right.args[0], "num")):  # b - a = 4, but not 2x + 3 = 7
-        answer = _right_side(answer)
-        right = parse_answer(answer) or right
+    has_number = is_compound and contains(right.args[0], "num")
+    if is_compound and (request.last_number or not has_number):  # b - a = 4, but not 2x + 3 = 7
+        found = replace(found, text=_right_side(found.text), is_strict=found.is_strict and not has_number)
+        right = parse_answer(found.text) or right
         if trace is not None:
-            trace.append(Step(rule="of an equation in prose, its right-hand side", verdict=None, answer=answer))
+            trace.append(Step(rule="of an equation in prose, its right-hand side", verdict=None, answer=found.text))
     if request.is_number and not is_worked_out(right):
-        return by("a number is asked for, and this is not worked out", VerdictKind.WRONG, answer)
-    if right != left and not is_worked_out(right) and right.args and _squeezed(answer) in _squeezed(request.question):
-        return by("an expression copied from the question", VerdictKind.NO_ANSWER, answer)
-    verdict = cheap_verdict(gold, answer, is_rounding=True, trace=trace)
+        return _decided("a number is asked for, and this is not worked out", VerdictKind.WRONG, found, trace)
+    if (
+        right != left
+        and not is_worked_out(right)
+        and right.args
+        and _squeezed(found.text) in _squeezed(request.question)
+    ):
+        return _decided("an expression copied from the question", VerdictKind.NO_ANSWER, found, trace)
+    verdict = cheap_verdict(gold, found.text, is_rounding=True, trace=trace)
     if verdict:
-        return VerdictKind.CORRECT, answer
+        return Outcome(kind=VerdictKind.CORRECT, extracted=found.text, is_strict=found.is_strict)
     if right.op == "text" and left.op != "text":
-        return by("words, where the gold is an expression", VerdictKind.UNPARSED, answer)
-    return Pending(extracted=answer, gold=gold) if verdict is None else (VerdictKind.WRONG, answer)
+        return _decided("words, where the gold is an expression", VerdictKind.UNPARSED, found, trace)
+    kind = None if verdict is None else VerdictKind.WRONG
+    return Outcome(kind=kind, extracted=found.text, gold=gold, is_strict=found.is_strict)
 
 
 def _squeezed(text: str) -> str:

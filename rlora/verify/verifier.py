@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self, TypeVar, final
 
@@ -13,7 +13,7 @@ from rlora.verify.comparison.decide import Step
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.explain import Explanation
 from rlora.verify.extraction.extract import gold_text
-from rlora.verify.judging import JudgeRequest, Outcome, Pending, judge_cheaply
+from rlora.verify.judging import JudgeRequest, Outcome, judge_cheaply
 from rlora.verify.reading.normalize import INVISIBLE
 from rlora.verify.workers.faults import RAISED, Faults, described
 from rlora.verify.workers.pool import Pool
@@ -75,20 +75,29 @@ class Verifier:
         )
         return self._finish(*self._judge_here(request))
 
-    def judge_many(self, items: Sequence[JudgeRequest]) -> list[Verdict]:
-        """Return the verdicts on many completions, in their order; slow ones use all workers at once."""
+    def judge_many(self, items: Sequence[JudgeRequest], *, with_strict: bool = False) -> list[Verdict]:
+        """Return the verdicts on many completions, in their order; slow ones use all workers at once.
+
+        `with_strict` adds to each, as its measure "strict", the verdict of the rule that takes no last number. Where
+        that rule goes the same way, which is known from how the answer was found, it is the same verdict; the others
+        alone are judged a second time.
+        """
         started = [self._judge_here(item) for item in items]
         verdicts: list[Verdict | None] = [None] * len(items)
-        slow = [i for i, (found, _) in enumerate(started) if isinstance(found, Pending)]
         for i, (found, seconds) in enumerate(started):
-            if not isinstance(found, Pending):
+            if found.kind is not None:
                 verdicts[i] = self._finish(found, seconds)
-        self._judge_slow(slow, started, verdicts)
-        return [verdict for verdict in verdicts if verdict is not None]
+        self._judge_slow(started, verdicts)
+        judged = [verdict for verdict in verdicts if verdict is not None]
+        if not with_strict:
+            return judged
+        again = [i for i, (found, _) in enumerate(started) if not found.is_strict]
+        strict = dict(enumerate(judged))
+        strict |= zip(again, self.judge_many([replace(items[i], last_number=False) for i in again]), strict=True)
+        return [replace(verdict, measures={"strict": strict[i]}) for i, verdict in enumerate(judged)]
 
-    def _judge_slow(
-        self, slow: list[int], started: list[tuple[Outcome, float]], verdicts: list[Verdict | None]
-    ) -> None:
+    def _judge_slow(self, started: list[tuple[Outcome, float]], verdicts: list[Verdict | None]) -> None:
+        slow = [i for i, (found, _) in enumerate(started) if found.kind is None]
         queue = iter(slow)
         lock = threading.Lock()
         errors: list[BaseException] = []
@@ -126,7 +135,8 @@ class Verifier:
         text = request.text
         found = self._guarded(lambda: judge_cheaply(request, trace), answer=text, gold=request.gold, trace=trace)
         if found is None:
-            found = VerdictKind.UNPARSED, INVISIBLE.sub("", text[-_END:])
+            extracted = INVISIBLE.sub("", text[-_END:])
+            found = Outcome(kind=VerdictKind.UNPARSED, extracted=extracted, is_strict=not request.last_number)
         return found, time.perf_counter() - start
 
     def _guarded(
@@ -146,8 +156,8 @@ class Verifier:
             return None
 
     def _finish(self, found: Outcome, seconds: float, trace: list[Step] | None = None) -> Verdict:
-        if isinstance(found, tuple):
-            return Verdict(kind=found[0], extracted=found[1], seconds=seconds)
+        if found.kind is not None:
+            return _verdict(found.kind, found.extracted, seconds)
         start = time.perf_counter()
         task = Task(gold=found.gold, answer=found.extracted, is_rounding=True, is_traced=trace is not None)
         answer = self._pool.ask(task)
@@ -155,16 +165,14 @@ class Verifier:
             trace.extend(answer.steps)
             if answer.error:
                 trace.append(Step(rule=f"the worker's comparison raised {answer.error}", verdict=None))
-        return Verdict(kind=answer.kind, extracted=found.extracted, seconds=seconds + time.perf_counter() - start)
+        return _verdict(answer.kind, found.extracted, seconds + time.perf_counter() - start)
 
     def explain(self, request: JudgeRequest) -> Explanation:
         """Return the verdict on a completion with what led to it, from the code that judges."""
         trace: list[Step] = []
         found, seconds = self._judge_here(request, trace)
         verdict = self._finish(found, seconds, trace)
-        return Explanation(
-            request=request, verdict=verdict, steps=tuple(trace), is_by_worker=isinstance(found, Pending)
-        )
+        return Explanation(request=request, verdict=verdict, steps=tuple(trace), is_by_worker=found.kind is None)
 
     @property
     def errors(self) -> dict[str, int]:
@@ -184,6 +192,10 @@ class Verifier:
     ) -> None:
         """End the workers."""
         self.close()
+
+
+def _verdict(kind: VerdictKind, extracted: str, seconds: float) -> Verdict:
+    return Verdict(kind=kind, reward=float(kind is VerdictKind.CORRECT), extracted=extracted, seconds=seconds)
 
 
 def _equal_here(a: str, b: str) -> bool | Task:

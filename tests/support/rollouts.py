@@ -27,8 +27,7 @@ def group(
         rollouts=tuple(
             Rollout(
                 completion=one,
-                verdict=Verdict(kind=VerdictKind.CORRECT if reward else VerdictKind.WRONG),
-                reward=reward,
+                verdict=Verdict(kind=VerdictKind.CORRECT if reward else VerdictKind.WRONG, reward=reward),
             )
             for one, reward in zip(completions, rewards, strict=True)
         ),

@@ -69,7 +69,10 @@ def rewarded(groups: Sequence[Any]) -> list[Any]:
     return [
         replace(
             group,
-            rollouts=tuple(replace(rollout, reward=float(n % 3 == 0)) for n, rollout in enumerate(group.rollouts)),
+            rollouts=tuple(
+                replace(rollout, verdict=replace(rollout.verdict, reward=float(n % 3 == 0)))
+                for n, rollout in enumerate(group.rollouts)
+            ),
         )
         for group in groups
     ]

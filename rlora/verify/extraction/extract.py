@@ -43,6 +43,8 @@ class Extraction:
     """Whether no mark set the answer off, so that of an equation in prose the right-hand side may be meant."""
     rule: str = ""
     """The rule that found it, or found it missing."""
+    is_strict: bool = True
+    """Whether it would have been found without taking the last number of a text, or of a phrase, for an answer."""
 
 
 def _none(rule: str) -> Extraction:
@@ -178,7 +180,7 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
         return Extraction(text=content, rule=f"a range behind {said}")
     number = last_number_of(content) if last_number else None
     if number:
-        return Extraction(text=number, rule=f"the last number behind {said}")
+        return Extraction(text=number, rule=f"the last number behind {said}", is_strict=False)
     return Extraction(text=cut or content, rule=f"the words behind {said}")
 
 
@@ -186,14 +188,15 @@ def _unmarked(body: str, last_number: bool) -> Extraction:
     lines = prose.last_lines(body)
     if not lines:
         return _none("no last line that could be an answer")
-    sources = [("the last line, which is or ends in an expression or a few words", prose.plain_final, lines[0])]
-    if last_number:
-        sources += [
-            ("the last number of the last line", last_number_of, lines[0]),
-            ("the formula that ends the last line", prose.last_formula, lines[0]),
-            ("the last number of the text", last_number_of, body),
-        ]
-    for rule, find, text in sources:
+    if (answer := prose.plain_final(lines[0])) is not None:
+        rule = "the last line, which is or ends in an expression or a few words"
+        return Extraction(text=answer, is_plain=True, rule=rule)
+    lenient = (
+        ("the last number of the last line", last_number_of, lines[0]),
+        ("the formula that ends the last line", prose.last_formula, lines[0]),
+        ("the last number of the text", last_number_of, body),
+    )
+    for rule, find, text in lenient if last_number else ():
         if (answer := find(text)) is not None:
-            return Extraction(text=answer, is_plain=True, rule=rule)
+            return Extraction(text=answer, is_plain=True, rule=rule, is_strict=False)
     return _none("no mark, and the last line is prose")

@@ -1,0 +1,74 @@
+"""What a judge is: samples in, a verdict with a reward for each out."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+from rlora.errors import RewardError
+from rlora.types import Sample, Verdict
+
+
+class Judge(Protocol):
+    """Says what completions earn. The same samples must get the same rewards, or runs do not repeat."""
+
+    def judge(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Return one verdict a sample, in order."""
+        ...
+
+
+@runtime_checkable
+class AnswerJudge(Judge, Protocol):
+    """A judge of answers, two of which may be the same though their texts differ: evaluation counts majorities."""
+
+    @property
+    def measures(self) -> Mapping[str, bool]:
+        """The names of its verdicts' measures, and whether they can differ from the verdict itself."""
+        ...
+
+    def equal(self, a: str, b: str) -> bool:
+        """Whether two extracted answers are the same."""
+        ...
+
+    def explain(self, sample: Sample) -> Iterator[str]:
+        """Yield the verdict on a sample with what led to it, line by line, for a person."""
+        ...
+
+
+def judged(judge: Judge, samples: Sequence[Sample]) -> list[Verdict]:
+    """Return the judge's verdicts on the samples, checked.
+
+    Raises:
+        RewardError: There is not one verdict a sample, or a reward is not a finite number.
+    """
+    verdicts = judge.judge(samples)
+    name = type(judge).__name__
+    if len(verdicts) != len(samples):
+        raise RewardError(f"{name} gave {len(verdicts)} verdicts on {len(samples)} samples; give one each, in order.")
+    for sample, verdict in zip(samples, verdicts, strict=True):
+        if not isinstance(verdict, Verdict):
+            raise RewardError(f"{name} gave {verdict!r} on {shown(sample)}, which is no rlora.types.Verdict.")
+        if not math.isfinite(verdict.reward):
+            raise RewardError(f"{name} gave the reward {verdict.reward} on {shown(sample)}; it must be finite.")
+    return verdicts
+
+
+def measures_of(judge: Judge) -> Mapping[str, bool]:
+    """Return the measures of a judge: by name, whether they can differ from the verdict; none where it has none."""
+    return judge.measures if isinstance(judge, AnswerJudge) else {}
+
+
+def explain(judge: Judge, sample: Sample) -> Iterator[str]:
+    """Yield the verdict on a sample, line by line, with what led to it where the judge says so."""
+    if isinstance(judge, AnswerJudge):
+        yield from judge.explain(sample)
+        return
+    (verdict,) = judged(judge, [sample])
+    yield f"verdict     {verdict.kind.upper()}"
+    yield f"reward      {verdict.reward:g}"
+    yield f"reason      {verdict.reason or 'none given'}"
+
+
+def shown(sample: Sample, *, characters: int = 200) -> str:
+    """Return a sample as an error names it: the problem's id and how the completion begins."""
+    text = sample.completion.text
+    return f"the completion {text[:characters] + ('...' if len(text) > characters else '')!r} of {sample.problem.id}"
