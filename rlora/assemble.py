@@ -16,7 +16,7 @@ from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, num_weights
 from rlora.proof.hot_swap import HotSwap
-from rlora.rewards import open_judge
+from rlora.rewards import Judge
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -32,7 +32,6 @@ from rlora.train.token_budget import measured_batch_memory
 from rlora.train.trainer import Trainer
 from rlora.train.warm_up import warm_up
 from rlora.types import Problem
-from rlora.verify import Verifier
 
 _CANARY_CANDIDATES = 16  # training problems from whose prompts the canary is made
 
@@ -62,7 +61,15 @@ def load_problems(config: RunConfig) -> Problems:
     """Return the problems of the run's data set; DataError when they cannot be had, or either split is empty."""
     read = task(config.data.task_name).read
     test = read("test", config.data)
-    train, overlap = drop_overlap(read("train", config.data), test)
+    return split_problems(config, read("train", config.data), test)
+
+
+def split_problems(config: RunConfig, train: Sequence[Problem], test: Sequence[Problem]) -> Problems:
+    """Return what a run trains and is tested on, what is in both left out of the training.
+
+    Raises DataError where either is empty.
+    """
+    train, overlap = drop_overlap(train, test)
     if not train or not test:
         raise DataError(f"the data set {config.data.title} has {len(train)} training and {len(test)} test problems.")
     tested = test[: config.evaluation.num_problems or None]
@@ -73,7 +80,7 @@ def assemble(
     config: RunConfig,
     folder: Path,
     problems: Sequence[Problem],
-    verifier: Verifier,
+    judge: Judge,
     make_sampler: Callable[[EngineSpec], Sampler],
     *,
     start: Checkpoint | None = None,
@@ -115,7 +122,6 @@ def assemble(
     else:
         sampler = shared.sampler
         sampler.restore_cache()
-    judge = open_judge(config.reward or chosen.judge, verifier)
     engine = RolloutEngine(renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
     prompts = engine.render(problems[:_CANARY_CANDIDATES])
     if not prompts:

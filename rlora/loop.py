@@ -3,14 +3,16 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from rlora.advice import check_layers
-from rlora.assemble import assemble, load_problems
+from rlora.assemble import Problems, assemble, load_problems
 from rlora.config import to_json
 from rlora.lora.peft.peft_format import check_adapter
 from rlora.model.sources import model_dir
 from rlora.resume import branched, find_start, open_run_dir, restore
+from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -20,6 +22,7 @@ from rlora.summary import opening, summarize
 from rlora.system.exactness import make_exact
 from rlora.system.interrupts import Interrupts
 from rlora.system.memory import let_blocks_grow
+from rlora.tasks import task
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
 from rlora.verify import Verifier
@@ -64,12 +67,22 @@ def train(run: Run) -> Iterator[dict[str, float]]:
     run.save()
 
 
-def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Path:
+def run(
+    config: RunConfig,
+    *,
+    problems: Problems | None = None,
+    reward: RewardFunction | Judge | None = None,
+    make_sampler: Callable[[EngineSpec], Sampler] = build_sampler,
+) -> Path:
     """Train until `config.num_steps` and return the run directory; a run that was stopped goes on where it was.
 
-    Everything cheap and fallible comes first. A signal raises Interrupted between two writes.
+    `problems` and `reward` take the place of those that the configuration names. Everything cheap and fallible comes
+    first. A signal raises Interrupted between two writes.
     """
     config.check()
+    own_judge = None if reward is None else as_judge(reward, name=name_of(reward))
+    if reward is not None:
+        config = replace(config, reward=name_of(reward))
     config, point = branched(config.resolved())
     if not config.sampler.shares_base:  # vLLM's allocator for a cache that gives way refuses such blocks
         let_blocks_grow()
@@ -78,7 +91,7 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
     is_new = point is None and not checkpoints_of(config).steps()
     if is_new and config.init_adapter is not None:
         check_adapter(Path(config.init_adapter), config.lora)
-    problems = load_problems(config)
+    problems = problems or load_problems(config)
     folder = model_dir(config.model)
     check_layers(config, folder)
     with (
@@ -93,7 +106,8 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
             run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
         ) as log:
             start = find_start(config, point, log)
-            parts = assemble(config, folder, problems.train, verifier, make_sampler, start=start)
+            judge = own_judge or open_judge(config.reward or task(config.data.task_name).judge, verifier)
+            parts = assemble(config, folder, problems.train, judge, make_sampler, start=start)
             with closing(parts.sampler):
                 log.display.say(opening(config, parts, problems))
                 parts.trainer.budget.say = log.display.say

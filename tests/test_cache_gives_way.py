@@ -25,6 +25,7 @@ from rlora.loop import run
 from rlora.lora.config import LoraConfig
 from rlora.model.loading import load_model
 from rlora.model.sources import ModelConfig, empty_model
+from rlora.rewards import open_judge
 from rlora.sampler.base import EngineSpec, SamplerConfig, check_shareable
 from rlora.sampler.build import build_sampler
 from rlora.sampler.torch_sampler import TorchSampler
@@ -405,7 +406,7 @@ def assembled(tmp_path, toy_dir, events, engine, **changes):
         return Recording(engine_spec, events, engine)
 
     with Verifier(config.verifier) as verifier:
-        parts = assemble(config, toy_dir, load_problems(config).train, verifier, make)
+        parts = assemble(config, toy_dir, load_problems(config).train, open_judge("number", verifier), make)
     return parts, specs
 
 

@@ -3,15 +3,19 @@
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from rlora.errors import ConfigError
 from rlora.registry import check_name, find
-from rlora.rewards.function import FunctionJudge
+from rlora.rewards.function import FunctionJudge, RewardFunction
 from rlora.rewards.judge import AnswerJudge, Judge, explain, judged, measures_of
 from rlora.rewards.mathematics import Mathematics
 from rlora.verify import Verifier
 
-__all__ = ["JUDGES", "AnswerJudge", "Judge", "check_judge", "explain", "judged", "measures_of", "open_judge"]
+__all__ = [
+    "JUDGES", "AnswerJudge", "Judge", "RewardFunction", "as_judge", "check_judge", "explain", "judged", "measures_of",
+    "name_of", "open_judge",
+]  # fmt: skip
 
 JUDGES: Mapping[str, Callable[[Verifier], Judge]] = {
     "mathematics": Mathematics,  # the answer must be marked, or be the whole last line
@@ -28,15 +32,28 @@ def open_judge(name: str, verifier: Verifier) -> Judge:
         ConfigError: Nothing has this name, or what has it is neither a function of (completion, problem) nor a judge.
     """
     found = find(name, JUDGES, unknown=_unknown(name))
-    if name in JUDGES:
-        return found(verifier)
-    if inspect.isclass(found):
+    return found(verifier) if name in JUDGES else as_judge(found, name=name)
+
+
+def as_judge(reward: RewardFunction | Judge, *, name: str) -> Judge:
+    """Return the judge that an object is, a function of (completion, problem) or a `Judge`; errors call it `name`.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if inspect.isclass(reward):
         raise ConfigError(f"the reward {name} is a class; name an object of it, or a function.")
-    if callable(getattr(found, "judge", None)):
-        return found
-    if callable(found):
-        return FunctionJudge(found, name=name)
-    raise ConfigError(f"the reward {name} is {found!r}; it must be a function of (completion, problem), or a Judge.")
+    if callable(getattr(reward, "judge", None)):
+        return reward  # pyright: ignore[reportReturnType] - it has the method that makes it one
+    if callable(reward):
+        return FunctionJudge(reward, name=name)
+    raise ConfigError(f"the reward {name} is {reward!r}; it must be a function of (completion, problem), or a Judge.")
+
+
+def name_of(reward: RewardFunction | Judge) -> str:
+    """Return what a run's configuration calls a reward that was given as an object: where it was defined."""
+    named: Any = reward if hasattr(reward, "__qualname__") else type(reward)
+    return f"{named.__module__}:{named.__qualname__}"
 
 
 def check_judge(name: str) -> None:

@@ -6,9 +6,9 @@ A user's own data set is a Task in a module of theirs, `--data my_module:my_task
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlora.errors import ConfigError
+from rlora.errors import ConfigError, DataError
 from rlora.registry import find
-from rlora.tasks.data import OWN, DataConfig
+from rlora.tasks.data import GIVEN, OWN, DataConfig
 from rlora.tasks.sets import aime, arithmetic, deepmath, gsm8k, hendrycks_math, own
 from rlora.types import Problem
 
@@ -38,6 +38,10 @@ class Task:
         return self.read(split, DataConfig(data_dir=data_dir))
 
 
+def _not_given(split: str, data: DataConfig) -> list[Problem]:
+    raise DataError("this run's problems were given by a script, as rlora.run(config, problems); start that again.")
+
+
 TASKS: dict[str, Task] = {
     "arithmetic": Task(read=arithmetic.load, instruction=arithmetic.INSTRUCTION, judge="number"),
     "digits": Task(read=arithmetic.load_digits, instruction="", judge="number"),
@@ -49,6 +53,7 @@ TASKS: dict[str, Task] = {
     "aime2025": Task(read=aime.load_2025, instruction=aime.INSTRUCTION),
     "aime2026": Task(read=aime.load_2026, instruction=aime.INSTRUCTION),
     OWN: Task(read=own.load, instruction=own.INSTRUCTION),
+    GIVEN: Task(read=_not_given, instruction=""),
 }
 
 

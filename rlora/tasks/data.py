@@ -10,6 +10,8 @@ from rlora.errors import ConfigError
 
 OWN = "jsonl"
 """The name of the data set that `train` and `test` files make."""
+GIVEN = "given"
+"""The name of problems that a script gives as a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,6 +82,7 @@ def rewarded(groups: Sequence[Any]) -> list[Any]:
 def assembled(context: Context, config: Any, folder: Path, *, ballast: int = 0) -> Iterator[Any]:
     """Yield a run's parts, with the first version swapped in and proven; say how long that took and what it took."""
     from rlora.assemble import assemble
+    from rlora.rewards import open_judge
     from rlora.sampler.build import build_sampler
     from rlora.verify import Verifier
 
@@ -89,7 +90,7 @@ def assembled(context: Context, config: Any, folder: Path, *, ballast: int = 0) 
     verifier = Verifier(config.verifier)
     try:
         with clock.timed("start"):
-            parts = assemble(config, folder, problems(16), verifier, build_sampler)
+            parts = assemble(config, folder, problems(16), open_judge("number", verifier), build_sampler)
         try:
             with clock.timed("first_swap"):
                 parts.hot_swap.swap()
