@@ -1,7 +1,6 @@
 """The loop: sample, verify, train, swap, prove."""
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -13,7 +12,16 @@ from rlora.config import to_json
 from rlora.evaluation.held_out import evaluate
 from rlora.lora.peft.peft_format import check_adapter
 from rlora.model.sources import model_dir
-from rlora.resume import Progress, branched, checkpoint_of, checkpoints_of, find_start, open_run_dir, restore
+from rlora.resume import (
+    BranchPoint,
+    Progress,
+    branched,
+    checkpoint_of,
+    checkpoints_of,
+    find_start,
+    open_run_dir,
+    restore,
+)
 from rlora.rollout import rollout_metrics
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -23,6 +31,7 @@ from rlora.summary import opening, summarize
 from rlora.system.exactness import make_exact
 from rlora.system.interrupts import Interrupts
 from rlora.system.memory import let_blocks_grow
+from rlora.system.screen import LOG_FILE, Diversion, say, stage
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
@@ -35,10 +44,21 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
 
     `step` counts finished iterations and is the version of the policy that samples. Every update is handed to the
     sampler and proven there before the next sample; a sampler that serves anything else ends the run with
-    StaleAdapterError. A signal raises Interrupted between two writes.
+    StaleAdapterError. A signal raises Interrupted between two writes. What libraries write meanwhile goes to `log.txt`
+    in the run directory, from the whole process, unless `config.tracking.verbose`.
     """
     config.check()
     config, point = branched(config.resolved())
+    with Diversion(is_on=not config.tracking.verbose) as diversion:
+        return _run(config, point, make_sampler, diversion)
+
+
+def _run(
+    config: RunConfig,
+    point: BranchPoint | None,
+    make_sampler: Callable[[EngineSpec], Sampler],
+    diversion: Diversion,
+) -> Path:
     if not config.sampler.shares_base:  # vLLM's allocator for a cache that gives way refuses such blocks
         let_blocks_grow()
     if config.sampler.exact:
@@ -56,8 +76,9 @@ def run(config: RunConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = bu
         Verifier(config.verifier) as verifier,
     ):
         if run_dir.is_finished:
-            print(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.", file=sys.stderr)
+            say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
             return run_dir.path
+        diversion.keep_in(run_dir.path / LOG_FILE)
         with MetricsLog(
             run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
         ) as log:
@@ -86,7 +107,8 @@ def advance(
     interrupts: Interrupts,
 ) -> None:
     """Iterate until a bound is reached: checkpoint, evaluate if it is time, iterate, log; and a last checkpoint."""
-    parts.hot_swap.swap()
+    with stage("Proving that the sampler serves the policy"):
+        parts.hot_swap.swap()
     while not progress.has_reached_bound(config):
         metrics = StepMetrics(progress.step, log.display.phase)
         if progress.step % (config.checkpoint.every or 1) == 0:

@@ -9,6 +9,8 @@ import pytest
 from support.policies import ROOT
 from support.runs import assert_same_run, rows
 
+from rlora.system.screen import LOG_FILE
+
 pytestmark = pytest.mark.vllm
 OPTIONS = {
     "num-steps": 3,
@@ -20,6 +22,15 @@ OPTIONS = {
     "evaluation.num-problems": 8,
     "evaluation.num-problems-during-training": 4,
 }
+OURS = (
+    "What libraries write goes to ",
+    "Loading SmolLM2-135M-Instruct, 4-bit weights dequantised ... ",
+    "Compiling kernels, ",
+    "Starting vLLM (",
+    "SmolLM2-135M-Instruct, 4-bit weights dequantised: rank 1 on all layers",
+    "Proving that the sampler serves the policy ... ",
+    "step ",
+)
 DYING_ENGINE = """
 import runpy, sys
 from pathlib import Path
@@ -49,13 +60,13 @@ def start(run_dir: Path, script: str = "recipes/arithmetic.py") -> subprocess.Po
     command = [sys.executable, script, "--run-dir", str(run_dir)]
     for name, value in OPTIONS.items():
         command += [f"--{name}", str(value)]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def to_the_end(process: subprocess.Popen) -> str:
     with process:
-        assert process.stderr is not None
-        said = process.stderr.read()
+        assert process.stdout is not None
+        said = process.stdout.read()
         assert process.wait(timeout=300) == 0, said
     return said
 
@@ -63,7 +74,13 @@ def to_the_end(process: subprocess.Popen) -> str:
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
     run_dir = tmp_path_factory.mktemp("straight") / "run"
-    to_the_end(start(run_dir))
+    said = to_the_end(start(run_dir)).splitlines()
+    table = next(index for index, line in enumerate(said) if line.startswith("arithmetic, 8 held-out problems"))
+    assert [line for line in said[:table] if not line.startswith(OURS)] == []
+    assert all(line.startswith((*"┏┃┡│├└", "Run directory: ")) for line in said[table + 1 :])
+    log = (run_dir / LOG_FILE).read_text()
+    assert "non-default args" in log  # vLLM's first words
+    assert log.count("=== 20") == 1
     assert any(row["optimizer/is_empty_batch"] == 0 for row in rows(run_dir))
     return run_dir
 
@@ -71,12 +88,12 @@ def straight(tmp_path_factory) -> Path:
 def test_killed_and_resumed_equals_straight(straight, tmp_path) -> None:
     run_dir = tmp_path / "run"
     with start(run_dir) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
+        assert process.stdout is not None
+        for line in process.stdout:
             if line.startswith("step    2/3"):
                 process.send_signal(signal.SIGKILL)
                 break
-        process.stderr.read()
+        process.stdout.read()
         assert process.wait(timeout=60) == -signal.SIGKILL
     said = to_the_end(start(run_dir))
     assert "going on from step 2" in said or "going on from step 1" in said
@@ -88,5 +105,7 @@ def test_an_engine_that_dies_in_the_middle_of_a_sample_is_replaced(straight, tmp
     script.write_text(DYING_ENGINE.format(mark=str(tmp_path / "mark")))
     said = to_the_end(start(tmp_path / "run", str(script)))
     assert "EngineError: vLLM failed while sampling: RuntimeError: the engine core died" in said
+    assert f"What the libraries said is in {tmp_path / 'run' / LOG_FILE}; it ends with\n  " in said
     assert "Starting again from step 1 (failure 1 of 3)" in said
+    assert (tmp_path / "run" / LOG_FILE).read_text().count("=== 20") == 2
     assert_same_run(tmp_path / "run", straight)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from rlora.system.files import append_line
+from rlora.system.screen import spoken_to_the_user
 from rlora.tracking.console import Display
 
 WandbMode = Literal["online", "offline", "disabled"]
@@ -23,6 +24,8 @@ class TrackingConfig:
     """online (needs a login), offline (files under the run directory, `wandb sync` sends them later), or disabled."""
     wandb_project: str = "rlora"
     """Project that wandb files the run under."""
+    verbose: bool = False
+    """Let everything that libraries and processes of theirs write reach the screen, in place of the run's log.txt."""
 
 
 class MetricsLog:
@@ -39,15 +42,16 @@ class MetricsLog:
         if config.wandb != "disabled":
             import wandb
 
-            self._wandb = wandb.init(
-                project=config.wandb_project,
-                name=run_dir.name,
-                id=run_id,
-                resume="allow",
-                dir=str(run_dir),
-                mode=config.wandb,
-                config=dict(run_config),
-            )
+            with spoken_to_the_user():  # the run's address, a question for the key
+                self._wandb = wandb.init(
+                    project=config.wandb_project,
+                    name=run_dir.name,
+                    id=run_id,
+                    resume="allow",
+                    dir=str(run_dir),
+                    mode=config.wandb,
+                    config=dict(run_config),
+                )
 
     def __enter__(self) -> "MetricsLog":
         """Start the display."""
@@ -62,7 +66,8 @@ class MetricsLog:
         if self._file is not None:
             self._file.close()
         if self._wandb is not None:
-            self._wandb.finish(exit_code=int(kind is not None))
+            with spoken_to_the_user():
+                self._wandb.finish(exit_code=int(kind is not None))
 
     def write(self, values: Mapping[str, float]) -> None:
         """Write the numbers of a finished step; all must be finite."""

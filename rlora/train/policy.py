@@ -1,6 +1,5 @@
 """The base model and the cohort of policies on it: load, score tokens, hand over a snapshot."""
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from rlora.model.loading import kernels_for, load_model
 from rlora.model.logprobs import logits, token_logprobs
 from rlora.model.sources import DTYPES, ModelConfig, default_device
 from rlora.system.memory import recompute_layers
+from rlora.system.screen import say
 from rlora.train.batching import MicroBatch
 
 
@@ -62,7 +62,7 @@ class Policy:
         if kernels is not None:
             install(model, kernels)
             if plain := left_plain(model):
-                print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
+                say(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).")
         self.model, self.config, self.base_name = model.requires_grad_(False).eval(), config, base_name
         self._base_dir, self._head_dtype, self.version = base_dir, head_dtype, 0
         self.recompute_above: int | None = None
