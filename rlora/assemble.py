@@ -1,6 +1,5 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from rlora.advice import plan_on_paper, workload_of
 from rlora.errors import DataError, LayoutError, OutOfMemoryError
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
-from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, num_weights
+from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, model_title, num_weights
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge
 from rlora.rollout import RolloutEngine
@@ -22,6 +21,7 @@ from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.seeding import derive_seed
 from rlora.store.checkpoint import Checkpoint
+from rlora.system.screen import say, stage
 from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
@@ -97,7 +97,7 @@ def assemble(
     spec = _engine_spec(config, folder, end_token_ids(folder, tokenizer))
     engine_sizes = {} if start is None else start.engine
     shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
-    with _closed_on_failure(shared and shared.sampler):
+    with _closed_on_failure(shared and shared.sampler), stage(f"Loading {model_title(config.model)}"):
         policy = Policy.load(
             folder,
             config.model,
@@ -184,10 +184,7 @@ def plan_of(
         try:
             return plan(about_as_free, workload=replace(workload, **engine))
         except OutOfMemoryError as error:
-            print(
-                f"The engine's sizes of the steps before do not fit here any more, so others are taken: {error}",
-                file=sys.stderr,
-            )
+            say(f"The engine's sizes of the steps before do not fit here any more, so others are taken: {error}")
     return plan(card, workload=workload)
 
 
@@ -238,7 +235,7 @@ def _shared_engine(
         try:
             return _SharedEngine(sampler=sampler, weights=sampler.base_weights(), sizes=plan.engine)
         except LayoutError as error:
-            print(f"Trainer and engine each load their own copy of the base: {error}", file=sys.stderr)
+            say(f"Trainer and engine each load their own copy of the base: {error}")
     sampler.close()
     return None
 

@@ -75,3 +75,11 @@ class EngineError(RloraError, RuntimeError):
 
 class EngineStartError(EngineError):
     """The sampling engine did not start, and would not in a new process either; the message says what to change."""
+
+
+def message_of(error: RloraError) -> str:
+    """Return what a command prints of an error: its kind, its message and its notes.
+
+    Example: `message_of(DataError("no rows"))` is `DataError: no rows`.
+    """
+    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])

@@ -1,6 +1,5 @@
 """The loop: sample, verify, train, swap, prove."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -11,7 +10,7 @@ from rlora.assemble import Problems, assemble, load_problems
 from rlora.config import to_json
 from rlora.lora.peft.peft_format import check_adapter
 from rlora.model.sources import model_dir
-from rlora.resume import branched, find_start, open_run_dir, restore
+from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore
 from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
@@ -22,6 +21,7 @@ from rlora.summary import opening, summarize
 from rlora.system.exactness import make_exact
 from rlora.system.interrupts import Interrupts
 from rlora.system.memory import let_blocks_grow
+from rlora.system.screen import LOG_FILE, Diversion, say, stage
 from rlora.tasks import task
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
@@ -36,7 +36,8 @@ def train(run: Run) -> Iterator[dict[str, float]]:
     anything else ends the run with StaleAdapterError. A checkpoint is written before the step that may fail.
     """
     config, parts = run.config, run.parts
-    parts.hot_swap.swap()
+    with stage("Proving that the sampler serves the policy"):
+        parts.hot_swap.swap()
     while not run.progress.has_reached_bound(config):
         metrics = StepMetrics(run.progress.step, run.log.display.phase)
         if run.is_due(config.checkpoint.every):
@@ -77,13 +78,26 @@ def run(
     """Train until `config.num_steps` and return the run directory; a run that was stopped goes on where it was.
 
     `problems` and `reward` take the place of those that the configuration names. Everything cheap and fallible comes
-    first. A signal raises Interrupted between two writes.
+    first. A signal raises Interrupted between two writes. What libraries write meanwhile goes to `log.txt` in the run
+    directory, from the whole process, unless `config.tracking.verbose`.
     """
     config.check()
     own_judge = None if reward is None else as_judge(reward, name=name_of(reward))
     if reward is not None:
         config = replace(config, reward=name_of(reward))
     config, point = branched(config.resolved())
+    with Diversion(is_on=not config.tracking.verbose) as diversion:
+        return _run(config, point, problems, own_judge, make_sampler, diversion)
+
+
+def _run(
+    config: RunConfig,
+    point: BranchPoint | None,
+    problems: Problems | None,
+    own_judge: Judge | None,
+    make_sampler: Callable[[EngineSpec], Sampler],
+    diversion: Diversion,
+) -> Path:
     if not config.sampler.shares_base:  # vLLM's allocator for a cache that gives way refuses such blocks
         let_blocks_grow()
     if config.sampler.exact:
@@ -100,8 +114,9 @@ def run(
         Verifier(config.verifier) as verifier,
     ):
         if run_dir.is_finished:
-            print(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.", file=sys.stderr)
+            say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
             return run_dir.path
+        diversion.keep_in(run_dir.path / LOG_FILE)
         with MetricsLog(
             run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
         ) as log:

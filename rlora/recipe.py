@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from transformers.utils.logging import disable_progress_bar
 
 from rlora.config import cli
-from rlora.errors import EngineError, EngineStartError, RloraError
+from rlora.errors import EngineError, EngineStartError, RloraError, message_of
 from rlora.loop import run
 from rlora.resume import branched
 from rlora.run_config import RunConfig
@@ -32,16 +32,16 @@ def main(
     0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
     """
     config = cli(presets, description=description or "", arguments=arguments, program=program)
-    disable_progress_bar()  # of Transformers, whose bars for loading weights would break up the display
+    disable_progress_bar()  # of Transformers, whose bars for loading weights would fill the log
     try:
         run(config)
     except EngineStartError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
     except EngineError as error:
         _start_again(config, error)
     except RloraError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
         config, _ = branched(config)
@@ -62,7 +62,7 @@ def _start_again(config: RunConfig, error: EngineError) -> None:
     step = steps[-1] if steps else 0
     failed_at, _, count = os.environ.get(_FAILURES, "").partition(":")
     failures = int(count) + 1 if failed_at == str(step) else 1
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    print(message_of(error), file=sys.stderr)
     if failures >= _MAX_FAILURES:
         print(
             f"The engine failed {failures} times in a row at step {step}. {config.run_dir} is whole up to there: mend "

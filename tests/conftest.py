@@ -8,6 +8,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
+from support.pairwise import mark_the_rest_long
 from support.policies import ROOT, TOY_MODEL, make_policy
 from support.runs import SIZE, rows, toy
 
@@ -18,6 +19,11 @@ from rlora.tasks.source import VARIABLE
 from rlora.train.policy import Policy
 
 torch.set_num_threads(1)  # tiny products: a second thread only waits
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_the_rest_long(items)
 
 
 @pytest.fixture(scope="session")

@@ -61,6 +61,7 @@ def test_the_folder_holds_samples_results_and_a_table(done) -> None:
     assert {path.name for path in output.iterdir()} == {
         "config.json",
         "lock",
+        "log.txt",
         "results.json",
         "results.md",
         "samples-digits-base.jsonl",

@@ -40,6 +40,7 @@ def test_a_run_sets_it_before_a_model_is_loaded(tmp_path) -> None:
 import os, sys
 import torch
 from rlora import loop
+from rlora.system import screen
 from rlora.train.policy import Policy
 load, make_exact = Policy.load.__func__, loop.make_exact
 
@@ -49,7 +50,7 @@ def pretending_that_there_is_a_gpu():
     torch.cuda.is_available = is_available
 
 def seen(cls, *args, **options):
-    print(os.environ["VLLM_BATCH_INVARIANT"], os.environ["CUBLAS_WORKSPACE_CONFIG"], file=sys.stderr)
+    screen.say(os.environ["VLLM_BATCH_INVARIANT"] + " " + os.environ["CUBLAS_WORKSPACE_CONFIG"])
     return load(cls, *args, **options)
 
 loop.make_exact, Policy.load = pretending_that_there_is_a_gpu, classmethod(seen)

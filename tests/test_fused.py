@@ -87,6 +87,7 @@ def test_rotation_equals_transformers(kernels, rows, length) -> None:
     assert all(one.is_contiguous() for one in found)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("key_heads", [1, 2, 6])
 @pytest.mark.parametrize("rows", [1, 2])
 @pytest.mark.parametrize("block", [2, 192])
@@ -180,6 +181,7 @@ def test_the_gradient_of_a_certain_token_is_not_rounded_away(kernels_) -> None:
     assert float(hidden.grad[0, 0]) == pytest.approx(1 - p, rel=0.01)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("temperature", [1.0, 0.8])
 @pytest.mark.parametrize(
     "batch",
@@ -332,8 +334,9 @@ def test_without_a_compiler_it_says_so_or_refuses(tmp_path, choice, lacks, monke
         assert "--model.compile off hides this message" in done.stderr
 
 
-def test_a_compiled_run_that_was_stopped_is_the_straight_one(tmp_path) -> None:
-    for folder, all_steps in (("straight", [4]), ("resumed", [1, 3, 4])):
+@pytest.mark.parametrize("ends", [[1, 4], pytest.param([1, 3, 4], marks=pytest.mark.long)], ids=["once", "twice"])
+def test_a_compiled_run_that_was_stopped_is_the_straight_one(tmp_path, ends) -> None:
+    for folder, all_steps in (("straight", [4]), ("resumed", ends)):
         for steps in all_steps:  # each a process of its own, in which kernels meet other shapes first
             command = ["recipes/arithmetic.py", "--preset", "toy", "--model.compile", "on", "--num-steps", str(steps)]
             done = subprocess.run(

@@ -41,6 +41,7 @@ def test_ranges_say_what_the_mask_says(layout) -> None:
     assert torch.equal(module._mask_of(visible_ranges(segments_BT)), visibility_mask(segments_BT))
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS)
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_values_and_gradients_are_those_of_fp64(attention, layout, heads) -> None:

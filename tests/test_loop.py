@@ -41,6 +41,7 @@ def test_run_directory_holds_everything_needed_to_judge_the_run(finished) -> Non
         "metrics.jsonl",
         "run.json",
         "lock",
+        "log.txt",
         "checkpoints",
         "rollouts",
         "adapter",

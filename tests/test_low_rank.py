@@ -52,15 +52,18 @@ def near(found: torch.Tensor, exact: torch.Tensor, tolerance: float) -> bool:
     return float((found.double() - exact).norm()) <= tolerance * float(exact.norm())
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize(
     ("inputs", "outputs", "pitch"),
     [(64, (96,), 0), (50, (34, 70, 2), 0), (576, (192, 64), 6), (2, (2,), 0), (1000, (1100, 6), 0), (2024, (70,), 0)],
 )
-@pytest.mark.parametrize("rank", [0, 1, 2, 3, 4, 5, 8, 17, 32, 48, 64])
+@pytest.mark.parametrize(
+    ("both", "rank"),
+    [(True, 0), *itertools.product((True, False), (1, 2, 3, 4, 5, 8, 17, 32, 48, 64))],  # of rank 0 the base alone is
+    indirect=["both"],
+)
 @pytest.mark.parametrize("rows", [1, 2, 9, 133])
 def test_products_equal_those_in_fp64(both, rows, rank, inputs, outputs, pitch) -> None:
-    if rank == 0 and not both.has_bases:
-        pytest.skip("nothing of it is ours")
     check(both, rank, *numbers(rows, rank, inputs, outputs, pitch))
 
 
@@ -299,6 +302,7 @@ def test_gradients_go_to_the_leaves_or_through_autograd(products, has_places) ->
     assert near(b_grad.double() - float(has_places), (2 * 0.5 * h.sum(0)).expand(6, 2), 1e-5)
 
 
+@pytest.mark.pairwise
 @pytest.mark.parametrize("kind", ["Llama", "Qwen2"])
 @pytest.mark.parametrize("variant", ["lora", "pissa"])
 @pytest.mark.parametrize("rank", [1, 4])

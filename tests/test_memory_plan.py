@@ -418,7 +418,7 @@ print(expected.of(batch.num_positions), measured.of(batch.num_positions), status
         (TOY, "float32", "off", "keep", 16),
         (TOY, "float32", "off", "again", 16),
         ("bundled", "bfloat16", "auto", "keep", 4),
-        ("bundled", "bfloat16", "auto", "again", 8),
+        pytest.param("bundled", "bfloat16", "auto", "again", 8, marks=pytest.mark.long),
     ],
 )
 def test_the_peak_on_paper_is_what_a_micro_batch_takes(name, dtype, compile_, again, num_rows) -> None:

@@ -181,8 +181,8 @@ def test_agreement_in_fp32() -> None:
     ("lora", "change"),
     [
         (LoraConfig(rank=2, variant="pissa"), 2e-3),
-        (LoraConfig(rank=8, variant="rslora"), 1e-2),
-        (LoraConfig(rank=32, layers="mlp"), 3e-2),
+        pytest.param(LoraConfig(rank=8, variant="rslora"), 1e-2, marks=pytest.mark.long),
+        pytest.param(LoraConfig(rank=32, layers="mlp"), 3e-2, marks=pytest.mark.long),
     ],
     ids=["pissa", "rslora", "rank 32 of mlp"],
 )

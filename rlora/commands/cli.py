@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from rlora.errors import RloraError
+from rlora.errors import RloraError, message_of
 
 COMMANDS = {
     "train": "train a policy by a recipe, or go on with a run that was stopped",
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         import_module(f"rlora.commands.{name}").main(rest)
     except RloraError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -19,6 +19,7 @@ from rlora.verify import VerifierConfig
 _FREE = {
     "preset", "run", "adapter", "model", "revision", "dtype", "trust_remote_code", "template", "enable_thinking",
     "benchmark", "data_dir", "limit", "base", "output", "completions_per_batch", "num_threads", "verifier",
+    "verbose",
 }  # fmt: skip
 
 
@@ -82,6 +83,8 @@ class EvalConfig:
     """Completions sampled at once and kept together: fewer are lost by a kill, more are faster."""
     num_threads: int | None = None
     """Threads of PyTorch on the CPU; all cores when left out."""
+    verbose: bool = False
+    """Let everything that libraries and processes of theirs write reach the screen, in place of log.txt."""
     sampler: SamplerConfig = field(
         default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=2048)
     )

@@ -16,11 +16,12 @@ from rlora.full.weights import load_weights
 from rlora.lora.inject import adapted_layers, adapter_shapes
 from rlora.lora.peft.foreign import padded_tensors
 from rlora.lora.peft.peft_format import modules_of
-from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, num_weights
+from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, model_title, num_weights
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge, open_judge
 from rlora.rollout import RolloutEngine, Sampled
 from rlora.sampler.base import EngineSpec, Sampler, check_experts
+from rlora.system.screen import stage
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
@@ -65,7 +66,10 @@ def open_sampler(
     check_length(folder, max_length)
     if subject.policy_file is not None and subject.adapters is not None:
         check_experts(adapter_shapes(empty_model(folder, subject.model), subject.adapters), config.sampler)
-    policy = None if subject.policy_file is None else _load_policy(folder, subject)
+    policy = None
+    if subject.policy_file is not None:
+        with stage(f"Loading {model_title(subject.model)} and its policy"):
+            policy = _load_policy(folder, subject)
     cache_bytes, num_sequences = _engine_room(config, subject, folder, max_length)
     sampler = make_sampler(
         EngineSpec(
@@ -88,7 +92,8 @@ def open_sampler(
             prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
             temperature = config.temperature or 1.0
             swap = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed)
-            proof = swap.swap()
+            with stage("Proving that the sampler serves the policy"):
+                proof = swap.swap()
             if subject.weights is not None:
                 confirm = swap.confirm
             del policy, swap

@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rlora.evaluation.engine import Benchmark
 from rlora.evaluation.samples import SampleFile
+from rlora.system.screen import is_diverted
 
 
 class Display:
@@ -25,6 +26,8 @@ class Display:
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
+            redirect_stdout=not is_diverted(),  # else it would take from the log what libraries write
+            redirect_stderr=not is_diverted(),
         )
         self._task = self._bar.add_task(self._title, total=self._total, completed=self._done, rate=0.0)
 

@@ -1,7 +1,6 @@
 """Run an evaluation: sample what is missing, score what is there, write and print it."""
 
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
 from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
+from rlora.system.screen import LOG_FILE, Diversion, screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
 from rlora.tasks.overlap import drop_overlap
@@ -44,9 +44,16 @@ def evaluate_benchmarks(
 
     Samples are kept batch by batch; the same command goes on where it was stopped, and one that scores other
     benchmarks adds them. Raises RunDirError when the output folder holds an evaluation that differs in anything that
-    samples depend on.
+    samples depend on. What libraries write meanwhile goes to `log.txt` in the output folder, unless `config.verbose`.
     """
     config.check()
+    with Diversion(is_on=not config.verbose) as diversion:
+        return _evaluate_benchmarks(config, make_sampler, diversion)
+
+
+def _evaluate_benchmarks(
+    config: EvalConfig, make_sampler: Callable[[EngineSpec], Sampler], diversion: Diversion
+) -> dict[str, Any]:
     let_blocks_grow()
     if config.sampler.exact:
         make_exact()
@@ -56,8 +63,9 @@ def evaluate_benchmarks(
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)
     lock = _claimed(output, {"config": config.identity(), "subject": subject.describe()})
+    diversion.keep_in(output / LOG_FILE)
     try:
-        return _evaluate(config, subject, folder, output, benchmarks, make_sampler)
+        return _evaluate(config, subject, folder, output, benchmarks, make_sampler, diversion)
     finally:
         lock.release()
 
@@ -113,9 +121,10 @@ def _evaluate(
     output: Path,
     benchmarks: list[Benchmark],
     make_sampler: Callable[[EngineSpec], Sampler],
+    diversion: Diversion,
 ) -> dict[str, Any]:
     arms = subject.arms if config.base or len(subject.arms) == 1 else ("policy",)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = screen().console
     stored = output / "results.json"
     results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
     results |= {
@@ -155,8 +164,8 @@ def _evaluate(
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
-    width = None if sys.stdout.isatty() else 120  # a file has no width; rich would take 80 and break the cells
-    Console(file=sys.stdout, width=width).print(report.terminal_table(results))
+    width = None if diversion.output.isatty() else 120  # a file has no width; rich would take 80 and break the cells
+    Console(file=diversion.output, width=width).print(report.terminal_table(results))
     for warning in report.warnings(results):
         console.print(warning, markup=False)
     console.print(f"Results and samples: {output}", markup=False)

@@ -3,7 +3,6 @@
 Several policies can stand on one base; one of them, or none, is computed with at a time.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from rlora.model.logprobs import logits, token_logprobs
 from rlora.model.products import PLAIN, Products
 from rlora.model.sources import DTYPES, ModelConfig, default_device
 from rlora.system.memory import recompute_layers
+from rlora.system.screen import say
 
 
 class Weights(Protocol):
@@ -44,7 +44,7 @@ class Base:
         if products.kernels is not None:
             install(model, products.kernels)
             if plain := left_plain(model):
-                print(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).", file=sys.stderr)
+                say(f"No compiled kernel fits {', '.join(plain)}: computed plainly (docs/speed.md).")
         self.model = model.requires_grad_(False).eval()
         self.name, self.folder, self.head_dtype = name, folder, head_dtype
         self.recompute_above: int | None = None

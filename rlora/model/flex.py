@@ -5,12 +5,13 @@ the square of a row but one number for each pair of blocks. Left out: heads of f
 """
 
 import functools
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+from rlora.system.screen import say
 
 Tensor = torch.Tensor
 
@@ -114,10 +115,9 @@ def _is_usable(
         raise
     except Exception as error:  # whatever a compiler or a kernel can do wrong
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        print(
+        say(
             f"flex_attention cannot be used for {num_heads} heads of {size} ({dtype}): {reason}. Attention is computed "
-            "with a mask of all pairs of positions: slower, and with memory that grows with the square of a row.",
-            file=sys.stderr,
+            "with a mask of all pairs of positions: slower, and with memory that grows with the square of a row."
         )
         return False
     return True

@@ -1,6 +1,5 @@
 """A model's folder -> the model in memory with rlora's attention, or why it would be scored wrongly."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from rlora.model import attention
 from rlora.model.logprobs import logits
 from rlora.model.products import PLAIN, Products
 from rlora.model.sources import DTYPES, ModelConfig, cache_dir, told_as_config_errors
+from rlora.system.screen import say
 
 _SAME = {torch.float32: 2e-5, torch.bfloat16: 0.02, torch.float16: 0.02}  # of the norm: some times what is rounding
 
@@ -140,7 +140,7 @@ def products_for(config: ModelConfig, device: torch.device) -> Products:
         return PLAIN
     folder = cache_dir() / "compiled"
     if not folder.exists():
-        print(f"Compiling kernels, which are kept in {folder}, once (about 20 s).", file=sys.stderr)
+        say(f"Compiling kernels, which are kept in {folder}, once (about 20 s).")
     try:
         return Products(compiled_kernels(folder, device))
     except CompilerError as error:
@@ -149,10 +149,9 @@ def products_for(config: ModelConfig, device: torch.device) -> Products:
                 f"model.compile is on, but kernels cannot be compiled: {error}. They need a C++ compiler (g++, or "
                 "another in $CXX) and Python's header files; or take --model.compile off."
             ) from error
-        print(
+        say(
             f"Kernels cannot be compiled, so training is slower: {error}. They need a C++ compiler (g++, or another in "
-            "$CXX) and Python's header files; --model.compile off hides this message.",
-            file=sys.stderr,
+            "$CXX) and Python's header files; --model.compile off hides this message."
         )
         return PLAIN
 

@@ -7,7 +7,6 @@ code.
 import importlib.util
 import json
 import os
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import torch
 
 from rlora.errors import ConfigError, MissingDependencyError
+from rlora.system.screen import stage
 
 BUNDLED = "bundled"
 TOY = "toy"
@@ -128,9 +128,12 @@ def _made_once(name: str) -> Path:
     folder_name, make = {BUNDLED: ("SmolLM2-135M-Instruct-Q4_1-bf16", _make_bundled), TOY: ("toy-1", make_toy)}[name]
     target = cache_dir() / folder_name
     if not (target / "complete").is_file():
-        print(f"Preparing the model {name!r} in {target}, once.", file=sys.stderr)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+        usually = "once, about 20 s" if name == BUNDLED else "once"
+        with (
+            stage(f"Preparing the model {name!r} in {target}", usually=usually),
+            tempfile.TemporaryDirectory(dir=target.parent) as temporary,
+        ):
             made = Path(temporary) / "model"
             make(made)
             (made / "complete").touch()

@@ -12,6 +12,7 @@ from typing import Any, final
 
 from rlora.errors import ConfigError, RewardError
 from rlora.rewards.judge import shown
+from rlora.system.screen import spoken_to_the_user
 from rlora.types import Problem, Sample, StopReason, Verdict, VerdictKind
 
 RewardFunction = Callable[[str, Problem], Any]
@@ -51,7 +52,8 @@ class FunctionJudge:
 
         An exception of the function is raised as what it is, with a note on the completion.
         """
-        return [self._verdict(sample) for sample in samples]
+        with spoken_to_the_user():  # what a user's function prints is for the user
+            return [self._verdict(sample) for sample in samples]
 
     def _verdict(self, sample: Sample) -> Verdict:
         start = time.perf_counter()

@@ -1,7 +1,8 @@
 """The folder of a run: everything a person needs to judge it, and the check that it is not another run's.
 
 `run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  adapter/  adapter-best/  summary.json
-lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters
+log.txt  lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters. `log.txt` is what libraries
+wrote, a part for each start (`rlora.system.screen`).
 """
 
 import json

@@ -6,15 +6,20 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from rlora.system.screen import Screen, screen
+
 PHASES = ("sample", "verify", "train", "swap", "evaluate", "save")
 
 
 class Display:
-    """Prints a line a step, with the time left; a progress bar names the phase while a step runs."""
+    """Prints a line a step, with the time left; a progress bar names the phase while a step runs.
 
-    def __init__(self, num_steps: int, console: Console | None = None):
-        """Show a run of `num_steps` on `console`, standard error by default."""
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+    The bar begins with the first phase: before, a start's own stages are drawn (`rlora.system.screen`).
+    """
+
+    def __init__(self, num_steps: int, on: Screen | None = None):
+        """Show a run of `num_steps` on a screen, the user's by default."""
+        self._screen = on or screen()
         self._num_steps = num_steps
         self._seconds: list[float] = []
         self._progress = Progress(
@@ -23,15 +28,17 @@ class Display:
             MofNCompleteColumn(),
             TextColumn("{task.fields[phase]}"),
             TimeElapsedColumn(),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
+            **self._screen.drawn(),
         )
-        self._task = self._progress.add_task("training", total=num_steps, phase="loading")
+        self._task = self._progress.add_task("training", total=num_steps, phase="")
+
+    @property
+    def console(self) -> Console:
+        """What tables are printed on."""
+        return self._screen.console
 
     def __enter__(self) -> "Display":
-        """Start drawing."""
-        self._progress.start()
+        """Draw from the first phase on."""
         return self
 
     def __exit__(
@@ -42,6 +49,7 @@ class Display:
 
     def phase(self, name: str) -> None:
         """Say what the current step is doing."""
+        self._progress.start()
         self._progress.update(self._task, phase=name)
 
     def begin(self, step: int) -> None:
@@ -50,7 +58,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the progress bar."""
-        self.console.print(text, markup=False)
+        self._screen.say(text)
 
     def step(self, values: Mapping[str, float]) -> None:
         """Print a finished step."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rlora.system.files import append_line
+from rlora.system.screen import spoken_to_the_user
 from rlora.tracking.console import Display
 from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig, find_tracker
 
@@ -27,7 +28,8 @@ class MetricsLog:
         self._file: FileIO | None = None
         self.display = Display(num_steps)
         run = TrackedRun(run_dir=run_dir, run_id=run_id, values=run_config, config=config)
-        self._trackers: dict[str, Tracker] = {name: find_tracker(name)(run) for name in config.names}
+        with spoken_to_the_user():  # a run's address, a question for a key
+            self._trackers: dict[str, Tracker] = {name: find_tracker(name)(run) for name in config.names}
         self._failed: set[str] = set()
 
     def __enter__(self) -> "MetricsLog":
@@ -60,7 +62,8 @@ class MetricsLog:
     def _tell(self, name: str, message: Callable[[], None]) -> None:
         """Give a tracker a message; one that fails is said to, hears of no further step, and is closed with the run."""
         try:
-            message()
+            with spoken_to_the_user():
+                message()
         except Exception as error:  # a bystander never ends a run
             self._failed.add(name)
             self.display.say(

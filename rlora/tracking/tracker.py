@@ -23,6 +23,8 @@ class TrackingConfig:
     """online (needs a login), offline (files under the run directory, `wandb sync` sends them later), or disabled."""
     wandb_project: str = "rlora"
     """Project that wandb files the run under."""
+    verbose: bool = False
+    """Let everything that libraries and processes of theirs write reach the screen, in place of the run's log.txt."""
 
     def check(self) -> None:
         """Raise ConfigError for a tracker that is not there."""

@@ -17,10 +17,16 @@ from pathlib import Path
 
 import torch
 
+from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
 from support.runs import toy
 
-SIZE = {"problems_per_step": 12, "samples_per_problem": 64, "num_steps": 6}
+SIZE = {
+    "problems_per_step": 6,
+    "samples_per_problem": 64,
+    "num_steps": 6,
+    "evaluation": EvaluationConfig(every=2, num_problems=4),
+}
 
 
 def in_a_child(folder: Path, *, kill_after: float | None = None) -> tuple[bool, float]:

@@ -27,7 +27,7 @@ def without_clock(row: dict) -> dict:
     return {k: v for k, v in row.items() if not k.startswith(("seconds/", "throughput/", "memory/"))}
 
 
-SIZE = {"problems_per_step": 12, "samples_per_problem": 64, "num_steps": 5}  # every step has something to learn from
+SIZE = {"problems_per_step": 6, "samples_per_problem": 64, "num_steps": 5}  # every step has something to learn from
 
 
 class Stop(Exception):

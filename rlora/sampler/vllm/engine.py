@@ -31,15 +31,16 @@ from rlora.model.sources import DTYPES, cache_dir, empty_model, load_tokenizer
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm import cpu_lora, handover
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
-from rlora.sampler.vllm.options import engine_options, why_not_started
+from rlora.sampler.vllm.options import engine_options, how_long_a_start_takes, why_not_started
 from rlora.sampler.vllm.shared_base import base_views, check_rows
 from rlora.sampler.vllm.weights import put_weights, weights_of
 from rlora.seeding import derive_seed
 from rlora.system.files import folder_in_memory
+from rlora.system.screen import is_diverted, stage
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
 
 _IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
-_DEFAULTS = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+_DEFAULTS = {"VLLM_NO_USAGE_STATS": "1"}
 
 
 class VllmSampler:
@@ -47,8 +48,23 @@ class VllmSampler:
 
     def __init__(self, spec: EngineSpec):
         """Start an engine for `spec`, which serves the base."""
+        with stage("Starting vLLM", usually=how_long_a_start_takes()):
+            self._start(spec)
+        self._tokenizer = load_tokenizer(spec.folder, spec.model)
+        self._spec = spec
+        self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
+        self._versions: dict[int, int] = {}
+        self._num_loads = 0
+        self._weights: FullWeights | None = None  # of the policy, where there are no adapters
+        self._holds_base = True
+        self._adapter_dir = folder_in_memory()
+        self._sleeps = self._has_slept = False  # now; since policies were loaded
+
+    def _start(self, spec: EngineSpec) -> None:
         os.environ.update(_IN_THIS_PROCESS)
-        for name, value in (_DEFAULTS | {"VLLM_CACHE_ROOT": str(cache_dir() / "vllm")}).items():
+        level = "INFO" if is_diverted() else "ERROR"
+        defaults = {"VLLM_LOGGING_LEVEL": level, "VLLM_CACHE_ROOT": str(cache_dir() / "vllm"), **_DEFAULTS}
+        for name, value in defaults.items():
             os.environ.setdefault(name, value)
         warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")  # of its own, at import and later
         from vllm import LLM
@@ -65,15 +81,6 @@ class VllmSampler:
             self._llm = LLM(str(spec.folder), **engine_options(spec))
         except Exception as error:  # a foreign engine fails to start in any way
             raise EngineStartError(why_not_started(error)) from error
-        self._tokenizer = load_tokenizer(spec.folder, spec.model)
-        self._spec = spec
-        self._current: dict[int, Any] = {}  # policy -> the LoRARequest that serves it
-        self._versions: dict[int, int] = {}
-        self._num_loads = 0
-        self._weights: FullWeights | None = None  # of the policy, where there are no adapters
-        self._holds_base = True
-        self._adapter_dir = folder_in_memory()
-        self._sleeps = self._has_slept = False  # now; since policies were loaded
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Serve these versions and forget those they replace."""

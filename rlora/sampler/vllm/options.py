@@ -71,13 +71,18 @@ def graph_sizes(num_sequences: int) -> list[int]:
     return [size for size in sizes if size < num_sequences] + [num_sequences]
 
 
+def how_long_a_start_takes() -> str:
+    """Return what is known of an engine's start, for people who wait for it."""
+    return "a minute or two on a GPU" if torch.cuda.is_available() else "half a minute on a CPU"
+
+
 def why_not_started(error: Exception) -> str:
     """Return what an engine's failure to start means for the one who started it."""
     reason = next(iter(str(error).strip().splitlines()), "it gives no reason")
     return (
         f"vLLM did not start ({type(error).__name__}: {reason}). If it lacks memory: `rlora check RECIPE --gpu GB` "
         "shows where that goes; lower --sampler.kv-cache-gb, --sampler.max-num-seqs or --sampling.max-tokens, and end "
-        "what else runs on the GPU. VLLM_LOGGING_LEVEL=INFO before the command shows all that it says; --sampler.kind "
+        "what else runs on the GPU. VLLM_LOGGING_LEVEL=DEBUG before the command makes it say more; --sampler.kind "
         "torch is the slow reference."
     )
 
