@@ -17,7 +17,8 @@ from rlora.model.sources import DTYPES, ModelConfig, empty_model, model_title, n
 from rlora.run_config import RunConfig
 from rlora.sampler.base import check_experts
 from rlora.train.batch_memory import DecoderSizes, expected_batch_memory
-from rlora.train.memory_plan import GIB, Card, MemoryPlan, Workload, plan_memory
+from rlora.train.card import GIB, Card
+from rlora.train.memory_plan import MemoryPlan, Workload, plan_memory
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
 _TRAINED_BYTES = 16  # of an adapter's number: vector, gradient and AdamW's two moments

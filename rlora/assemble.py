@@ -26,7 +26,8 @@ from rlora.tasks import task
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
-from rlora.train.memory_plan import Card, MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
+from rlora.train.card import Card
+from rlora.train.memory_plan import MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
 from rlora.train.policy import Policy
 from rlora.train.token_budget import measured_batch_memory
 from rlora.train.trainer import Trainer
@@ -98,21 +99,9 @@ def assemble(
     engine_sizes = {} if start is None else start.engine
     shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
     with _closed_on_failure(shared and shared.sampler), stage(f"Loading {model_title(config.model)}"):
-        policy = Policy.load(
-            folder,
-            config.model,
-            config.adapters,
-            seed=derive_seed(config.seed, "policy", 0),
-            init_adapter=Path(config.init_adapter) if config.init_adapter and start is None else None,
-            weights=shared and shared.weights,
-        )
-        warm_up(policy)
-        temperature = config.sampling.temperature
-        is_exact = config.sampler.exact
-        trainer = Trainer(
-            policy, config.optimizer, config.loss, config.batch, temperature=temperature, is_exact=is_exact
-        )
-        plan = plan_of(config, folder, policy, engine=shared.sizes if shared else engine_sizes, is_shared=bool(shared))
+        trainer = _trainer(config, folder, weights=shared and shared.weights, is_new=start is None)
+        policy, sizes = trainer.policy, shared.sizes if shared else engine_sizes
+        plan = plan_of(config, folder, policy, engine=sizes, is_shared=bool(shared))
         if plan is not None:
             trainer.budget.tokens, policy.base.recompute_above = plan.tokens, plan.recompute_above
         elif config.batch.recompute:
@@ -136,12 +125,33 @@ def assemble(
             policy,
             sampler,
             [prompt.token_ids for prompt in prompts],
-            temperature=temperature,
+            temperature=config.sampling.temperature,
             seed=config.seed,
             longest=config.sampler.max_prompt_tokens,
         ),
         sampler=sampler,
         plan=plan,
+    )
+
+
+def _trainer(config: RunConfig, folder: Path, *, weights: Mapping[str, torch.Tensor] | None, is_new: bool) -> Trainer:
+    """Return the trainer of a new policy, with what it computes by compiled; a new run's starts from its adapter."""
+    policy = Policy.load(
+        folder,
+        config.model,
+        config.adapters,
+        seed=derive_seed(config.seed, "policy", 0),
+        init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
+        weights=weights,
+    )
+    warm_up(policy)
+    return Trainer(
+        policy,
+        config.optimizer,
+        config.loss,
+        config.batch,
+        temperature=config.sampling.temperature,
+        is_exact=config.sampler.exact,
     )
 
 

@@ -32,7 +32,7 @@ from rlora.sampler.torch_sampler import TorchSampler
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
 from rlora.sampler.vllm.engine import VllmSampler
 from rlora.sampler.vllm.shared_base import base_views
-from rlora.train.memory_plan import GIB, Card
+from rlora.train.card import GIB, Card
 from rlora.train.policy import Policy
 from rlora.train.trainer import Trainer
 from rlora.types import Completion, SampleRequest, SamplingParams

@@ -20,8 +20,9 @@ from rlora.sampler.base import SamplerConfig
 from rlora.system.exactness import deterministic, make_exact
 from rlora.system.processor import has_amx
 from rlora.train.batching import BatchConfig, build_batch
+from rlora.train.card import GIB
 from rlora.train.losses import LossConfig
-from rlora.train.memory_plan import GIB, MemoryPlan
+from rlora.train.memory_plan import MemoryPlan
 from rlora.train.policy import Policy
 from rlora.train.trainer import Trainer
 

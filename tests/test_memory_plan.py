@@ -24,7 +24,8 @@ from rlora.sampler.base import EngineSpec, SamplerConfig, is_vllm_installed
 from rlora.sampler.vllm.engine import VllmSampler
 from rlora.sampler.vllm.options import engine_options, graph_sizes
 from rlora.train.batch_memory import BatchMemory, DecoderSizes, expected_batch_memory
-from rlora.train.memory_plan import GIB, Card, MemoryPlan, plan_evaluation
+from rlora.train.card import GIB, Card
+from rlora.train.memory_plan import MemoryPlan, plan_evaluation
 from rlora.types import SamplingParams
 
 QWEN3 = {"num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960}

@@ -18,7 +18,8 @@ from support.runs import rows, toy
 from rlora.errors import EngineStartError, SamplerError, message_of
 from rlora.loop import run
 from rlora.sampler.build import build_sampler
-from rlora.system.screen import LOG_FILE, Diversion, Screen, is_diverted, say, spoken_to_the_user, stage
+from rlora.system.screen import LOG_FILE, Diversion, is_diverted, say, spoken_to_the_user, stage
+from rlora.system.stages import Screen
 
 EVERY_WAY = """
 import ctypes, logging, os, subprocess, sys, warnings

@@ -25,7 +25,8 @@ from rlora.system.screen import stage
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
-from rlora.train.memory_plan import Card, plan_evaluation
+from rlora.train.card import Card
+from rlora.train.memory_plan import plan_evaluation
 from rlora.train.policy import Policy
 from rlora.types import Problem
 from rlora.verify import Verifier

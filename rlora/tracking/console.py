@@ -6,7 +6,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from rlora.system.screen import Screen, screen
+from rlora.system.screen import screen
+from rlora.system.stages import Screen
 
 PHASES = ("sample", "verify", "train", "swap", "evaluate", "save")
 

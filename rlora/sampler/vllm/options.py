@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from rlora.sampler.base import EngineSpec
-from rlora.train.memory_plan import GIB, SEQUENCES, Card, prefill_tokens
+from rlora.train.card import GIB, Card
+from rlora.train.memory_plan import SEQUENCES, prefill_tokens
 
 _CPU_BLOCK_SIZE = 32  # smallest that the CPU attention takes; its default of 128 caches no prompt shorter than that
 _CPU_PREFILL_TOKENS = 4096  # prompt tokens computed at once; never below the longest prompt, which must not be cut

@@ -1,0 +1,86 @@
+"""What the user sees: lines, and the stages of a start with their seconds, drawn live on a terminal."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+
+class Screen:
+    """What the user sees: lines, and stages of a start with their seconds.
+
+    On a terminal a stage is a live line until it is done; in a file it is one line, of which the seconds come last.
+    """
+
+    def __init__(self, stream: IO[str], *, is_alone: bool = True):
+        """Write to `stream`; unless rlora `is_alone` there, a stage begins and ends with a line of its own."""
+        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._is_alone, self._open_line = is_alone, ""
+
+    def say(self, text: str) -> None:
+        """Print a line, above whatever is drawn live."""
+        if self._open_line:
+            self.console.print()
+            self._open_line = ""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def stage(self, title: str, *, usually: str = "") -> Iterator[None]:
+        """Say that the block runs, how long it `usually` takes where that is known, and how long it took."""
+        start = time.monotonic()
+        name = f"{title} ({usually})" if usually else title
+        try:
+            if self.console.is_terminal:
+                with self._live(name):
+                    yield
+            else:
+                self._begin(f"{name} ...")
+                yield
+        except BaseException:
+            self._end(f"{name} ...", f"failed after {_seconds(time.monotonic() - start)}")
+            raise
+        self._end(f"{name} ...", _seconds(time.monotonic() - start))
+
+    def _begin(self, text: str) -> None:
+        if self._is_alone:
+            self.console.print(text, markup=False, end="")
+            self._open_line = text
+        else:
+            self.say(text)
+
+    def _end(self, text: str, how: str) -> None:
+        if self._open_line == text:
+            self._open_line = ""
+            self.console.print(f" {how}", markup=False)
+        else:
+            self.say(f"{text} {how}")
+
+    @contextmanager
+    def _live(self, name: str) -> Iterator[None]:
+        columns = (SpinnerColumn(), TextColumn("{task.description} ...", markup=False), _Elapsed())
+        with Progress(*columns, **self.drawn()) as progress:
+            progress.add_task(name, total=None)
+            yield
+
+    def drawn(self) -> dict[str, Any]:
+        """Return how a bar of rich is drawn here: on a terminal alone, and leaving `sys.stdout` to whom it belongs."""
+        return {
+            "console": self.console,
+            "disable": not self.console.is_terminal,
+            "transient": True,
+            "redirect_stdout": not self._is_alone,
+            "redirect_stderr": not self._is_alone,
+        }
+
+
+class _Elapsed(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.elapsed or 0:.0f} s")
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
