@@ -15,7 +15,7 @@ from rlora.lora.learning_rate import Method, Recommendation, recommend
 from rlora.model.logprobs import chunk_tokens
 from rlora.model.sources import DTYPES, ModelConfig, empty_model, model_title, num_weights
 from rlora.run_config import RunConfig
-from rlora.sampler.base import check_experts
+from rlora.sampler.capabilities import capabilities_of, check_experts
 from rlora.train.batch_memory import DecoderSizes, expected_batch_memory
 from rlora.train.card import GIB, Card
 from rlora.train.memory_plan import MemoryPlan, Workload, plan_memory
@@ -96,7 +96,7 @@ def plan_on_paper(
 
 def memory_lines(config: RunConfig, model: Any, gigabytes: float) -> Iterator[str]:
     """Yield where the memory of a card of so many GB would go, or why the run does not fit on it."""
-    if config.sampler.resolved_kind != "vllm":
+    if not capabilities_of(config.sampler).is_planned:
         config = replace(config, sampler=replace(config.sampler, kind="vllm"))
     yield f"Memory of a GPU of {gigabytes:g} GB, in GiB (calculated):"
     try:

@@ -19,6 +19,7 @@ from rlora.rewards import Judge
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.capabilities import capabilities_of
 from rlora.seeding import derive_seed
 from rlora.store.checkpoint import Checkpoint
 from rlora.system.screen import say, stage
@@ -169,7 +170,7 @@ def plan_of(
     The sizes of the engine in `engine` are kept where they still fit; where they do not, it is said on stderr. With
     `is_shared` it runs already, its cache has given way, and the trainer computes with its weights.
     """
-    is_shared_card = config.sampler.resolved_kind == "vllm" and (
+    is_shared_card = capabilities_of(config.sampler).is_planned and (
         torch.cuda.is_available() or config.sampler.kv_cache_gb == 0
     )
     if not is_shared_card and config.memory_budget is None:

@@ -14,7 +14,8 @@ from rlora.lora.learning_rate import Method
 from rlora.model.sources import ModelConfig
 from rlora.rewards import check_judge
 from rlora.rollout import Collection
-from rlora.sampler.base import SamplerConfig, check_servable, check_shareable
+from rlora.sampler.base import SamplerConfig
+from rlora.sampler.capabilities import check_servable, check_shareable
 from rlora.store.checkpoint import CheckpointConfig
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig

@@ -26,8 +26,9 @@ from rlora.lora.config import LoraConfig
 from rlora.model.loading import load_model
 from rlora.model.sources import ModelConfig, empty_model
 from rlora.rewards import open_judge
-from rlora.sampler.base import EngineSpec, SamplerConfig, check_shareable
+from rlora.sampler.base import EngineSpec, SamplerConfig
 from rlora.sampler.build import build_sampler
+from rlora.sampler.capabilities import check_shareable
 from rlora.sampler.torch_sampler import TorchSampler
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
 from rlora.sampler.vllm.engine import VllmSampler

@@ -23,7 +23,7 @@ def evaluate(name, ratios, advantages, *, old_ratios=None, completions=None, **o
     )
     outputs = LOSSES[name](inputs, LossConfig(name=name, **options))
     outputs.loss_N.sum().backward()
-    return outputs.loss_N.tolist(), logprobs.grad.tolist(), outputs.is_clipped_N.tolist()
+    return outputs.loss_N.tolist(), logprobs.grad.tolist(), outputs.logged["clipped_share"].tolist()
 
 
 def test_importance_weighted_is_ratio_times_advantage() -> None:

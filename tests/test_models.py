@@ -7,7 +7,8 @@ import torch
 from rlora.errors import ConfigError
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import ModelConfig, config_dir, end_token_ids, make_toy, model_dir
-from rlora.sampler.base import SamplerConfig, check_servable
+from rlora.sampler.base import SamplerConfig
+from rlora.sampler.capabilities import check_servable
 
 pytestmark = pytest.mark.unit
 

@@ -20,7 +20,8 @@ from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokeniz
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge, open_judge
 from rlora.rollout import RolloutEngine, Sampled
-from rlora.sampler.base import EngineSpec, Sampler, check_experts
+from rlora.sampler.base import EngineSpec, Sampler
+from rlora.sampler.capabilities import capabilities_of, check_experts
 from rlora.system.screen import stage
 from rlora.tasks import Task
 from rlora.tasks.prompts import PromptRenderer
@@ -107,7 +108,7 @@ def open_sampler(
 
 def _engine_room(config: EvalConfig, subject: Subject, folder: Path, max_length: int) -> tuple[int | None, int | None]:
     """Return bytes of vLLM's cache and completions at once where the GPU's memory decides; else None, None."""
-    if config.sampler.resolved_kind != "vllm" or config.sampler.kv_cache_gb > 0:
+    if not capabilities_of(config.sampler).is_planned or config.sampler.kv_cache_gb > 0:
         return None, None
     card, model = Card.present(), empty_model(folder, subject.model)
     return plan_evaluation(

@@ -2,7 +2,7 @@
 
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +13,6 @@ import torch
 from rlora.errors import ConfigError, MissingDependencyError
 from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
-from rlora.lora.peft.stored_ranks import is_of_expert
 from rlora.model.sources import ModelConfig
 from rlora.registry import check_name
 from rlora.types import Completion, SampleRequest, SamplingParams
@@ -156,58 +155,3 @@ class Sampler(Protocol):
     def close(self) -> None:
         """Free the engine."""
         ...
-
-
-def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelConfig) -> None:
-    """Raise ConfigError for adapters that the engine would serve wrongly, or not at all."""
-    if lora is None:
-        return
-    if config.resolved_kind == "vllm" and model.dtype == "float32" and torch.cuda.is_available():
-        raise ConfigError(
-            "model.dtype is 'float32', and vLLM's adapter kernels for GPUs take 16-bit numbers only (its engine ends "
-            "on an assertion). Take --model.dtype bfloat16, or --sampler.kind torch."
-        )
-    if config.resolved_kind == "vllm" and lora.served.rank > 512:
-        raise ConfigError(
-            f"lora.rank is {lora.rank}, which PiSSA serves as rank {lora.served.rank}, and vLLM holds at most 512; try "
-            "--lora.rank 256."
-        )
-    if lora.has_unembedding and config.resolved_kind == "vllm" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"lora.layers is {lora.layers!r}, and vLLM's CPU build serves adapters of the unembedding wrongly (in "
-            "batches of several adapters its log-probabilities were off by 0.67 nats), so they cannot be proven. Take "
-            "--lora.layers all, or --sampler.kind torch."
-        )
-
-
-def check_shareable(lora: LoraConfig | None, config: SamplerConfig) -> None:
-    """Raise ConfigError where one copy of the base is asked for and cannot be had."""
-    if not config.shares_base:
-        return
-    way_out = "Take --sampler.share-base off, or leave it out."
-    if lora is None:
-        raise ConfigError(
-            "sampler.share_base is 'on', and method is 'full', which changes the weights that it trains: the sampler "
-            f"needs a copy of its own. {way_out}"
-        )
-    if config.resolved_kind != "vllm":
-        raise ConfigError(
-            f"sampler.share_base is 'on', and the sampler is {config.resolved_kind}; only vLLM's weights are shared. "
-            f"{way_out}"
-        )
-    if not torch.cuda.is_available():
-        raise ConfigError(
-            "sampler.share_base is 'on', and there is no GPU: vLLM's CPU build packs its weights into a form of its "
-            f"own, which a trainer cannot read. {way_out}"
-        )
-
-
-def check_experts(names: Iterable[str], config: SamplerConfig) -> None:
-    """Raise ConfigError where vLLM would have to serve adapters of experts, by their tensors' names, without a GPU."""
-    if config.resolved_kind != "vllm" or torch.cuda.is_available():
-        return
-    if any(is_of_expert(name.rpartition(".lora_")[0]) for name in names):
-        raise ConfigError(
-            "the model has experts, and vLLM's CPU build cannot serve adapters of experts. Take --sampler.kind torch, "
-            "or leave the experts out with --lora.layers attention."
-        )

@@ -1,7 +1,8 @@
 """The sampler that a configuration names."""
 
 from rlora.registry import find_callable
-from rlora.sampler.base import SAMPLERS, EngineSpec, Sampler, check_servable
+from rlora.sampler.base import SAMPLERS, EngineSpec, Sampler
+from rlora.sampler.capabilities import check_servable
 
 
 def build_sampler(spec: EngineSpec) -> Sampler:

@@ -5,8 +5,8 @@ of micro-batches. Ratios are exp(log-probability now - log-probability then), an
 alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
@@ -63,16 +63,20 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossOutputs:
-    """A loss per token, and which tokens' gradient was clipped or cut."""
+    """A loss per token, and what the loss wants logged of them: each mean over a step's tokens is `loss/NAME`.
+
+    rlora's own log `clipped_share`, the tokens whose gradient was clipped or cut; two names are taken (`value`,
+    `kl_to_base`).
+    """
 
     loss_N: torch.Tensor
-    is_clipped_N: torch.Tensor
+    logged: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 def importance_weighted(inputs: LossInputs, _config: LossConfig) -> LossOutputs:
     """Return -(p_trainer / p_sampler) A, the objective of "LoRA Without Regret" (doi 10.64434/tml.20250929)."""
     ratio_N = (inputs.logprobs_N - inputs.sampler_logprobs_N).exp()
-    return LossOutputs(loss_N=-ratio_N * inputs.advantages_N, is_clipped_N=torch.zeros_like(ratio_N, dtype=torch.bool))
+    return _outputs(-ratio_N * inputs.advantages_N, is_clipped_N=torch.zeros_like(ratio_N, dtype=torch.bool))
 
 
 def ppo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
@@ -85,14 +89,14 @@ def cispo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
     """Return -sg(clip(r)) A log p: a clipped token keeps its gradient (MiniMax-M1, arXiv 2506.13585, equation 4)."""
     ratio_N = (inputs.logprobs_N.detach() - inputs.old_logprobs_N).exp()
     clipped_N = ratio_N.clamp(1 - config.clip_low, 1 + config.clip_high)
-    return LossOutputs(loss_N=-clipped_N * inputs.advantages_N * inputs.logprobs_N, is_clipped_N=clipped_N != ratio_N)
+    return _outputs(-clipped_N * inputs.advantages_N * inputs.logprobs_N, is_clipped_N=clipped_N != ratio_N)
 
 
 def truncated(inputs: LossInputs, config: LossConfig) -> LossOutputs:
     """Return -sg(min(p_trainer / p_sampler, max_ratio)) A log p, truncated importance sampling (Ionides 2008)."""
     ratio_N = (inputs.logprobs_N.detach() - inputs.sampler_logprobs_N).exp()
     weight_N = ratio_N.clamp(max=config.max_ratio)
-    return LossOutputs(loss_N=-weight_N * inputs.advantages_N * inputs.logprobs_N, is_clipped_N=weight_N != ratio_N)
+    return _outputs(-weight_N * inputs.advantages_N * inputs.logprobs_N, is_clipped_N=weight_N != ratio_N)
 
 
 def gspo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
@@ -108,13 +112,17 @@ def gspo(inputs: LossInputs, config: LossConfig) -> LossOutputs:
 def reinforce(inputs: LossInputs, _config: LossConfig) -> LossOutputs:
     """Return -A log p without a ratio (Williams 1992, doi 10.1007/BF00992696)."""
     loss_N = -inputs.advantages_N * inputs.logprobs_N
-    return LossOutputs(loss_N=loss_N, is_clipped_N=torch.zeros_like(loss_N, dtype=torch.bool))
+    return _outputs(loss_N, is_clipped_N=torch.zeros_like(loss_N, dtype=torch.bool))
+
+
+def _outputs(loss_N: torch.Tensor, *, is_clipped_N: torch.Tensor) -> LossOutputs:
+    return LossOutputs(loss_N=loss_N, logged={"clipped_share": is_clipped_N})
 
 
 def _clipped_surrogate(ratio_N: torch.Tensor, advantages_N: torch.Tensor, config: LossConfig) -> LossOutputs:
     clipped_N = ratio_N.clamp(1 - config.clip_low, 1 + config.clip_high)
     free_N, bound_N = ratio_N * advantages_N, clipped_N * advantages_N
-    return LossOutputs(loss_N=-torch.minimum(free_N, bound_N), is_clipped_N=bound_N < free_N)
+    return _outputs(-torch.minimum(free_N, bound_N), is_clipped_N=bound_N < free_N)
 
 
 def k3(logprobs_N: torch.Tensor, reference_logprobs_N: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """One step of a policy from its groups: accumulate the gradient, clip it, step the optimizer, say what happened."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class _TokenLog:
     trainer_logprobs: list[torch.Tensor]
     sampler_logprobs: list[torch.Tensor]
     entropies: list[torch.Tensor]
-    is_clipped: list[torch.Tensor]
+    of_loss: dict[str, list[torch.Tensor]]
 
 
 class Trainer:
@@ -162,7 +163,7 @@ class Trainer:
             update_metrics = self._update(micro_batches, old, num_trained)
             if update == 0:  # agreement with the sampler is meant at the version that sampled
                 metrics = update_metrics
-            metrics |= {k: v for k, v in update_metrics.items() if k in ("loss/clipped_share", "optimizer/grad_norm")}
+            metrics |= {name: value for name, value in update_metrics.items() if _is_of_last_update(name)}
         return metrics
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
@@ -185,7 +186,7 @@ class Trainer:
         flat.zero_grad()
         # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
         scale = 2.0 ** math.floor(math.log2(max(1, num_trained)))
-        log = _TokenLog([], [], [], [], [], [])
+        log = _TokenLog([], [], [], [], [], defaultdict(list))
         weight = 1 / torch.tensor(num_trained, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
             scores = self._score(micro_batch)
@@ -210,7 +211,8 @@ class Trainer:
             log.trainer_logprobs.append(inputs.logprobs_N.detach())
             log.sampler_logprobs.append(inputs.sampler_logprobs_N)
             log.entropies.append(scores.entropy_N)
-            log.is_clipped.append(outputs.is_clipped_N)
+            for name, values_N in outputs.logged.items():
+                log.of_loss[name].append(values_N.detach())
         loss = sum(torch.stack(log.losses).tolist())
         flat.grad_D.div_(scale)
         grad_norm = norm(flat.grad_D)
@@ -233,6 +235,11 @@ class Trainer:
         self.policy.refresh_served()
 
 
+def _is_of_last_update(name: str) -> bool:
+    """Return whether a metric of a step with several updates is the last one's: the norm, and what the loss logs."""
+    return name == "optimizer/grad_norm" or (name.startswith("loss/") and name not in ("loss/value", "loss/kl_to_base"))
+
+
 def _token_metrics(log: _TokenLog) -> dict[str, float]:
     trainer_N, sampler_N = torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu()
     difference_N = (trainer_N - sampler_N).abs()
@@ -241,7 +248,7 @@ def _token_metrics(log: _TokenLog) -> dict[str, float]:
         "agreement/p99_abs_logprob_difference": float(np.quantile(difference_N.numpy(), 0.99)),  # torch's: up to 2^24
         "agreement/max_abs_logprob_difference": float(difference_N.max()),
         "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
-        "loss/clipped_share": float(torch.cat(log.is_clipped).cpu().float().mean()),
+        **{f"loss/{name}": float(torch.cat(parts).cpu().float().mean()) for name, parts in log.of_loss.items()},
         "policy/entropy": float(torch.cat(log.entropies).cpu().mean()),
         "batch/num_trained_tokens": float(trainer_N.numel()),
     }
