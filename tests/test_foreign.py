@@ -51,7 +51,7 @@ def test_an_adapter_of_some_layers_is_filled_up_with_zeros(folder, toy_policy, t
         expected = toy_policy.snapshot().tensors[name] if ".q_proj." in name else torch.zeros_like(tensor)
         assert torch.equal(tensor, expected), name
     other = make_policy(toy_dir, seed=3)
-    other.flat.assign(tensors, 0)
+    other.flat.assign(tensors)
     with torch.no_grad():
         tokens = torch.tensor([[5, 6, 7]])
         assert not torch.equal(other.next_token_logits(tokens), toy_policy.next_token_logits(tokens))

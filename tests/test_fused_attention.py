@@ -138,8 +138,8 @@ def test_only_a_model_in_bfloat16_with_the_kernel_makes_no_scores(attention) -> 
     products = Products(replace(PLAIN, attention=attention))
     assert not has_scores(products, torch.bfloat16)
     assert has_scores(products, torch.float32)
-    assert has_scores(PLAIN, torch.bfloat16)
-    assert has_scores(None, torch.bfloat16)
+    assert has_scores(Products(PLAIN), torch.bfloat16)
+    assert has_scores(Products(), torch.bfloat16)
 
 
 @pytest.mark.skipif(has_amx(), reason="processors with AMX take PyTorch's attention")

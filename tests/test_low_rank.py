@@ -213,7 +213,7 @@ def test_logits_are_sums_in_fp32(products, rows, outputs) -> None:
 def test_log_probabilities_come_of_these_logits_and_their_gradient_too(products) -> None:
     hidden, ((head, _),), *_ = numbers(300, 0, 64, (500,))
     assert torch.equal(
-        logits(hidden, head, torch.float32, replace(PLAIN, low_rank=products)), products.logits(hidden, head)
+        logits(hidden, head, torch.float32, Products(replace(PLAIN, low_rank=products))), products.logits(hidden, head)
     )
     targets, found = torch.arange(300), []
     for low_rank_ in (products, None):

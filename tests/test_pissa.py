@@ -86,7 +86,7 @@ def test_what_pissa_cannot_do_is_refused(monkeypatch, toy_dir) -> None:
     with pytest.raises(ConfigError, match=r"starts from the model itself; leave --init-adapter out"):
         RunConfig(run_dir="x", lora=pissa, init_adapter="folder", sampler=SamplerConfig(kind="torch")).check()
     monkeypatch.setattr(base, "is_vllm_installed", lambda: True)
-    with pytest.raises(ConfigError, match=r"PiSSA serves as rank 514, and vLLM holds at most 512"):
+    with pytest.raises(ConfigError, match=r"served as rank 514, and vllm holds at most 512; try --lora.rank 256"):
         RunConfig(run_dir="x", lora=pissa, sampler=SamplerConfig(kind="vllm")).check()
 
 

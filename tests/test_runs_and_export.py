@@ -89,7 +89,7 @@ def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     summary = json.loads((straight / "summary.json").read_text())
     assert "base_model: toy" in card
     assert "| base | toy |" in card
-    assert "| steps | 5 of 12 problems x 64 samples |" in card
+    assert "| steps | 5 of 6 problems x 64 samples |" in card
     assert (
         f"| held-out accuracy of the policy, greedy, 8 problems | {100 * summary['policy']['accuracy']:.1f} %" in card
     )

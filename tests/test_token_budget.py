@@ -19,7 +19,7 @@ from rlora.model.sources import model_dir
 from rlora.system.memory import recompute_layers
 from rlora.train import trainer as trainer_module
 from rlora.train.batching import BatchConfig, made_up_row, stack
-from rlora.train.losses import LossConfig, LossName
+from rlora.train.losses import LossConfig
 from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
 from rlora.train.token_budget import TokenBudget, is_out_of_memory, measured_batch_memory
@@ -51,7 +51,7 @@ def memory_for(num_positions: int, monkeypatch, *, calls: int = 1_000_000):
         yield
 
 
-def trainer_of(tokens: int, optimizer: OptimizerConfig = SGD_LIKE, loss: LossName = "importance_weighted") -> Trainer:
+def trainer_of(tokens: int, optimizer: OptimizerConfig = SGD_LIKE, loss: str = "importance_weighted") -> Trainer:
     return Trainer(policy_(), optimizer, LossConfig(name=loss), BatchConfig(tokens_per_micro_batch=tokens))
 
 
@@ -292,7 +292,7 @@ from support.engines import random_b
 from support.rollouts import completion, group
 from rlora.train.batching import BatchConfig, made_up_row, stack
 from rlora.lora.config import LoraConfig
-from rlora.train.losses import LossConfig, LossName
+from rlora.train.losses import LossConfig
 from rlora.model.sources import ModelConfig, model_dir
 from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
