@@ -15,6 +15,8 @@ COMMANDS = {
     "verify": "judge answers against gold answers, and say why",
 }
 
+_REQUIRED = {"torch", "transformers", "safetensors", "numpy", "rich", "psutil", "tyro", "sympy", "datasets"}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the subcommand that the first word names.
@@ -33,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import_module(f"rlora.commands.{name}").main(rest)
     except RloraError as error:
         print(message_of(error), file=sys.stderr)
+        raise SystemExit(1) from error
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _REQUIRED:
+            raise  # a user's module lacks something
+        print(f"rlora {name} needs {error.name}, which is not installed: pip install rlora.", file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
