@@ -54,10 +54,10 @@ def summarize(run: Run) -> dict[str, Any]:
     """
     config, parts, run_dir = run.config, run.parts, run.folder
     sampling, test = config.evaluated_sampling, run.test
-    confirm = parts.hot_swap.confirm
+    prove_served = parts.hot_swap.prove_served
     greedily = replace(sampling, temperature=0.0)
-    greedy = compare_with_base(parts.engine, test, greedily, seed=config.seed, confirm=confirm)
-    drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed, confirm=confirm)
+    greedy = compare_with_base(parts.engine, test, greedily, seed=config.seed, prove_served=prove_served)
+    drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed, prove_served=prove_served)
     held_out = greedy.policy.scores_P[: config.evaluation.num_problems_during_training]
     snapshot = parts.policy.snapshot()
     if sum(held_out) / len(held_out) >= run.progress.best:

@@ -289,8 +289,8 @@ def test_an_honest_sampler_is_proven_and_asked_for_base_and_policy_by_turns(toy_
         for other in ("base", "previous"):
             assert metrics[f"proof/canary_is_decided_{other}"] == 1
             assert metrics[f"proof/canary_served_fraction_{other}"] == pytest.approx(1, abs=1e-3)
-        swap.confirm(None)
-        swap.confirm(0)
+        swap.prove_served(None)
+        swap.prove_served(0)
     request = SampleRequest(token_ids=tuple(PROMPTS[0]), num_samples=4, key=("t",))
     (mine, bases) = (
         sampler.sample([dataclasses.replace(request, policy=who)], SamplingParams(max_tokens=4), seed=0)[0]
@@ -341,9 +341,9 @@ def test_an_engine_that_answers_for_the_base_with_the_policy_is_caught(toy_dir) 
     disturb(policy, 0.1)
     policy.version = 1
     swap.swap()
-    swap.confirm(0)
+    swap.prove_served(0)
     with pytest.raises(StaleAdapterError, match=r"does not serve the base model: .* that of version 1 of the policy"):
-        swap.confirm(None)
+        swap.prove_served(None)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 100, 200, 300, 5000, 10**7])

@@ -89,7 +89,7 @@ def open_sampler(
     )
     try:
         proof: dict[str, float] = {}
-        confirm: Callable[[int | None], None] = _is_proven
+        prove_served: Callable[[int | None], None] = _is_proven
         if policy is not None:
             prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
             temperature = config.temperature or 1.0
@@ -97,11 +97,11 @@ def open_sampler(
             with stage("Proving that the sampler serves the policy"):
                 proof = swap.swap()
             if subject.weights is not None:
-                confirm = swap.confirm
+                prove_served = swap.prove_served
             del policy, swap
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-        yield sampler, proof, confirm
+        yield sampler, proof, prove_served
     finally:
         sampler.close()
 

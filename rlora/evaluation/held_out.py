@@ -112,13 +112,13 @@ def compare_with_base(
     sampling: SamplingParams,
     *,
     seed: int,
-    confirm: Callable[[int | None], None],
+    prove_served: Callable[[int | None], None],
 ) -> Comparison:
     """Evaluate the base model and the policy that the sampler serves on the same problems with the same seeds.
 
-    `confirm` is called before each with the policy that is asked for (None is the base), to prove what is served.
+    `prove_served` is called before each with the policy that is asked for (None is the base), to prove what is served.
     """
-    confirm(None)
+    prove_served(None)
     base = evaluate(engine, problems, sampling, seed=seed, policy=None)
-    confirm(0)
+    prove_served(0)
     return Comparison(base=base, policy=evaluate(engine, problems, sampling, seed=seed))

@@ -146,7 +146,7 @@ def _evaluate(
             for arm in arms
         }
         if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
-            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, confirm):
+            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, prove_served):
                 results["proof"] = proof
                 for one in benchmarks:
                     engine = engine_of(config, one, sampler, judges[one.name])
@@ -154,7 +154,7 @@ def _evaluate(
                         samples = files[one.name, arm]
                         with Display(console, one, arm, samples) as progress:
                             policy = None if arm == "base" else 0
-                            confirm(policy)
+                            prove_served(policy)
                             collect(config, one, samples, engine, policy=policy, after_batch=progress.advance)
         trained = training_problems(subject)
         for one in benchmarks:

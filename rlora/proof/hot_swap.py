@@ -138,7 +138,7 @@ class HotSwap:
         self._previous, self._served = self._served, snapshot
         return metrics
 
-    def confirm(self, policy: int | None) -> None:
+    def prove_served(self, policy: int | None) -> None:
         """Prove that requests for the base (`policy` None) or for the swapped version are answered by it.
 
         For an evaluation, which asks for both by turns: an engine without adapters loads all weights again each time.

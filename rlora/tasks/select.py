@@ -15,7 +15,7 @@ MOST_HELD_OUT = 500
 Row = dict[str, Any]
 
 
-def passes(rows: Sequence[Row], data: DataConfig, *, name: str, difficulty: str = "", topic: str = "") -> list[bool]:
+def selected(rows: Sequence[Row], data: DataConfig, *, name: str, difficulty: str = "", topic: str = "") -> list[bool]:
     """Return which rows the filters of `data` let through; `difficulty` and `topic` name the fields that they read.
 
     A row whose difficulty is not a number ("Level ?") passes no filter by difficulty. Raises DataError when a filter is
@@ -44,6 +44,13 @@ def passes(rows: Sequence[Row], data: DataConfig, *, name: str, difficulty: str 
             "widen --min-difficulty, --max-difficulty or --topic."
         )
     return found
+
+
+def refuse_filters(data: DataConfig, *, name: str) -> None:
+    """Raise DataError where a data set without difficulties and topics is asked for by one."""
+    if data.is_filtered:
+        option = "topic" if data.topic is not None else "difficulty"
+        raise DataError(f"{name} was asked for by {option}, but its rows here have none; leave the option out.")
 
 
 def as_number(value: Any) -> float:

@@ -7,7 +7,7 @@ import torch
 
 from rlora.seeding import derive_seed, generator
 from rlora.tasks.data import DataConfig
-from rlora.tasks.select import passes
+from rlora.tasks.select import refuse_filters
 from rlora.types import Problem
 
 INSTRUCTION = "Answer with the number only."
@@ -17,7 +17,7 @@ TEST_PAIRS = 500
 
 def load(split: str, data: DataConfig) -> list[Problem]:
     """Return the "train" or "test" problems: 4,851 unordered pairs in all, 500 of them for the test."""
-    passes([], data, name="arithmetic")
+    refuse_filters(data, name="arithmetic")
     pairs = [(a, b) for a in range(LOWEST, HIGHEST + 1) for b in range(a, HIGHEST + 1)]
     order = torch.randperm(len(pairs), generator=generator("arithmetic", "split")).tolist()
     chosen = order[:TEST_PAIRS] if split == "test" else order[TEST_PAIRS:]
@@ -28,7 +28,7 @@ def load_digits(split: str, data: DataConfig) -> list[Problem]:
     """Return sums of two digits that are a digit themselves: small enough for a model of random weights to hit by
     chance.
     """
-    passes([], data, name="digits")
+    refuse_filters(data, name="digits")
     pairs = [(a, b) for a in range(10) for b in range(a, 10 - a)]
     return [_problem(split, a, b) for index, (a, b) in enumerate(pairs) if (index % 4 == 0) == (split == "test")]
 

@@ -7,7 +7,7 @@ ones whatever is filtered. Left out: its three solutions by a reasoning model, w
 from itertools import compress
 
 from rlora.tasks.data import DataConfig
-from rlora.tasks.select import Row, hold_out, level_text, passes
+from rlora.tasks.select import Row, hold_out, level_text, selected
 from rlora.tasks.source import field_of, read_rows
 from rlora.types import Problem
 
@@ -32,7 +32,7 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     train, test = hold_out(problems, name="deepmath")
     if split == "test":
         return test
-    is_chosen = passes(rows, data, name="deepmath", difficulty="difficulty", topic="topic")
+    is_chosen = selected(rows, data, name="deepmath", difficulty="difficulty", topic="topic")
     chosen = {problem.id for problem in compress(problems, is_chosen)}
     return [problem for problem in train if problem.id in chosen]
 

@@ -2,7 +2,7 @@
 
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
-from rlora.tasks.select import passes
+from rlora.tasks.select import refuse_filters
 from rlora.tasks.source import field_of, read_rows
 from rlora.types import Problem
 
@@ -12,7 +12,7 @@ INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{number}."
 def load(split: str, data: DataConfig) -> list[Problem]:
     """Return the 7,473 "train" or 1,319 "test" problems, of a local gsm8k/SPLIT.jsonl or the hub's openai/gsm8k."""
     rows = read_rows(f"gsm8k/{split}.jsonl", hub="openai/gsm8k", subset="main", split=split, data_dir=data.data_dir)
-    passes(rows, data, name="gsm8k")
+    refuse_filters(data, name="gsm8k")
     problems = []
     for number, row in enumerate(rows):
         where = f"row {number} of gsm8k {split}"

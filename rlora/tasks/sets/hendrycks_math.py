@@ -8,7 +8,7 @@ from itertools import compress
 
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
-from rlora.tasks.select import Row, level_text, passes
+from rlora.tasks.select import Row, level_text, selected
 from rlora.tasks.source import field_of, read_rows
 from rlora.types import Problem
 from rlora.verify.extraction.markers import boxes
@@ -44,7 +44,7 @@ def load(split: str, data: DataConfig) -> list[Problem]:
             if answer and _question(row) not in tested:
                 rows.append(row)
                 problems.append(_problem(row, f"math/{row.get('id', f'{part}/{index}')}", answer, source="math"))
-    is_chosen = passes(rows, data, name="math", difficulty="level", topic="type")
+    is_chosen = selected(rows, data, name="math", difficulty="level", topic="type")
     return list(compress(problems, is_chosen))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlora.errors import DataError
 from rlora.tasks.data import OWN, DataConfig
-from rlora.tasks.select import Row, hold_out, level_text, passes
+from rlora.tasks.select import Row, hold_out, level_text, selected
 from rlora.tasks.source import field_of, read_jsonl
 from rlora.types import Problem
 
@@ -27,7 +27,7 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     train, test = (problems, []) if data.test is not None else hold_out(problems, name=OWN)
     if split == "test":
         return test
-    is_chosen = passes(
+    is_chosen = selected(
         rows,
         data,
         name=data.train,
