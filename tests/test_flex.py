@@ -44,17 +44,17 @@ def compiler(monkeypatch):
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(pytorch.flex_attention, backend=counter, dynamic=True, fullgraph=True)
-    monkeypatch.setattr(flex, "_compiled", lambda: compiled)
-    flex._is_usable.cache_clear()
+    monkeypatch.setattr(flex, "compiled", lambda: compiled)
+    flex.is_usable_for.cache_clear()
     yield counter
-    flex._is_usable.cache_clear()
+    flex.is_usable_for.cache_clear()
     torch._dynamo.reset()
 
 
 @pytest.fixture
 def blocks(compiler, monkeypatch) -> None:
     """Let `attend` compute by blocks on the CPU."""
-    monkeypatch.setattr(attention, "_takes_blocks", flex.is_usable)
+    monkeypatch.setattr(attention, "takes_blocks", flex.is_usable)
 
 
 def dense(counts: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_values_and_gradients_are_those_of_materialised_scores(blocks, heads, mo
         assert found.is_contiguous()
         grads = torch.autograd.grad(found, [query, key, value], grad)
         with monkeypatch.context() as patch:
-            patch.setattr(attention, "_takes_blocks", lambda *_: False)
+            patch.setattr(attention, "takes_blocks", lambda *_: False)
             expected, _ = attend(nn.Identity(), query, key, value, ranges, 0.17)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         for ours, theirs in zip(grads, torch.autograd.grad(expected, [query, key, value], grad), strict=True):
@@ -133,7 +133,7 @@ def test_a_mask_gives_the_same_where_blocks_cannot_be_used(key_heads) -> None:
     query, key, value = (torch.randn(*(3, heads), segments_BT.shape[1], 8) for heads in (6, key_heads, key_heads))
     expected, _ = attend(nn.Identity(), query, key, value, visible_ranges(segments_BT), 0.5)
     for mask in (visibility_mask(segments_BT), attention.as_bias(visibility_mask(segments_BT))):
-        torch.testing.assert_close(attention._attend_by_mask(query, key, value, mask, 0.5), expected)
+        torch.testing.assert_close(attention.attend_by_mask(query, key, value, mask, 0.5), expected)
 
 
 def gradient(folder, *, recompute: bool = False) -> torch.Tensor:
@@ -149,7 +149,7 @@ def gradient(folder, *, recompute: bool = False) -> torch.Tensor:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_step_by_blocks_has_the_same_gradient(toy_dir, recompute, compiler, monkeypatch) -> None:
     expected = gradient(toy_dir)
-    monkeypatch.setattr(attention, "_takes_blocks", flex.is_usable)
+    monkeypatch.setattr(attention, "takes_blocks", flex.is_usable)
     found = gradient(toy_dir, recompute=recompute)
     assert compiler.frame_count > 0
     assert float((found - expected).norm()) < 1e-5 * float(expected.norm())
@@ -185,7 +185,7 @@ def test_the_layers_of_a_pass_share_blocks_that_are_freed_with_it(blocks, toy_di
 
 def test_no_number_of_rows_or_positions_is_compiled_anew(compiler) -> None:
     num_heads, key_heads, size = 4, 2, 16
-    assert flex._is_usable(CPU, torch.float32, num_heads, key_heads, size, 0.5)
+    assert flex.is_usable_for(CPU, torch.float32, num_heads, key_heads, size, 0.5)
     compiled = compiler.frame_count
     for layout in ([[100]], [[100, 412]], [[100, 60]] * 2, [[300, 212]] * 4, [[100, 900]] * 3, [[20, 5]], [[9, 260]]):
         ranges = visible_ranges(segments(layout))
@@ -211,9 +211,9 @@ def test_what_cannot_be_compiled_or_is_wrong_is_told_once_and_not_used(
             raise failure
         return 0 * (query + (key + value).repeat_interleave(2, 1))
 
-    monkeypatch.setattr(flex, "_compiled", lambda: run)
-    assert not flex._is_usable(CPU, torch.float32, 4, 2, 16, 0.25)
-    assert not flex._is_usable(CPU, torch.float32, 4, 2, 16, 0.25)
+    monkeypatch.setattr(flex, "compiled", lambda: run)
+    assert not flex.is_usable_for(CPU, torch.float32, 4, 2, 16, 0.25)
+    assert not flex.is_usable_for(CPU, torch.float32, 4, 2, 16, 0.25)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"flex_attention cannot be used for 4 heads of 16 (torch.float32): {reason}. Attention is" in said
@@ -223,12 +223,12 @@ def test_memory_that_runs_out_is_not_taken_for_it(compiler, monkeypatch) -> None
     def run(*_: object, **__: object) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    working = flex._compiled
-    monkeypatch.setattr(flex, "_compiled", lambda: run)
+    working = flex.compiled
+    monkeypatch.setattr(flex, "compiled", lambda: run)
     with pytest.raises(torch.OutOfMemoryError):
-        flex._is_usable(CPU, torch.float32, 4, 2, 16, 0.25)
-    monkeypatch.setattr(flex, "_compiled", working)
-    assert flex._is_usable(CPU, torch.float32, 4, 2, 16, 0.25)
+        flex.is_usable_for(CPU, torch.float32, 4, 2, 16, 0.25)
+    monkeypatch.setattr(flex, "compiled", working)
+    assert flex.is_usable_for(CPU, torch.float32, 4, 2, 16, 0.25)
 
 
 def test_a_trial_within_a_layer_that_is_recomputed_ends(toy_dir, compiler, monkeypatch) -> None:
@@ -236,7 +236,7 @@ def test_a_trial_within_a_layer_that_is_recomputed_ends(toy_dir, compiler, monke
     policy, trials = make_policy(toy_dir), []
     monkeypatch.setattr(
         attention,
-        "_takes_blocks",
+        "takes_blocks",
         lambda *given: trials.append(1) or flex.is_usable(*given),
     )
     recompute_layers(policy.model)

@@ -349,6 +349,6 @@ def test_an_engine_that_answers_for_the_base_with_the_policy_is_caught(toy_dir) 
 @pytest.mark.parametrize("num_tokens", [1, 100, 200, 300, 5000, 10**7])
 def test_blocks_of_the_unembedding_are_even(num_tokens) -> None:
     """An odd number of rows is not taken by compiled products, and would be computed otherwise than its neighbours."""
-    rows = head._block_rows(num_tokens, 49152, 192)
+    rows = head.block_rows(num_tokens, 49152, 192)
     assert rows % 64 == 0
     assert rows == 64 or 0.9 < rows * num_tokens / (49152 * 192) <= 1

@@ -38,7 +38,7 @@ def attention(library) -> Attention:
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 def test_ranges_say_what_the_mask_says(layout) -> None:
     segments_BT = segments(layout)
-    assert torch.equal(module._mask_of(visible_ranges(segments_BT)), visibility_mask(segments_BT))
+    assert torch.equal(module.mask_of(visible_ranges(segments_BT)), visibility_mask(segments_BT))
 
 
 @pytest.mark.pairwise

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_a_processor_without_the_instructions_has_none(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(native, "_FLAGS", ("-O1", "-march=x86-64", "-shared", "-fPIC"))
+    monkeypatch.setattr(native, "FLAGS", ("-O1", "-march=x86-64", "-shared", "-fPIC"))
     native_library.cache_clear()
     try:
         assert native_library(tmp_path) is None
@@ -20,7 +20,7 @@ def test_a_processor_without_the_instructions_has_none(tmp_path, monkeypatch) ->
 
 
 def test_a_compiler_that_fails_is_quoted(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(native, "_FLAGS", ("-fno-such-option",))
+    monkeypatch.setattr(native, "FLAGS", ("-fno-such-option",))
     native_library.cache_clear()
     try:
         with pytest.raises(CompilerError, match=r"failed on low_rank\.cpp, attention\.cpp: .*no-such-option"):

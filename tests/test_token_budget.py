@@ -163,7 +163,7 @@ def test_memory_lost_in_a_later_update_of_a_batch_takes_the_first_back(monkeypat
 
 @pytest.mark.unit
 def test_memory_lost_on_the_metrics_does_not_train_on_a_batch_twice(monkeypatch) -> None:
-    failures, made = iter([True]), trainer_module._token_metrics
+    failures, made = iter([True]), trainer_module.token_metrics
 
     def run_out(log):
         if next(failures, False):
@@ -171,7 +171,7 @@ def test_memory_lost_on_the_metrics_does_not_train_on_a_batch_twice(monkeypatch)
         return made(log)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "_token_metrics", run_out)
+        patch.setattr(trainer_module, "token_metrics", run_out)
         trainer, budget, metrics = trained(128)
     assert (budget.tokens, metrics["batch/num_out_of_memory"]) == (64, 1)
     expected, _, _ = trained(64)

@@ -125,7 +125,7 @@ def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch
     for name in ("P", "E"):
         for depth in (2, 4, 8, 16):
             before = read()
-            structure._parsed.cache_clear()
+            structure.parsed.cache_clear()
             assert parse_answer(f"{name}(" * depth + "1" + ")" * depth) is not None
             assert read() - before == depth
     assert parse_answer("P(P(1)^2)") == parse_answer("P((P)((1)^2))")
@@ -133,8 +133,8 @@ def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch
 
 
 def test_a_text_that_is_too_long_to_read_is_not_kept() -> None:
-    kept = structure._parsed.cache_info().currsize, structure._parsed_long.cache_info().currsize
+    kept = structure.parsed.cache_info().currsize, structure.parsed_long.cache_info().currsize
     for i in range(50):
         assert parse_answer(f"x{i}" * 20_000) is None
-    assert kept == (structure._parsed.cache_info().currsize, structure._parsed_long.cache_info().currsize)
-    assert structure._parsed_long.cache_info().maxsize == 32
+    assert kept == (structure.parsed.cache_info().currsize, structure.parsed_long.cache_info().currsize)
+    assert structure.parsed_long.cache_info().maxsize == 32

@@ -85,8 +85,8 @@ def straight(tmp_path_factory, compiled) -> Path:
     assert [line for line in said[:table] if not line.startswith(OURS)] == []
     assert all(line.startswith((*"┏┃┡│├└", "Run directory: ")) for line in said[table + 1 :])
     log = (run_dir / LOG_FILE).read_text()
-    assert "non-default args" in log  # vLLM's first words
     assert log.count("=== 20") == 1
+    assert len(log.splitlines()) > 1  # of the libraries, how many depends on their level of logging
     assert any(row["optimizer/is_empty_batch"] == 0 for row in rows(run_dir))
     return run_dir
 

@@ -50,7 +50,7 @@ class _TrainedHead(torch.autograd.Function):
         rest = slice(len(kept_MV), None)
         grad_NH[rest] = 0
         num_rest = len(targets_N) - len(kept_MV)
-        size = _block_rows(num_rest, len(head_VH), logprobs.chunk_tokens(hidden_NH.device))
+        size = block_rows(num_rest, len(head_VH), logprobs.chunk_tokens(hidden_NH.device))
         for start in range(0, len(head_VH) if num_rest else 0, size):
             block = slice(start, start + size)
             logits_NV = logprobs.logits(hidden_NH[rest], head_VH[block], ctx.dtype, ctx.products)
@@ -61,7 +61,7 @@ class _TrainedHead(torch.autograd.Function):
         return grad_NH.mul_(scale_N1).to(hidden_NH.dtype), None, None, None, None, None, None
 
 
-def _block_rows(num_tokens: int, vocabulary: int, chunk: int) -> int:
+def block_rows(num_tokens: int, vocabulary: int, chunk: int) -> int:
     """Return for how many rows of the weight logits of all tokens are about as many as a chunk's; even, as compiled
     products take them.
     """

@@ -22,7 +22,7 @@ _FOLDER = Path(__file__).parent
 _SOURCES = ("low_rank.cpp", "attention.cpp")
 _HEADERS = ("tiles.h",)
 _FUNCTIONS = ("rlora_forward", "rlora_backward", "rlora_attend", "rlora_attend_backward")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def _compile(path: Path) -> None:
         made = Path(temporary) / path.name
         sources = [_FOLDER / name for name in _SOURCES]
         try:
-            subprocess.run([compiler, *_FLAGS, "-o", made, *sources], check=True, capture_output=True, text=True)
+            subprocess.run([compiler, *FLAGS, "-o", made, *sources], check=True, capture_output=True, text=True)
         except OSError as error:
             raise CompilerError(f"cannot run the compiler {compiler} ({error.strerror})") from error
         except subprocess.CalledProcessError as error:
@@ -79,5 +79,5 @@ def _compile(path: Path) -> None:
 def _version() -> str:
     """Return what the compiled file depends on, as a hash: sources, flags, compiler and processor."""
     texts = [(_FOLDER / name).read_text() for name in (*_SOURCES, *_HEADERS)]
-    parts = [*texts, *_FLAGS, os.environ.get("CXX", "g++"), processor.description()]
+    parts = [*texts, *FLAGS, os.environ.get("CXX", "g++"), processor.description()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

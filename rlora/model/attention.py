@@ -57,7 +57,7 @@ def _seen(ranges_B1T2: torch.Tensor, queries: slice, keys: slice) -> torch.Tenso
     return (place_K < before) | ((place_K >= start) & (place_K <= place_T[queries, None]))
 
 
-def _mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
+def mask_of(ranges_B1T2: torch.Tensor) -> torch.Tensor:
     """Return ranges as booleans, (B, 1, T, T)."""
     return _seen(ranges_B1T2, slice(None), slice(None))
 
@@ -89,15 +89,15 @@ def attend(
     has_ranges = attention_mask.dtype == torch.int32
     if has_ranges and kernels.attention is not None and kernels.attention.takes(query, key, value):
         return kernels.attention.outputs(query, key, value, attention_mask.squeeze(1), scaling), None
-    if has_ranges and _takes_blocks(query, key, scaling):
+    if has_ranges and takes_blocks(query, key, scaling):
         return flex.attend(query, key, value, _kept(attention_mask, flex.block_mask), scaling), None
     if query.device.type == "cpu":
         return _Attend.apply(query, key, value, attention_mask, scaling, kernels), None
-    mask = _kept(attention_mask, _mask_of) if has_ranges else attention_mask
-    return _attend_by_mask(query, key, value, mask, scaling), None
+    mask = _kept(attention_mask, mask_of) if has_ranges else attention_mask
+    return attend_by_mask(query, key, value, mask, scaling), None
 
 
-def _attend_by_mask(
+def attend_by_mask(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
     """Return the same by PyTorch's fused kernel, for booleans or a bias (B, 1, T, keys)."""
@@ -109,7 +109,8 @@ def _attend_by_mask(
     return out.transpose(1, 2).contiguous()
 
 
-def _takes_blocks(query: torch.Tensor, key: torch.Tensor, scaling: float) -> bool:
+def takes_blocks(query: torch.Tensor, key: torch.Tensor, scaling: float) -> bool:
+    """Return whether attention by blocks is what a GPU computes of these: compiled there, with rows of ranges."""
     return query.is_cuda and flex.is_usable(query, key, scaling)
 
 

@@ -73,12 +73,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, blocks: Any, scaling: floa
     length, size = query.shape[2], blocks.shape[-1]
     # in one order of memory, whatever the length: another one would be compiled anew
     inputs = (nn.functional.pad(one, (0, 0, 0, size - length)).contiguous() for one in (query, key, value))
-    out = _compiled()(*inputs, block_mask=blocks, scale=scaling, enable_gqa=True)
+    out = compiled()(*inputs, block_mask=blocks, scale=scaling, enable_gqa=True)
     return out[:, :, :length].transpose(1, 2).contiguous()
 
 
 @functools.cache
-def _compiled() -> Any:
+def compiled() -> Any:
     """Return flex_attention compiled for any number of rows and positions; run plainly it would make all scores.
 
     Compiled anew is each shape of heads, precision and scaling, with and without gradients, for one row and several.
@@ -93,11 +93,11 @@ def _compiled() -> Any:
 
 def is_usable(query: Tensor, key: Tensor, scaling: float) -> bool:
     """Return whether flex_attention can be compiled for heads such as these, and gives what the formula does."""
-    return _is_usable(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], scaling)
+    return is_usable_for(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[3], scaling)
 
 
 @functools.cache
-def _is_usable(
+def is_usable_for(
     device: torch.device, dtype: torch.dtype, num_heads: int, key_heads: int, size: int, scaling: float
 ) -> bool:
     """Try it, once for each shape of heads; where it cannot be used say so on stderr.

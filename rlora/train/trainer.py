@@ -23,7 +23,7 @@ from rlora.types import Group
 
 
 @dataclass(slots=True, eq=False)
-class _TokenLog:
+class TokenLog:
     """Observations of one pass over a batch, from which the metrics are made, where they were computed: copying them
     micro-batch by micro-batch would make a GPU wait for each.
     """
@@ -186,7 +186,7 @@ class Trainer:
         flat.zero_grad()
         # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
         scale = 2.0 ** math.floor(math.log2(max(1, num_trained)))
-        log = _TokenLog([], [], [], [], [], defaultdict(list))
+        log = TokenLog([], [], [], [], [], defaultdict(list))
         weight = 1 / torch.tensor(num_trained, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
             scores = self._score(micro_batch)
@@ -222,7 +222,7 @@ class Trainer:
                 "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
                 "--optimizer.learning-rate or another --seed."
             )
-        metrics = _token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm)}
+        metrics = token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm)}
         if self._loss.kl_coefficient:
             metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())
         self._apply(grad_norm)
@@ -240,7 +240,8 @@ def _is_of_last_update(name: str) -> bool:
     return name == "optimizer/grad_norm" or (name.startswith("loss/") and name not in ("loss/value", "loss/kl_to_base"))
 
 
-def _token_metrics(log: _TokenLog) -> dict[str, float]:
+def token_metrics(log: TokenLog) -> dict[str, float]:
+    """Return the metrics of a pass that are means, or largest values, over its trained tokens."""
     trainer_N, sampler_N = torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu()
     difference_N = (trainer_N - sampler_N).abs()
     return {

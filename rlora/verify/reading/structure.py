@@ -204,7 +204,7 @@ def parse_answer(text: str) -> Node | None:
     if len(text) > MAX_CHARACTERS:
         stripped = text.strip().lstrip("+0")
         return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
-    return _parsed(text) if len(text) <= _SHORT else _parsed_long(text)
+    return parsed(text) if len(text) <= _SHORT else parsed_long(text)
 
 
 def _parse(text: str) -> Node | None:
@@ -229,5 +229,5 @@ def _parse(text: str) -> Node | None:
         return _MEANINGS.get(words) or Node("text", name=_ARTICLE.sub("", words))
 
 
-_parsed = lru_cache(maxsize=4096)(_parse)
-_parsed_long = lru_cache(maxsize=32)(_parse)  # a tree of 20,000 characters takes a megabyte
+parsed = lru_cache(maxsize=4096)(_parse)
+parsed_long = lru_cache(maxsize=32)(_parse)  # a tree of 20,000 characters takes a megabyte
