@@ -105,7 +105,7 @@ from rlora.kernels import native
 from rlora.kernels.attention import Attention
 sys.path.insert(0, "tests")
 from support.attention import HEADS, LAYOUTS, numbers, results, segments
-native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")
+native.FLAGS = (*native.FLAGS, "-DRLORA_GUARDED")
 attention = Attention(native.native_library(Path(sys.argv[1])))
 for layout in LAYOUTS.values():
     for heads in HEADS.values():

@@ -183,7 +183,7 @@ from rlora.kernels import native
 from rlora.kernels.low_rank import LowRank
 sys.path.insert(0, "tests")
 from support.low_rank import numbers
-native._FLAGS = (*native._FLAGS, "-DRLORA_GUARDED")
+native.FLAGS = (*native.FLAGS, "-DRLORA_GUARDED")
 products = LowRank(native.native_library(Path(sys.argv[1])), has_bases=True)
 for inputs in (576, 1000, 2024):
     for rank in (1, 3, 26, 32, 64, 130):
