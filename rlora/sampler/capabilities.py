@@ -17,8 +17,8 @@ from rlora.sampler.base import SAMPLERS, SamplerConfig
 class Capabilities:
     """What a sampler serves. Each `no_...` is the reason why it does not, "" where it does.
 
-    A user's own sampler may have an attribute `capabilities` that holds one; without it everything is tried, and the
-    proof says what is served wrongly.
+    A sampler that is not named here may have an attribute `capabilities` that holds one; without it everything is
+    tried, and the proof says what is served wrongly.
     """
 
     max_rank: int | None = None
@@ -58,7 +58,6 @@ def _torch() -> Capabilities:
 
 
 _KNOWN: Mapping[str, Callable[[], Capabilities]] = {"vllm": _vllm, "torch": _torch}
-assert _KNOWN.keys() == SAMPLERS.keys()
 
 
 def capabilities_of(config: SamplerConfig) -> Capabilities:
@@ -67,7 +66,7 @@ def capabilities_of(config: SamplerConfig) -> Capabilities:
     if kind in _KNOWN:
         return _KNOWN[kind]()
     not_shared = Capabilities(no_shared_base=f"the sampler is {kind}; only vLLM's weights are shared")
-    return getattr(load(kind), "capabilities", not_shared)
+    return getattr(load(SAMPLERS.get(kind, kind)), "capabilities", not_shared)
 
 
 def check_servable(lora: LoraConfig | None, config: SamplerConfig, model: ModelConfig) -> None:
