@@ -43,10 +43,11 @@ def trained(policies: list[Policy], num_steps: int = 3) -> list[tuple[torch.Tens
     return [(policy.flat.theta_D, rows) for policy, rows in zip(policies, metrics, strict=True)]
 
 
-def test_policies_of_unequal_shape_trained_by_turns_equal_policies_alone(toy_dir) -> None:
-    base = Base.load(toy_dir, MODEL)
+@pytest.mark.parametrize("model", [MODEL, ModelConfig(name="m", dtype="bfloat16", compile="on")], ids=["fp32", "bf16"])
+def test_policies_of_unequal_shape_trained_by_turns_equal_policies_alone(toy_dir, model) -> None:
+    base = Base.load(toy_dir, model)
     together = trained([Policy(base, LowRank(base, lora, seed=seed)) for seed, lora in enumerate(UNEQUAL)])
-    alone_bases = [Base.load(toy_dir, MODEL) for _ in UNEQUAL]
+    alone_bases = [Base.load(toy_dir, model) for _ in UNEQUAL]
     policies = [Policy(own, LowRank(own, UNEQUAL[seed], seed=seed)) for seed, own in enumerate(alone_bases)]
     alone = trained(policies)
     for (theta_D, rows), (own_D, own_rows) in zip(together, alone, strict=True):
