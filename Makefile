@@ -67,7 +67,7 @@ bench: bench-site  ## measure the figures of docs/log.md again and write bench.j
 	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run
 
 bench-verify: bench-site  ## measure the verifier alone, beside Math-Verify
-	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run --only verify
+	PYTHONPATH=.bench-site $(BIN)/python -m benchmarks.run --only verify golds
 
 # The GPU's environment is the user's own: .venv holds PyTorch's CPU build.
 gpu-check:  ## on a machine with a GPU, with the $(PYTHON) that has vLLM for it: every stage of docs/gpu-check.md

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.figures import ROOT, Figure
+from benchmarks.figures import ROOT, Figure, PartError
 
 NUM_STEPS = 4
 NUM_SAVES = 30
@@ -23,11 +24,11 @@ def start(run_dir: Path, num_steps: int) -> float:
     options = ["--evaluation.every", "0", "--evaluation.num-problems", "8"]
     done = subprocess.run([*command, *options], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     if done.returncode:
-        raise SystemExit(f"the quickstart failed:\n{done.stderr[-4000:]}")
+        raise PartError(f"the quickstart failed:\n{done.stderr[-4000:]}")
     return began
 
 
-def measure() -> list[Figure]:
+def measure() -> Iterator[Figure]:
     from rlora.store.checkpoint import CheckpointConfig, CheckpointFolder
 
     print(f"running {NUM_STEPS} steps of the quickstart and resuming it ...", file=sys.stderr, flush=True)
@@ -47,21 +48,19 @@ def measure() -> list[Figure]:
             target.save(replace(checkpoint, step=step))
             seconds.append(time.perf_counter() - before)
     save, iteration = statistics.median(seconds), statistics.median(row["seconds/step"] for row in rows)
-    return [
-        Figure(
-            name="checkpoint every step",
-            value=save / iteration,
-            unit="ratio",
-            target=0.01,
-            against="the quickstart's iteration",
-            note=f"{1000 * save:.0f} ms of {iteration:.1f} s, hashed, synced and pruned, median of {NUM_SAVES}",
-        ),
-        Figure(
-            name="resuming",
-            value=resumed - fresh,
-            unit="s",
-            target=5,
-            against="a fresh start",
-            note=f"to the first new rollouts on disk: {resumed:.1f} s against {fresh:.1f} s",
-        ),
-    ]
+    yield Figure(
+        name="checkpoint every step",
+        value=save / iteration,
+        unit="ratio",
+        target=0.01,
+        against="the quickstart's iteration",
+        note=f"{1000 * save:.0f} ms of {iteration:.1f} s, hashed, synced and pruned, median of {NUM_SAVES}",
+    )
+    yield Figure(
+        name="resuming",
+        value=resumed - fresh,
+        unit="s",
+        target=5,
+        against="a fresh start",
+        note=f"to the first new rollouts on disk: {resumed:.1f} s against {fresh:.1f} s",
+    )

@@ -1,5 +1,6 @@
 """What every benchmark reports: figures beside their targets, measured in processes of their own."""
 
+import importlib.util
 import json
 import os
 import statistics
@@ -10,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+class PartError(RuntimeError):
+    """A part of the benchmark failed; the others are measured all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +45,14 @@ def child(*arguments: str) -> dict[str, Any]:
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT")), None)
     if done.returncode or line is None:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise PartError(f"{' '.join(arguments)} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return json.loads(line.removeprefix("RESULT"))
+
+
+def missing_modules(*names: str) -> list[str]:
+    """Return what is not installed of these, as a sentence that says how to get it."""
+    found = [name for name in names if importlib.util.find_spec(name) is None]
+    return [f"{', '.join(found)} (`make setup-dev bench-site` installs them)"] if found else []
 
 
 def ratio(ones: list[float], others: list[float]) -> float:

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from benchmarks.verify_completions import cases
 from benchmarks.verify_hostile import hostile, mixed, ordinary
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
 from rlora.verify.extraction.extract import gold_text
-from rlora.verify.judging import Pending, judge_cheaply
+from rlora.verify.judging import judge_cheaply
 from rlora.verify.reading.structure import parse_answer
 
 DATA_DIR = Path(os.environ.get("RLORA_DATA", ROOT.parent / "shared" / "data"))
@@ -142,7 +142,7 @@ def hostile_batch() -> dict[str, Any]:
         "deadlines": kinds["timeout"] * config.deadline_seconds,
         "changed": len(plain) - kept,
         "kinds": dict(kinds),
-        "past_guard": sum(isinstance(judge_cheaply(item), Pending) for item in bad),
+        "past_guard": sum(judge_cheaply(item).kind is None for item in bad),
         "allowed": 5 + kinds["timeout"] * config.deadline_seconds / config.num_workers,
     }
 
@@ -150,10 +150,21 @@ def hostile_batch() -> dict[str, Any]:
 PARTS = {"speed": speed, "pairs": pairs, "hostile": hostile_batch}
 
 
-def measure() -> list[Figure]:
-    """Measure every part in a process of its own."""
-    found = {part: child("-m", "benchmarks.verify", part) for part in PARTS}
-    return [*_speed_figures(found["speed"]), *_pair_figures(found["pairs"]), *_hostile_figures(found["hostile"])]
+def measure() -> Iterator[Figure]:
+    """Measure made answers, each set in a process of its own."""
+    yield from _pair_figures(child("-m", "benchmarks.verify", "pairs"))
+    yield from _hostile_figures(child("-m", "benchmarks.verify", "hostile"))
+
+
+def measure_golds() -> Iterator[Figure]:
+    """Measure the golds of data sets."""
+    yield from _speed_figures(child("-m", "benchmarks.verify", "speed"))
+
+
+def missing_data() -> list[str]:
+    """Return which files of `measure_golds` are not here, as a sentence that says where they should be."""
+    files = [path for path, _ in SETS.values() if not (DATA_DIR / path).is_file()]
+    return [f"{' and '.join(files)} in the folder that RLORA_DATA names ({DATA_DIR} lacks them)"] if files else []
 
 
 def _speed_figures(found: dict[str, Any]) -> list[Figure]:

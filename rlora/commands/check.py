@@ -11,6 +11,7 @@ from rlora.commands.eval import parse
 from rlora.config import cli, from_json
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.engine import Benchmark, draw, engine_of, judge_of, open_sampler
+from rlora.evaluation.lengths import fitted
 from rlora.evaluation.run import load_benchmarks
 from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
@@ -100,6 +101,9 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     config.check()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
+    config, cut = fitted(config, folder)
+    if cut:
+        yield cut
     policy_file = subject.policy_file
     served = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
     yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"

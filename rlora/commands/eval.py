@@ -1,14 +1,20 @@
 """Score a run's policy, an adapter or a model on benchmarks, beside its base."""
 
 import sys
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.config import cli
-from rlora.evaluation.config import PRESETS, EvalConfig
+from rlora.config import cli, filled, from_json, to_json
+from rlora.evaluation.config import MAX_PROMPT_TOKENS, OF_RUN, PRESETS, EvalConfig
 from rlora.evaluation.run import evaluate_benchmarks
+from rlora.run_config import RunConfig
+from rlora.store.run_dir import read_json
+from rlora.tasks.source import data_folder
 
 DESCRIPTION = """\
 Score a run's newest policy (--run), a LoRA adapter (--adapter) or a model alone (--model) on benchmarks.
@@ -30,11 +36,54 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def parse(arguments: Sequence[str], *, description: str = DESCRIPTION) -> EvalConfig:
-    """Return the configuration that the arguments ask for; a preset's model gives way to --run and --adapter."""
+    """Return the configuration that the arguments ask for; a preset's model gives way to --run and --adapter.
+
+    Beside --run the defaults are what the run did; RunDirError or ConfigError where its config.json cannot be read.
+    """
     given = [
         part for argument in arguments for part in (("--base", "False") if argument == "--no-base" else (argument,))
     ]
     presets = dict(PRESETS)
     if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in given):
         presets = {name: replace(preset, model=None) for name, preset in presets.items()}
+    run = _run_of(given)
+    if run is not None and (run / "config.json").is_file():
+        presets = {OF_RUN: run_defaults(run), **presets}
     return cli(presets, description=description, arguments=given)
+
+
+def _run_of(arguments: Sequence[str]) -> Path | None:
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--run", type=Path)
+    try:
+        return parser.parse_known_args(arguments)[0].run
+    except ArgumentError:  # without a value, which the parser of all options says better
+        return None
+
+
+def run_defaults(run: Path) -> EvalConfig:
+    """Return the defaults of an evaluation of a run: its sampler, temperature, lengths and threads.
+
+    Prompts may be longer than in training, since a benchmark's often are. The number of samples is that of the preset
+    that is called as the run's. Raises RunDirError or ConfigError for a config.json that cannot be read.
+    """
+    stored = filled(read_json(run / "config.json"), to_json(RunConfig(run_dir=str(run))))
+    config = from_json(RunConfig, stored)
+    has_gpu = torch.cuda.is_available()
+    sampler = replace(
+        config.sampler,
+        max_prompt_tokens=max(MAX_PROMPT_TOKENS, config.sampler.max_prompt_tokens),
+        share_base="auto",  # nothing is trained
+        kv_cache_gb=config.sampler.kv_cache_gb or (0 if has_gpu else 1),
+    )
+    return replace(
+        PRESETS.get(config.preset, PRESETS["gpu" if has_gpu else "cpu"]),
+        preset=OF_RUN,
+        model=None,
+        data_dir=config.data.data_dir if data_folder() is None else None,
+        temperature=config.sampling.temperature,
+        max_tokens=config.evaluated_sampling.max_tokens,
+        num_threads=config.num_threads,
+        sampler=sampler,
+        verifier=config.verifier,
+    )

@@ -14,6 +14,11 @@ from rlora.tasks.prompts import TemplateName
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
 
+MAX_TOKENS, MAX_PROMPT_TOKENS = 8192, 2048
+"""The lengths that are left at their defaults, and so give way to the model's positions (`defaults.fitted`)."""
+OF_RUN = "run"
+"""The preset beside --run: the run's sampler, temperature and lengths."""
+
 # What may change between two evaluations into one folder: it moves no sample that is there already, or it is part of
 # the description of what is evaluated, which is compared as well.
 _FREE = {
@@ -30,7 +35,9 @@ class EvalConfig:
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
     run: str | None = None
-    """Run directory: its newest policy is scored, with its model and its prompts."""
+    """Run directory: its newest policy is scored, with its model, prompts, sampler, temperature and lengths unless
+    options say otherwise (--preset run, the default beside --run).
+    """
     adapter: str | None = None
     """Folder of a LoRA adapter in PEFT's format; with --run, the one (or the model folder of a run with --method full)
     to score in place of its newest.
@@ -61,8 +68,10 @@ class EvalConfig:
     """Temperature of sampling; 0 is greedy and gives one completion a problem."""
     top_p: float = 1.0
     """Share of the probability that is sampled from."""
-    max_tokens: int = 8192
-    """Tokens after which a completion is cut off."""
+    max_tokens: int = MAX_TOKENS
+    """Tokens after which a completion is cut off; the default is what the run sampled, or what the model's positions
+    leave of 8192.
+    """
     stop: tuple[str, ...] = ()
     """Strings that end a completion, beside the end of text."""
     template: TemplateName | None = None
@@ -86,7 +95,7 @@ class EvalConfig:
     verbose: bool = False
     """Let everything that libraries and processes of theirs write reach the screen, in place of log.txt."""
     sampler: SamplerConfig = field(
-        default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=2048)
+        default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=MAX_PROMPT_TOKENS)
     )
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
 

@@ -12,8 +12,9 @@ from rlora.config import differences as config_differences
 from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
-from rlora.evaluation.config import EvalConfig, is_file_name, title_of
+from rlora.evaluation.config import OF_RUN, EvalConfig, is_file_name, title_of
 from rlora.evaluation.engine import Benchmark, collect, engine_of, judge_of, load_renderer, open_sampler
+from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
@@ -28,7 +29,7 @@ from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
 from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
-from rlora.system.screen import LOG_FILE, Diversion, screen
+from rlora.system.screen import LOG_FILE, Diversion, say, screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
 from rlora.tasks.overlap import drop_overlap
@@ -59,6 +60,14 @@ def _evaluate_benchmarks(
         make_exact()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
+    config, cut = fitted(config, folder)
+    if config.preset == OF_RUN:
+        say(
+            f"As {config.run} sampled: temperature {config.temperature:g}, completions of at most {config.max_tokens} "
+            f"tokens; prompts of at most {config.sampler.max_prompt_tokens}."
+        )
+    if cut:
+        say(cut)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)

@@ -18,7 +18,9 @@ class Screen:
 
     def __init__(self, stream: IO[str], *, is_alone: bool = True):
         """Write to `stream`; unless rlora `is_alone` there, a stage begins and ends with a line of its own."""
-        self.console = Console(file=stream, highlight=False, soft_wrap=True)
+        console = Console(file=stream, highlight=False)
+        console.soft_wrap = not console.is_terminal  # a terminal breaks lines inside words, a file has no width
+        self.console = console
         self._is_alone, self._open_line = is_alone, ""
 
     def say(self, text: str) -> None:
