@@ -23,6 +23,7 @@ from rlora.types import (
     StopReason,
     VerdictKind,
 )
+from rlora.verify.workers.faults import RAISED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,4 +175,5 @@ def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, 
         "rollout/max_tokens": max(lengths, default=0),
         "rollout/truncated_share": sum(r.completion.stop is StopReason.LENGTH for r in rollouts) / count,
         **{f"verdict/{kind.value}_share": kinds[kind] / count for kind in VerdictKind},
+        "verdict/num_raised": sum(rollout.verdict.reason.startswith(RAISED) for rollout in rollouts),
     }

@@ -1,5 +1,6 @@
 """What judging costs in the caller's process, which has no deadline: counts of work, by the size of the completion."""
 
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -12,7 +13,7 @@ from rlora.verify.comparison.decide import Effort
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.extraction.markers import boxes
-from rlora.verify.judging import judge_cheaply
+from rlora.verify.judging import Outcome, judge_cheaply
 from rlora.verify.reading import structure
 from rlora.verify.reading.structure import parse_answer
 
@@ -36,7 +37,7 @@ def _boxes(count: int, joint: str = ", ") -> str:
     return "So it is " + joint.join(rf"\boxed{{{i}}}" for i in range(count))
 
 
-def _cheaply(text: str, gold: str) -> object:
+def _cheaply(text: str, gold: str) -> Outcome:
     return judge_cheaply(JudgeRequest(text=text, gold=gold))
 
 
@@ -138,3 +139,49 @@ def test_a_text_that_is_too_long_to_read_is_not_kept() -> None:
         assert parse_answer(f"x{i}" * 20_000) is None
     assert kept == (structure.parsed.cache_info().currsize, structure.parsed_long.cache_info().currsize)
     assert structure.parsed_long.cache_info().maxsize == 32
+
+
+UNITS = [  # what a policy may repeat; %d counts
+    r"\boxed{%d}, ", r"\boxed{%d} and ", "\\boxed{%d}\n", r"$\boxed{%d}$; ", r"\boxed{", r"\boxed{\boxed{%d}",
+    r"\fbox{%d} or ", "(", ")", "[", "{", "}", r"\{", r"\(", r"\[", r"\left(", "(%d,", "{1", "()", "[[", "(1)", "]{",
+    "**", "**%d** ", "*", "__%d__ ", "`", "```\n", "```text\n%d\n```\n", "$", "$$", "$%d$, ", "$$%d$$\n", "\\$%d ",
+    "$x", "=", "= %d ", "x = %d\n", "x = ", "- %d\n", "%d. a\n", "1. ", "> ", "# ", "####", "#### %d\n", "<think>",
+    "</think>", "<think>%d</think>", "<answer>", "</answer>", "<answer>%d</answer>", "<|im_end|>",
+    "<|channel|>final<|message|>", "<<", "<<%d>>", "the answer is ", "The answer is %d or ", "Answer: %d\n",
+    "**Answer: %d**\n", "answer ", "answer of ", "answer in x ", "答案是%d。", "Ответ: ", "wait ", "no, ", "hmm ",
+    "that's wrong ", "let me check ", "it is right ", "not %d ", "%d or ", "%d, ", "%d ", "%d; ", "%d\n", "%d. ", ".",
+    "!", "! ", "%d! ", "? ", ", ", ":", " ", "\t", "\n", " \n", "\u3000", "\\", "\\\\", "\\\\[", r"\,", r"\!", "~",
+    "& ", "%", "^", "_", "^{", "_{}", r"\frac", r"\frac{1}{", r"\sqrt{", "√", "²", "½", r"\text{", r"\text{ a}",
+    r"\text{and }", r"\begin{align}", "\\begin{align}x &= %d\\\\\\end{align}", r"\begin{cases}",
+    r"\begin{pmatrix}%d & ", "[asy]", "[asy]x[/asy]", r"\pm %d ", r"(%d,%d)\cup", r"\to ", r"\Rightarrow ", "<", "|",
+    "'", '"%d" ', "x", "x_", "ab ", "word ", "Hello world. ", "I think it is %d. ", "yes ", "yes or no ", "A", "(A) ",
+    "(A) %d\n", "A. %d\n", "option A ", "either %d or ", "from %d to ", "at least ", "half of ", "minus %d ",
+    "%d plus ", "%d equals ", "1/", "1,234,", "1,", "0.", "9", "1e9 ", "sin", "f(", "P(x", "(mod ", "%d base ",
+    r"\sum", r"\binom{", r"\dot{3}", r"\overline{", "1\u0304", "\u202e", "\ud800", "\x00", "(since ", "(not ",
+    "Hope this helps! ", "\n- ", " .", "$ ", r"\($", r"\color{red}{%d}", r"\large ", r"\tag{1}", r"\hspace{1pt}",
+    "probably ", "%d (wrong) ", "alternatively ", "</s>", "𝟕", "\ufdfa", "%d:%d ", "5 cm ", "million ", "^\\circ ",
+]  # fmt: skip
+FRAMES = ["{}", r"\boxed{{{}}}", "**Answer: {}**", r"7 {}. So \boxed{{7}} it is"]
+
+
+@pytest.mark.parametrize("frame", FRAMES)
+def test_no_unit_repeated_to_48_kb_costs_half_a_second(frame: str) -> None:
+    slow = {}
+    for unit in UNITS:
+        size = 48_000
+        for is_again in (False, True):
+            text = frame.format("".join(unit.replace("%d", str(i)) for i in range(size // len(unit)))[:size])
+            start = time.process_time()
+            judge_cheaply(JudgeRequest(text=text, gold="7", last_number=True, question="What is 3 + 4?"))
+            seconds = time.process_time() - start
+            if seconds < 0.5:
+                break
+            if is_again:  # not once by a pause of the garbage collector
+                slow[unit] = seconds
+    assert slow == {}
+
+
+def test_figures_within_a_box_leave_no_long_run_of_spaces() -> None:
+    start = time.process_time()
+    _cheaply(r"\boxed{" + "[asy]x[/asy]" * 33_000 + "}", "7")
+    assert time.process_time() - start < 1.0

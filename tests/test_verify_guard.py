@@ -129,11 +129,12 @@ def test_an_exception_in_any_part_is_a_verdict_that_is_counted_and_said_once(
     unparsed, correct = VerdictKind.UNPARSED, VerdictKind.CORRECT
     assert [verdict.kind for verdict in verdicts] == [correct, unparsed, correct, unparsed, correct]
     assert alone.kind is explained.verdict.kind is unparsed
+    assert [bool(verdict.reason) for verdict in verdicts] == [False, True, False, True, False]
     assert alone.extracted == BAD.text  # the end of the completion, so that a vote does not take two of them for one
     ((name, count),) = made.errors.items()
     assert count == 4
     assert name.startswith(f"{type(error).__name__} in judging.py:")
-    assert explained.rule == f"judging raised {name}"
+    assert explained.rule == f"judging raised {name}" == alone.reason
     assert f"rule        judging raised {name}" in list(explained.lines())
     (record,) = caplog.records
     assert name in record.getMessage()

@@ -34,13 +34,14 @@ class Outcome:
     """What the cheap rules make of a completion: the text taken as its answer, and the kind of verdict.
 
     A kind of None leaves it to a worker, which shall compare the answer with `gold`. `is_strict` says that the rule
-    that takes no last number comes to the same outcome.
+    that takes no last number comes to the same outcome; `fault` is the exception that judging ended in ("": none).
     """
 
     kind: VerdictKind | None
     extracted: str
     gold: str = ""
     is_strict: bool = True
+    fault: str = ""
 
 
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but not those between digits: 12 34 is not 1234

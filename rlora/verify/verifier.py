@@ -15,7 +15,7 @@ from rlora.verify.explain import Explanation
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import JudgeRequest, Outcome, judge_cheaply
 from rlora.verify.reading.normalize import INVISIBLE
-from rlora.verify.workers.faults import RAISED, Faults, described
+from rlora.verify.workers.faults import RAISED, Fault, Faults, described
 from rlora.verify.workers.pool import Pool
 from rlora.verify.workers.protocol import Task
 
@@ -133,16 +133,18 @@ class Verifier:
         """Return what can be said without a worker, and the seconds it took; never raises, whatever the texts."""
         start = time.perf_counter()
         text = request.text
-        found = self._guarded(lambda: judge_cheaply(request, trace), answer=text, gold=request.gold, trace=trace)
-        if found is None:
+        found = self._guarded(lambda: judge_cheaply(request, trace), answer=text, gold=request.gold)
+        if isinstance(found, Fault):
+            if trace is not None:
+                trace.append(Step(rule=f"{RAISED} {found}", verdict=None))
             extracted = INVISIBLE.sub("", text[-_END:])
-            found = Outcome(kind=VerdictKind.UNPARSED, extracted=extracted, is_strict=not request.last_number)
+            found = Outcome(
+                kind=VerdictKind.UNPARSED, extracted=extracted, is_strict=not request.last_number, fault=found
+            )
         return found, time.perf_counter() - start
 
-    def _guarded(
-        self, work: Callable[[], _Found], *, answer: str, gold: str, trace: list[Step] | None = None
-    ) -> _Found | None:
-        """Return what `work` finds about two texts in this process; None if it raises, which is counted and said.
+    def _guarded(self, work: Callable[[], _Found], *, answer: str, gold: str) -> _Found | Fault:
+        """Return what `work` finds about two texts in this process; what it raises, which is counted and said, if so.
 
         A step that is repeated samples the same completion again, so an exception here would end a run for good.
         """
@@ -151,13 +153,11 @@ class Verifier:
         except Exception as failure:  # as in a worker; MemoryError too, since a text can ask for any amount
             error = described(failure)
             self._faults.add(error, answer, gold)
-            if trace is not None:
-                trace.append(Step(rule=f"{RAISED} {error}", verdict=None))
-            return None
+            return error
 
     def _finish(self, found: Outcome, seconds: float, trace: list[Step] | None = None) -> Verdict:
         if found.kind is not None:
-            return _verdict(found.kind, found.extracted, seconds)
+            return _verdict(found.kind, found.extracted, seconds, found.fault)
         start = time.perf_counter()
         task = Task(gold=found.gold, answer=found.extracted, is_rounding=True, is_traced=trace is not None)
         answer = self._pool.ask(task)
@@ -165,7 +165,7 @@ class Verifier:
             trace.extend(answer.steps)
             if answer.error:
                 trace.append(Step(rule=f"the worker's comparison raised {answer.error}", verdict=None))
-        return _verdict(answer.kind, found.extracted, seconds + time.perf_counter() - start)
+        return _verdict(answer.kind, found.extracted, seconds + time.perf_counter() - start, answer.error)
 
     def explain(self, request: JudgeRequest) -> Explanation:
         """Return the verdict on a completion with what led to it, from the code that judges."""
@@ -194,8 +194,14 @@ class Verifier:
         self.close()
 
 
-def _verdict(kind: VerdictKind, extracted: str, seconds: float) -> Verdict:
-    return Verdict(kind=kind, reward=float(kind is VerdictKind.CORRECT), extracted=extracted, seconds=seconds)
+def _verdict(kind: VerdictKind, extracted: str, seconds: float, fault: str) -> Verdict:
+    return Verdict(
+        kind=kind,
+        reward=float(kind is VerdictKind.CORRECT),
+        extracted=extracted,
+        reason=f"{RAISED} {fault}" if fault else "",
+        seconds=seconds,
+    )
 
 
 def _equal_here(a: str, b: str) -> bool | Task:

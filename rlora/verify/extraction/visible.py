@@ -49,7 +49,7 @@ _MAX_CHARACTERS = 400_000
 
 def visible(text: str) -> tuple[str, bool]:
     """Return what a completion says after its thinking, and whether the thinking never ended."""
-    text = _GAP.sub("        ", INVISIBLE.sub("", text[-_MAX_CHARACTERS:]))
+    text = INVISIBLE.sub("", text[-_MAX_CHARACTERS:])
     if "<|channel|>" in text and (channels := list(_CHANNEL.finditer(text))):
         if channels[-1][1] != "final":
             return "", True
@@ -59,7 +59,8 @@ def visible(text: str) -> tuple[str, bool]:
         text = text[closes[-1].end() :]
     opened = _THINK_OPEN.search(text)
     said = _before_next_turn(text[: opened.start()] if opened else text)
-    return _PROGRAM.sub(r"\1", said) if "```" in said else said, opened is not None
+    said = _PROGRAM.sub(r"\1", said) if "```" in said else said
+    return _GAP.sub("        ", said), opened is not None
 
 
 def _before_next_turn(text: str) -> str:

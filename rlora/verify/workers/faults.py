@@ -12,11 +12,15 @@ _SHOWN = 100  # characters
 RAISED = "judging raised"  # how the step of an exception begins
 
 
-def described(error: Exception) -> str:
-    """Return an exception's type and the line of the verifier that it passed last: enough to tell a bug from data."""
+class Fault(str):
+    """An exception as it is counted: its type and the line of the verifier that it passed last."""
+
+
+def described(error: Exception) -> Fault:
+    """Return an exception as it is counted: enough to tell a bug from data."""
     frames = traceback.extract_tb(error.__traceback__)
     last = ([frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)] or frames)[-1]
-    return f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}"
+    return Fault(f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}")
 
 
 class Faults:
