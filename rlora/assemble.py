@@ -96,7 +96,7 @@ def assemble(
     chosen = task(config.data.task_name)
     tokenizer = load_tokenizer(folder, config.model)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=chosen.instruction)
-    spec = _engine_spec(config, folder, end_token_ids(folder, tokenizer))
+    spec = _engine_spec(config, folder, end_token_ids(folder, tokenizer, renderer.turn_end_ids()))
     engine_sizes = {} if start is None else start.engine
     shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
     with _closed_on_failure(shared and shared.sampler), stage(f"Loading {model_title(config.model)}"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from rlora.advice import check_layers
 from rlora.assemble import Problems, assemble, load_problems
 from rlora.config import to_json
+from rlora.inputs import check_inputs
 from rlora.lora.peft.peft_format import check_adapter
 from rlora.model.sources import model_dir
 from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore
@@ -108,6 +109,7 @@ def _run(
     problems = problems or load_problems(config)
     folder = model_dir(config.model)
     check_layers(config, folder)
+    check_inputs(config, folder, problems)
     with (
         closing(open_run_dir(config, parent=None if point is None else str(point))) as run_dir,
         Interrupts() as interrupts,

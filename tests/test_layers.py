@@ -23,7 +23,20 @@ WINGS: list[dict[str, list[str]]] = [
     {"sampler": ["sampler"], "store": ["store"]},
     {"proof": ["proof"], "rollout": ["rollout"]},
     {"evaluation": ["evaluation"]},
-    {"algorithm": ["run_config", "advice", "assemble", "state", "resume", "summary", "loop", "recipe", "library"]},
+    {
+        "algorithm": [
+            "run_config",
+            "advice",
+            "assemble",
+            "inputs",
+            "state",
+            "resume",
+            "summary",
+            "loop",
+            "recipe",
+            "library",
+        ]
+    },
     {"recipes": ["recipes"]},
     {"commands": ["commands", "__main__"]},
 ]

@@ -10,7 +10,7 @@ from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
 from rlora.commands.eval import parse
 from rlora.config import cli, from_json
 from rlora.evaluation.config import EvalConfig
-from rlora.evaluation.engine import Benchmark, draw, engine_of, judge_of, open_sampler
+from rlora.evaluation.engine import Benchmark, check_inputs, draw, engine_of, judge_of, open_sampler
 from rlora.evaluation.lengths import fitted
 from rlora.evaluation.run import load_benchmarks
 from rlora.evaluation.subject import resolve
@@ -104,6 +104,7 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     config, cut = fitted(config, folder)
     if cut:
         yield cut
+    check_inputs(config, subject, folder, benchmarks)
     policy_file = subject.policy_file
     served = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
     yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"

@@ -1,6 +1,5 @@
 """The engine of an evaluation: the model with its policy in the sampler, proven there before the first sample."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-from rlora.errors import ConfigError
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.subject import Subject
@@ -16,6 +14,7 @@ from rlora.full.weights import load_weights
 from rlora.lora.inject import adapted_layers, adapter_shapes
 from rlora.lora.peft.foreign import padded_tensors
 from rlora.lora.peft.peft_format import modules_of
+from rlora.model.limits import check_lengths
 from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, model_title, num_weights
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge, open_judge
@@ -61,11 +60,9 @@ def open_sampler(
 
     The third thing proves anew what is served, base (None) or policy (0), before it is asked for: an engine that holds
     all weights of one of the two changes between them. An adapter's policy is freed before the block starts. Raises
-    ConfigError for lengths that the model cannot hold, AdapterError or ModelError for a policy that does not fit,
-    StaleAdapterError when something else is served.
+    AdapterError or ModelError for a policy that does not fit, StaleAdapterError when something else is served.
     """
     max_length = config.sampler.max_prompt_tokens + config.max_tokens
-    check_length(folder, max_length)
     if subject.policy_file is not None and subject.adapters is not None:
         check_experts(adapter_shapes(empty_model(folder, subject.model), subject.adapters), config.sampler)
     policy = None
@@ -79,7 +76,9 @@ def open_sampler(
             model=subject.model,
             lora=subject.adapters,
             config=config.sampler,
-            end_token_ids=end_token_ids(folder, load_tokenizer(folder, subject.model)),
+            end_token_ids=end_token_ids(
+                folder, load_tokenizer(folder, subject.model), benchmarks[0].renderer.turn_end_ids()
+            ),
             target_modules=_target_modules(folder, subject, policy),
             max_length=max_length,
             run_name="eval",
@@ -106,6 +105,15 @@ def open_sampler(
         sampler.close()
 
 
+def check_inputs(config: EvalConfig, subject: Subject, folder: Path, benchmarks: Sequence[Benchmark]) -> None:
+    """Raise ConfigError for prompts that cannot be written, or lengths that the model cannot hold."""
+    model = empty_model(folder, subject.model)
+    longest = config.sampler.max_prompt_tokens
+    check_lengths(model.config, prompt=longest, completion=config.max_tokens, option="--max-tokens")
+    for benchmark in benchmarks:
+        benchmark.renderer.check(benchmark.problems, num_rows=model.get_input_embeddings().num_embeddings)
+
+
 def _engine_room(config: EvalConfig, subject: Subject, folder: Path, max_length: int) -> tuple[int | None, int | None]:
     """Return bytes of vLLM's cache and completions at once where the GPU's memory decides; else None, None."""
     if not capabilities_of(config.sampler).is_planned or config.sampler.kv_cache_gb > 0:
@@ -119,17 +127,6 @@ def _engine_room(config: EvalConfig, subject: Subject, folder: Path, max_length:
         num_completions=config.completions_per_batch,
         weight_bytes=num_weights(model) * DTYPES[subject.model.dtype].itemsize,
     )
-
-
-def check_length(folder: Path, max_length: int) -> None:
-    """Raise ConfigError when prompt and completion together are longer than the model's positions."""
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    limit = stored.get("text_config", stored).get("max_position_embeddings")
-    if limit is not None and max_length > limit:
-        raise ConfigError(
-            f"sampler.max_prompt_tokens + max_tokens is {max_length}, and the model has {limit} positions; lower "
-            "--max-tokens or --sampler.max-prompt-tokens."
-        )
 
 
 def _load_policy(folder: Path, subject: Subject) -> Policy:

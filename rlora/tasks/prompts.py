@@ -4,6 +4,7 @@ Chat models get their own template; base models a plain one. The result is token
 beginning-of-sequence token is there at most once.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,20 +47,74 @@ class PromptRenderer:
             )
         self.is_chat = has_template if config.template == "auto" else config.template == "chat"
 
-    def render(self, problem: Problem) -> Prompt:
-        """Return the prompt of a problem."""
-        content = f"{problem.question} {self.instruction}".strip() if self.instruction else problem.question
-        if self.is_chat:
-            messages = [{"role": "user", "content": content}]
-            if self._config.system is not None:
-                messages.insert(0, {"role": "system", "content": self._config.system})
-            text = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=False, enable_thinking=self._config.enable_thinking
+    def turn_end_ids(self) -> tuple[int, ...]:
+        """Return the first special token that the chat template writes behind an assistant's message, if any.
+
+        It ends a turn, and so a completion, whether or not the model's configurations list it among the end tokens.
+        """
+        if not self.is_chat:
+            return ()
+        said = "Yes, seven."
+        turns = [*self._messages("Is it 7?"), {"role": "assistant", "content": said}]
+        try:
+            text = self._templated(turns, is_asking=False)
+        except ConfigError:  # a template that knows of no assistant's turn ends none
+            return ()
+        _, found, behind = text.rpartition(said)
+        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
+        token_ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+        return tuple(token for token in token_ids if token in special)[:1]
+
+    def _messages(self, content: str) -> list[dict[str, str]]:
+        system = [] if self._config.system is None else [{"role": "system", "content": self._config.system}]
+        return [*system, {"role": "user", "content": content}]
+
+    def _templated(self, messages: list[dict[str, str]], *, is_asking: bool) -> str:
+        """Return what the chat template makes of messages; ConfigError, in its words, where it refuses them."""
+        try:
+            return self._tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=is_asking,
+                tokenize=False,
+                enable_thinking=self._config.enable_thinking,
             )
-            token_ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
-        else:
-            text = _PLAIN.format(content=content)
-            token_ids = self._tokenizer(text)["input_ids"]
-            if token_ids and token_ids[-1] == self._tokenizer.eos_token_id:
-                token_ids = token_ids[:-1]  # some tokenizers close every text
-        return Prompt(problem=problem, text=text, token_ids=tuple(token_ids))
+        except Exception as error:  # a template is a program from elsewhere, and raises what it likes
+            hint = "" if self._config.system is None else " Leave --prompt.system out if it takes no system message."
+            raise ConfigError(
+                f"the model's chat template refuses {' + '.join(one['role'] for one in messages)}: {error}.{hint} "
+                "--prompt.template plain does without it."
+            ) from error
+
+    def check(self, problems: Sequence[Problem], *, num_rows: int) -> None:
+        """Write every prompt; ConfigError for one that cannot be, or has tokens beyond the embedding's `num_rows`."""
+        texts = [self._text(problem) for problem in problems]
+        if max(self._tokenizer.get_vocab().values()) < num_rows:
+            return
+        for problem, text in zip(problems, texts, strict=True):
+            if beyond := sorted({token for token in self._token_ids(text) if token >= num_rows}):
+                names = ", ".join(f"{self._tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:5])
+                raise ConfigError(
+                    f"the prompt of {problem.id} has the tokens {names}, and the model's embedding has only {num_rows} "
+                    "rows: tokens were added to the tokenizer, and the model was not resized. Take them out of the "
+                    "tokenizer, or resize the model (resize_token_embeddings)."
+                )
+
+    def render(self, problem: Problem) -> Prompt:
+        """Return the prompt of a problem; ConfigError where the chat template refuses it."""
+        text = self._text(problem)
+        return Prompt(problem=problem, text=text, token_ids=tuple(self._token_ids(text)))
+
+    def _text(self, problem: Problem) -> str:
+        content = f"{problem.question} {self.instruction}".strip() if self.instruction else problem.question
+        return (
+            self._templated(self._messages(content), is_asking=True) if self.is_chat else _PLAIN.format(content=content)
+        )
+
+    def _token_ids(self, text: str) -> list[int]:
+        if self.is_chat:  # the template wrote the special tokens already
+            return self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        token_ids = self._tokenizer(text)["input_ids"]
+        is_closed = (
+            bool(token_ids) and token_ids[-1] == self._tokenizer.eos_token_id
+        )  # some tokenizers close every text
+        return token_ids[:-1] if is_closed else token_ids

@@ -28,6 +28,7 @@ from rlora.errors import EngineError, EngineStartError, SamplerError
 from rlora.full.weights import FullWeights, Snapshot
 from rlora.lora.adapter import Adapter
 from rlora.model.sources import DTYPES, cache_dir, empty_model, load_tokenizer
+from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm import cpu_lora, handover
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
@@ -173,6 +174,7 @@ class VllmSampler:
             stop=list(sampling.stop) or None,
             stop_token_ids=list(self._spec.end_token_ids),
             detokenize=bool(sampling.stop),
+            skip_special_tokens=False,  # what is judged is what was said
         )
 
     def _completion(self, request: SampleRequest, sample: Any) -> Completion:
@@ -186,7 +188,7 @@ class VllmSampler:
             logprobs=tuple(at[token].logprob for at, token in zip(sample.logprobs, token_ids, strict=True)),
             text=sample.text
             if stop is StopReason.STOP_STRING
-            else self._tokenizer.decode(token_ids, skip_special_tokens=True),
+            else said_text(self._tokenizer, token_ids, self._spec.end_token_ids),
             stop=stop,
             policy=request.policy or 0,
             version=-1 if request.policy is None else self._versions[request.policy],
