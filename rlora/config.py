@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import difflib
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -21,9 +23,12 @@ def cli(
     """Return the configuration that the command line asks for: a preset (the first by default), with fields changed by
     name. `program` is what its help calls the command.
 
-    Ends the process with code 2 and a message for an unknown preset or field.
+    A yes or no may be given as `--curriculum`, `--curriculum true` or `--no-curriculum`. Ends the process with code 2
+    and a message for an unknown preset or field.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = option_types(type(next(iter(presets.values()))))
+    given = with_switches(sys.argv[1:] if arguments is None else arguments, options)
+    _refuse_unknown(given, options, program=program)
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--preset", choices=list(presets), default=next(iter(presets)))
     chosen, _ = chooser.parse_known_args(given)
@@ -35,6 +40,97 @@ def cli(
         description=description,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
     )
+
+
+def option_types(kind: type, prefix: str = "") -> dict[str, Any]:
+    """Return the options that set the fields of a configuration, each with its field's type, by dotted name."""
+    hints, found = typing.get_type_hints(kind, include_extras=True), {}
+    for field in dataclasses.fields(kind):
+        hint = hints[field.name]
+        name = next((each.name for each in getattr(hint, "__metadata__", ()) if hasattr(each, "name")), None)
+        name = field.name.replace("_", "-") if name is None else name
+        hint = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
+        if dataclasses.is_dataclass(hint):
+            found |= option_types(typing.cast(type, hint), f"{prefix}{name}." if name else prefix)
+        else:
+            found[f"{prefix}{name}"] = hint
+    return found
+
+
+def with_switches(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """Return the arguments with a value for each yes or no that is given bare, as --no-NAME, or in other letters.
+
+    Example:
+        >>> with_switches(["--curriculum", "--seed", "1"], {"curriculum": bool, "seed": int})
+        ['--curriculum', 'True', '--seed', '1']
+    """
+    switches = {name for name, hint in options.items() if hint is bool or bool in typing.get_args(hint)}
+    found: list[str] = []
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        name = name.removeprefix("--").replace("_", "-") if name.startswith("--") else ""
+        start, _, last = name.rpartition("no-")
+        following = arguments[index + 1] if index + 1 < len(arguments) else "--"
+        if name in switches:
+            found += [f"--{name}", *([_yes_or_no(value)] if equals else ["True"] if following[:2] == "--" else [])]
+        elif not last.startswith("-") and f"{start}{last}" in switches:
+            found += [f"--{start}{last}", "False"]
+        elif found and found[-1].removeprefix("--") in switches:
+            found.append(_yes_or_no(argument))
+        else:
+            found.append(argument)
+    return found
+
+
+def _yes_or_no(value: str) -> str:
+    return {"true": "True", "yes": "True", "false": "False", "no": "False"}.get(value.lower(), value)
+
+
+_NAMES_ELSEWHERE = {  # of other trainers, for what has another name here
+    "num-generations": "samples-per-problem",
+    "group-size": "samples-per-problem",
+    "batch-size": "problems-per-step",
+    "max-completion-length": "sampling.max-tokens",
+    "max-new-tokens": "sampling.max-tokens",
+    "max-steps": "num-steps",
+    "output-dir": "run-dir",
+    "lr": "optimizer.learning-rate",
+    "r": "lora.rank",
+}
+
+
+def _refuse_unknown(arguments: Sequence[str], options: Mapping[str, Any], *, program: str | None) -> None:
+    """End the process with code 2 and the option that was probably meant, for one that there is not and is like it."""
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("_", "-")
+        if not argument.startswith("--") or name in options or name == "help":
+            continue
+        if meant := likely_options(name, options):
+            command = program or Path(sys.argv[0]).name
+            print(
+                f"{command} has no option --{name}. Did you mean {' or '.join(f'--{each}' for each in meant)}?\n"
+                f"All options: {command} --help",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
+
+
+def likely_options(name: str, options: Collection[str]) -> list[str]:
+    """Return up to three options that a name like none of them probably means.
+
+    Example:
+        >>> likely_options("rank", ["lora.rank", "seed"])
+        ['lora.rank']
+    """
+    if _NAMES_ELSEWHERE.get(name) in options:
+        return [_NAMES_ELSEWHERE[name]]
+    last = name.rpartition(".")[2]
+    exact = [each for each in options if last in (each.rpartition(".")[2], each.partition(".")[0])]
+    within = [each for each in options if len(last) > 3 and last in each.rpartition(".")[2].split("-")]
+    close = difflib.get_close_matches(name, list(options), n=3, cutoff=0.6)
+    ends = {each.rpartition(".")[2]: each for each in options}
+    close += [ends[each] for each in difflib.get_close_matches(last, list(ends), n=2, cutoff=0.75)]
+    return list(dict.fromkeys(exact or close or within))[:3]
 
 
 def check_choices(config: Any, prefix: str = "") -> None:

@@ -17,6 +17,7 @@ from rlora.rollout import collect
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
+from rlora.sampler.capabilities import check_gpu
 from rlora.state import Run, checkpoints_of
 from rlora.summary import opening, summarize
 from rlora.system.exactness import make_exact
@@ -83,6 +84,7 @@ def run(
     directory, from the whole process, unless `config.tracking.verbose`.
     """
     config.check()
+    check_gpu(config.sampler)
     own_judge = None if reward is None else as_judge(reward, name=name_of(reward))
     if reward is not None:
         config = replace(config, reward=name_of(reward))

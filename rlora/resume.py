@@ -158,7 +158,7 @@ def restore(
             "--sampler.exact would have made it so."
         )
     rows = run_dir.rows()
-    if progress.step > 0 and (not rows or rows[-1]["step"] != progress.step - 1):
+    if progress.step > _first_step(run_dir) and (not rows or rows[-1]["step"] != progress.step - 1):
         log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
     progress.reward = rows[-1]["reward/mean"] if rows else None
     log.display.begin(progress.step)
@@ -173,3 +173,10 @@ def restore(
         log=log,
         interrupts=interrupts,
     )
+
+
+def _first_step(run_dir: RunDir) -> int:
+    """Return the step that the run began with: that of its parent's checkpoint where it is a branch, else 0."""
+    parent = read_json(run_dir.path / "run.json").get("parent") or ""
+    step = parent.rpartition("@")[2]
+    return int(step) if step.isdigit() else 0

@@ -75,3 +75,24 @@ def test_a_full_fine_tunings_plan_is_of_every_weight_and_at_its_own_rate(capsys)
     assert "toy: every weight, 80,832 numbers; a checkpoint is 0.97 MB" in said
     assert "learning rate 1.0e-02 (alpha x rate 1.0e-02); to start from: 3.0e-04 (alpha x rate 3.0e-04)" in said
     assert "Warning: the learning rate 1.0e-02 is above the known window, 1.3e-04 to 3.7e-04" in said
+
+
+@pytest.mark.parametrize("command", ["check", "eval"])
+def test_usage_lines_name_the_command_and_not_the_binary(command, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert f"usage: rlora {command} " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([command, "--zzz"])
+    assert f"rlora {command} --help" in capsys.readouterr().err
+
+
+def test_the_version_is_said(capsys) -> None:
+    main(["--version"])
+    assert capsys.readouterr().out.startswith("rlora 0.")
+
+
+def test_a_word_that_is_no_command_names_the_one_that_was_meant(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["exprt"])
+    assert "Did you mean rlora export?" in capsys.readouterr().err

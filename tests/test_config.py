@@ -8,7 +8,9 @@ from support.recipes import presets
 
 from rlora import config
 from rlora.errors import ConfigError, MissingDependencyError
-from rlora.evaluation.config import EvalConfig
+from rlora.evaluation.config import PRESETS, EvalConfig
+from rlora.evaluation.run import evaluate_benchmarks
+from rlora.loop import run
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import ModelConfig, model_dir
 from rlora.run_config import RunConfig
@@ -231,3 +233,63 @@ def test_differences_are_dotted_and_complete() -> None:
 def test_json_with_unknown_fields_is_refused() -> None:
     with pytest.raises(ConfigError, match="LoraConfig has no field ranks; was it written by another version"):
         config.from_json(LoraConfig, {"ranks": 1})
+
+
+@pytest.mark.parametrize("kind", [RunConfig, EvalConfig])
+def test_the_options_that_are_known_are_those_of_the_help(kind, capsys) -> None:
+    path = ROOT / "recipes" / ("evaluate.py" if kind is EvalConfig else "gsm8k.py")
+    with pytest.raises(SystemExit):
+        config.cli(presets(path), description="", arguments=["--help"])
+    shown = set(re.findall(r"^(?:│ )?\s*--([a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE))
+    assert shown - {"help"} == config.option_types(kind).keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--curriculum"], (True, False)),
+        (["--curriculum", "true", "--batch.recompute", "--seed", "3"], (True, True)),
+        (["--curriculum=TRUE", "--no-curriculum"], (False, False)),
+        (["--batch.recompute=yes"], (False, True)),
+        (["--batch.no-recompute", "--curriculum", "False"], (False, False)),
+        (["--no-batch.recompute", "--curriculum", "True"], (True, False)),
+    ],
+)
+def test_switches_may_be_bare_and_of_any_case(arguments, expected) -> None:
+    parsed = config.cli(presets(ROOT / "recipes" / "gsm8k.py"), description="", arguments=arguments)
+    assert (parsed.curriculum, parsed.batch.recompute) == expected
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--lr", "--optimizer.learning-rate"),
+        ("--rank=8", "--lora.rank"),
+        ("--num_generations", "--samples-per-problem"),
+        ("--curiculum", "--curriculum"),
+        ("--max-tokens", "--sampling.max-tokens or --evaluation.max-tokens"),
+        ("--model", "--model.name or --model.revision or --model.dtype"),
+    ],
+)
+def test_an_option_that_there_is_not_names_the_one_that_was_meant(option, meant, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        config.cli(
+            presets(ROOT / "recipes" / "gsm8k.py"), description="", arguments=[option, "8"], program="rlora train gsm8k"
+        )
+    assert exit_info.value.code == 2
+    said = capsys.readouterr().err
+    assert (
+        f"rlora train gsm8k has no option {option.partition('=')[0].replace('_', '-')}. Did you mean {meant}?" in said
+    )
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "hendrycks_math", "deepmath", "arithmetic"])
+def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_is_fetched(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("rlora.loop.load_problems", None)  # would fail if it came to that
+    preset = presets(ROOT / "recipes" / f"{name}.py")["gpu"]
+    with pytest.raises(ConfigError, match=r"there is no GPU here, .*: add --preset cpu"):
+        run(dataclasses.replace(preset, run_dir=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match=r"there is no GPU here, .*: add --preset cpu"):
+        evaluate_benchmarks(dataclasses.replace(PRESETS["gpu"], model="toy", output=str(tmp_path / "eval")))

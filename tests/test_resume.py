@@ -121,7 +121,9 @@ def test_a_branch_starts_from_a_step_with_another_rate(straight, tmp_path, capsy
     config = toy(straight, **SIZE, optimizer=slower, branch=f"{tmp_path / 'new'}@3")
     run_dir = run(config)
     assert run_dir == tmp_path / "new"
-    assert f"a new run from step 3 of {straight}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"a new run from step 3 of {straight}" in said
+    assert "damaged" not in said
     assert [row["step"] for row in rows(run_dir)] == [3, 4]
     assert rows(run_dir)[0]["optimizer/learning_rate"] == 1e-3
     shared = "rollouts/step-000003.jsonl"
@@ -200,6 +202,33 @@ def test_a_branch_stopped_before_its_first_checkpoint_does_not_start_afresh(stra
     with pytest.raises(CheckpointError, match="before its first checkpoint; start it with the same --branch"):
         run(toy(tmp_path / "new", **SIZE))
     assert [row["step"] for row in rows(run(branching))] == [3, 4]
+
+
+def test_a_branch_stopped_in_its_first_step_is_not_called_damaged(straight, tmp_path, capsys) -> None:
+    branching = toy(straight, **SIZE, branch=f"{tmp_path / 'new'}@3")
+    stopped(branching, after=0)
+    assert [row["step"] for row in rows(run(branching))] == [3, 4]
+    said = capsys.readouterr().err
+    assert "going on from step 3" in said
+    assert "damaged" not in said
+
+
+@pytest.mark.parametrize("fails_in", ["start", "first step"])
+def test_a_run_without_a_finished_step_leaves_its_folder_to_another(tmp_path, fails_in, capsys) -> None:
+    def fails(_):
+        raise Stop
+
+    config = toy(tmp_path / "run", **SIZE)
+    if fails_in == "start":
+        with pytest.raises(Stop):
+            run(config, make_sampler=fails)
+    else:
+        stopped(config, after=0)
+    other = toy(tmp_path / "run", seed=3, lora=LoraConfig(rank=2), num_steps=1)
+    run(other)
+    assert "held a run that finished no step; this one takes its place" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
+    assert_same_run(tmp_path / "run", run(dataclasses.replace(other, run_dir=str(tmp_path / "fresh"))))
 
 
 def test_two_processes_cannot_write_one_run(tmp_path) -> None:

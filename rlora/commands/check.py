@@ -21,6 +21,7 @@ from rlora.rewards import Judge, explain
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
+from rlora.sampler.capabilities import check_gpu
 from rlora.store.run_dir import read_json
 from rlora.train.batching import BatchConfig
 from rlora.types import Prompt, Sample, SamplingParams
@@ -38,15 +39,17 @@ default). Nothing is kept."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run `rlora check`, which takes the options of `rlora eval`, or a recipe and its options."""
+    """Run `rlora check`, which takes the options of `rlora eval`, a run directory, or a recipe and its options."""
     gigabytes, arguments = _gpu_of(arguments)
+    if arguments and (Path(arguments[0]) / "config.json").is_file():
+        arguments = ["--run", *arguments]
     if arguments and not arguments[0].startswith("-"):
         lines = check_recipe(arguments[0], arguments[1:], gigabytes=gigabytes)
     elif gigabytes is not None:
         lines = check_memory(arguments, gigabytes)
     else:
         disable_progress_bar()
-        lines = check(parse([*_FEW, *arguments], description=DESCRIPTION))
+        lines = check(parse([*_FEW, *arguments], description=DESCRIPTION, program="rlora check"))
     for line in lines:
         print(line)
 
@@ -99,6 +102,7 @@ def check_recipe(name: str, arguments: Sequence[str], *, gigabytes: float | None
 def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:
     """Yield the lines of the report."""
     config.check()
+    check_gpu(config.sampler)
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
     config, cut = fitted(config, folder)

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from difflib import get_close_matches
+from importlib import import_module, metadata
 
 from rlora.errors import RloraError, message_of
 
@@ -27,9 +28,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not given or given[0] in ("-h", "--help"):
         print(_usage())
         return
+    if given[0] in ("--version", "-V"):
+        print(f"rlora {metadata.version('rlora')}")
+        return
     name, *rest = given
     if name not in COMMANDS:
-        print(f"rlora has no command {name!r}.\n{_usage()}", file=sys.stderr)
+        meant = get_close_matches(name, COMMANDS, n=1)
+        hint = f" Did you mean rlora {meant[0]}?" if meant else ""
+        print(f"rlora has no command {name!r}.{hint}\n{_usage()}", file=sys.stderr)
         raise SystemExit(2)
     try:
         import_module(f"rlora.commands.{name}").main(rest)

