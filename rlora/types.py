@@ -14,6 +14,7 @@ class VerdictKind(StrEnum):
 
     CORRECT = "correct"
     WRONG = "wrong"
+    NOT_WORKED_OUT = "not_worked_out"  # a formula that leaves to do what the gold answer has done, as a copy does
     NO_ANSWER = "no_answer"  # no text of the completion qualifies as its answer
     UNPARSED = "unparsed"  # an answer was found but is not an expression that can be compared
     TIMEOUT = "timeout"  # comparing took longer or more memory than allowed; the worker was killed

@@ -109,7 +109,7 @@ def test_mathematics_is_a_judge_whose_rules_a_task_names(verifier) -> None:
     assert (lenient.kind, lenient.reward, lenient.measures["strict"].reward) == (VerdictKind.CORRECT, 1.0, 0.0)
     assert (strict.kind, strict.reward) == (VerdictKind.NO_ANSWER, 0.0)
     (copied,), (worked,) = judged(number, [sample("3 + 4")]), judged(Mathematics(verifier), [sample("\\boxed{3 + 4}")])
-    assert (copied.kind, worked.kind) == (VerdictKind.WRONG, VerdictKind.NO_ANSWER)
+    assert (copied.kind, worked.kind) == (VerdictKind.NOT_WORKED_OUT, VerdictKind.NOT_WORKED_OUT)
     assert judged(number, [sample("7", is_cut=True)])[0].kind is VerdictKind.TRUNCATED
     assert "verdict     CORRECT" in "\n".join(explain(number, sample("7")))
 

@@ -19,11 +19,11 @@ ROWS = [
     {"gold": r"\sqrt2\sqrt3", "pred": r"$\sqrt{6}$"},
     {"gold": "7", "pred": "so x = 7, and th", "truncated": True},
     {"gold": "139", "pred": "98 + 41", "question": "What is 98 + 41?"},
-    {"gold": "0.50", "pred": "0.504"},
+    {"gold": "0.500", "pred": r"\frac12"},
     {"gold": "7", "pred": "That makes 7 in all.", "last_number": False},
     {"gold": "6", "pred": "3!", "number": True},
 ]
-KINDS = ["correct", "wrong", "correct", "truncated", "no_answer", "correct", "no_answer", "wrong"]
+KINDS = ["correct", "wrong", "correct", "truncated", "not_worked_out", "correct", "no_answer", "not_worked_out"]
 
 
 def _file(folder: Path, lines: list[str]) -> str:
@@ -41,7 +41,7 @@ def test_a_file_gives_one_line_a_row_in_order_and_a_summary(tmp_path, capsys) ->
     assert [row["extracted"] for row in rows[:3]] == ["0.5", "8", r"\sqrt{6}"]
     assert all(set(row) == {"kind", "correct", "extracted", "seconds"} and row["seconds"] > 0 for row in rows)
     assert err.startswith("8 rows in ")
-    assert err.rstrip().endswith("verdicts/s): correct 3, wrong 2, no_answer 2, truncated 1")
+    assert err.rstrip().endswith("verdicts/s): correct 3, not_worked_out 2, wrong 1, truncated 1, no_answer 1")
 
 
 def test_verdicts_go_to_a_file_whole_or_not_at_all(tmp_path, capsys) -> None:
@@ -58,7 +58,7 @@ def test_options_hold_for_rows_that_say_nothing(tmp_path, capsys) -> None:
     rows = [json.dumps({"gold": "7", "pred": "That makes 7 in all."}), json.dumps({"gold": "6", "pred": "3!"})]
     verify.main([_file(tmp_path, rows), "--no-last-number", "--number", "--workers", "1", "--deadline", "0.5"])
     kinds = [json.loads(line)["kind"] for line in capsys.readouterr().out.splitlines()]
-    assert kinds == ["no_answer", "wrong"]
+    assert kinds == ["no_answer", "not_worked_out"]
 
 
 @pytest.mark.parametrize(

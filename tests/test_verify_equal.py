@@ -140,15 +140,17 @@ def test_near_misses_differ_in_both_orders(a: str, b: str) -> None:
 @pytest.mark.parametrize(
     ("gold", "answer", "expected"),
     [
-        ("3.14", r"\pi", True), ("3.14", "3.14159", True), ("3.14", "3.15", False), ("3.14", "3.145", False),
-        ("3.14", "3.135", True),
-        ("0.33", "1/3", True), ("1/3", "0.33", False), (r"\pi", "3.14", False), ("0.5", "1/2", True),
-        ("48.0", "48", True), ("7.0", "7.04", True),
-        ("7", "7.04", False), ("-3.14", r"-\pi", True), ("-3.14", r"\pi", False), ("1.5e3", "1480", True),
-        ("1.5e3", "1600", False),
-        (r"\$187.12", "187.1234", True), ("(0.33, 2)", "(1/3, 2)", True), ("0.13", "1/8", True),
-        ("0.12", "1/8", False), ("3.14", "x", False),
+        ("3.14", r"\pi", True), ("3.14", "3.14159", False), ("3.14", "3.15", False), ("3.14", "3.145", False),
+        ("3.14", "3.135", False), ("0.333", "1/3", True), ("0.33", "1/3", False), ("1/3", "0.33", False),
+        (r"\pi", "3.14", False), ("0.5", "1/2", True), ("48.0", "48", True), ("7.0", "7.04", False),
+        ("7", "7.04", False), ("-3.14", r"-\pi", True), ("-3.14", r"\pi", False), ("1.5e3", "1480", False),
+        ("1.5e3", "1500", True), ("1.5e3", "1600", False), ("1.41", r"\sqrt{2}", True), ("1.4", r"\sqrt{2}", False),
+        ("1.41", r"\sqrt{3}", False), ("1.42", r"\sqrt{2}", False), (r"\$187.12", "187.1234", False),
+        ("(0.333, 2)", "(1/3, 2)", True), ("0.13", "1/8", False), ("0.125", "1/8", True), ("0.12", "1/8", False),
+        ("6.46", r"12.91\sin 30^\circ", False), ("6.455", r"12.91\sin 30^\circ", True), ("3.14", "x", False),
     ],
 )  # fmt: skip
-def test_decimal_gold_is_compared_at_its_own_precision(gold: str, answer: str, expected: bool) -> None:
+def test_a_decimal_gold_is_its_value_or_what_has_no_end_and_rounds_to_its_three_figures(
+    gold: str, answer: str, expected: bool
+) -> None:
     assert matches(gold, answer) is expected

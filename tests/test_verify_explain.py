@@ -32,8 +32,10 @@ def verifier():
         (r"\sqrt2", r"\boxed{\sqrt3}", "wrong", APART),
         (r"\sqrt2\sqrt3", r"\boxed{\sqrt6}", "correct", DIGITS),
         ("3.14", r"\boxed{\pi}", "correct",
-         "a floating-point value with an error bound, rounded to the decimals of the gold"),
-        ("0.33", r"\boxed{1/3}", "correct", "the exact value, rounded to the decimals of the gold"),
+         "a worker, at 60 digits or more: a value without an end that rounds to the gold"),
+        ("3.14", r"\boxed{\sqrt2}", "wrong",
+         "proven not to round to the gold by a floating-point value with an error bound"),
+        ("0.333", r"\boxed{1/3}", "correct", "the exact value, which if it has no end may round to the gold"),
         ("1,2", r"\boxed{2,1}", "correct", "several values, order does not count: each has its partner"),
         ("(1,2)", r"\boxed{(2,1)}", "wrong", "tuples, intervals or matrices: brackets, and values in order"),
         (r"\{1,2\}", r"\boxed{(1,2)}", "wrong", "answers of different kinds"),
@@ -78,7 +80,7 @@ def test_the_rule_that_found_the_answer_is_named(verifier, text: str, rule: str)
 
 def test_rules_of_the_task_are_named(verifier) -> None:
     copied = JudgeRequest(text="98 + 41", gold="139", question="What is 98 + 41?")
-    assert verifier.explain(copied).rule == "an expression copied from the question"
+    assert verifier.explain(copied).rule == "less worked out than the gold, or the question's"
     asked = JudgeRequest(text="140 - 1", gold="139", is_number=True)
     assert verifier.explain(asked).rule == "a number is asked for, and this is not worked out"
 

@@ -23,9 +23,10 @@ _DESCRIPTION = """\
 Judge answers against gold answers, by the rules of docs/verifier.md.
 
 `rlora verify FILE.jsonl` reads one JSON object a line: "gold" (the right answer) and "pred" (the completion, or the \
-answer alone), and as wanted "question", "truncated" (true if the token limit cut it off), "last_number" and "number" \
-(true or false, instead of the options below). It writes one JSON line a row, in order: "kind" (correct, wrong, \
-no_answer, unparsed, timeout or truncated), "correct", "extracted", "seconds"; and a summary on stderr.
+answer alone), and as wanted "question", "truncated" (true if the token limit cut it off), "last_number", "number" \
+and "worked_out" (true or false, instead of the options below). It writes one JSON line a row, in order: "kind" \
+(correct, wrong, not_worked_out, no_answer, unparsed, timeout or truncated), "correct", "extracted", "seconds"; and a \
+summary on stderr.
 
 `rlora verify --gold G --answer A` explains one verdict: what was taken as the answer, how both were read, and which \
 rule decided."""
@@ -52,7 +53,9 @@ class VerifyOptions:
     last_number: bool = True
     """Whether the last number of prose counts where nothing is marked as the answer."""
     number: bool = False
-    """Whether a number is asked for, so that an expression that is not worked out is wrong."""
+    """Whether a number is asked for, so that any expression is refused."""
+    worked_out: bool = True
+    """Whether an answer that is less worked out than its gold is refused, where the question is given."""
 
 
 def _check(options: VerifyOptions) -> None:
@@ -92,6 +95,7 @@ def _explain(verifier: Verifier, options: VerifyOptions) -> None:
         question=options.question,
         last_number=options.last_number,
         is_number=options.number,
+        is_worked_out=options.worked_out,
     )
     for line in verifier.explain(request).lines():
         print(line.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(sys.stdout.encoding or "utf-8"))
@@ -120,6 +124,7 @@ def _request(line: str, place: str, options: VerifyOptions) -> JudgeRequest:
         is_truncated=_flag(row, "truncated", place, False),
         last_number=_flag(row, "last_number", place, options.last_number),
         is_number=_flag(row, "number", place, options.number),
+        is_worked_out=_flag(row, "worked_out", place, options.worked_out),
     )
 
 

@@ -56,6 +56,10 @@ class EvalConfig:
     """Who judges: mathematics, number, or your own my_module:my_function, as in training; each benchmark's own judge
     when left out, of a run that was rewarded by another too.
     """
+    worked_out: bool = False
+    """Count an answer that is less worked out than its gold as wrong, as training does: a formula of the question is
+    one. Off, since benchmarks ask for the value.
+    """
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     question_field: str = "question"

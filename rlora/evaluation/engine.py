@@ -206,4 +206,4 @@ def engine_of(config: EvalConfig, benchmark: Benchmark, sampler: Sampler, judge:
 
 def judge_of(config: EvalConfig, benchmark: Benchmark, verifier: Verifier) -> Judge:
     """Return who judges a benchmark: whom the configuration names, else the benchmark's own."""
-    return open_judge(config.reward or benchmark.task.judge, verifier)
+    return open_judge(config.reward or benchmark.task.judge, verifier, is_worked_out=config.worked_out)

@@ -95,7 +95,7 @@ def group_answers(verdicts: Sequence[Verdict], equal: Callable[[str, str], bool]
             continue
         text = verdict.extracted
         if text not in known:
-            is_comparable = verdict.kind in (VerdictKind.CORRECT, VerdictKind.WRONG)
+            is_comparable = verdict.kind in (VerdictKind.CORRECT, VerdictKind.WRONG, VerdictKind.NOT_WORKED_OUT)
             known[text] = next((leader for leader in leaders if is_comparable and equal(leader, text)), text)
             if is_comparable and known[text] == text:
                 leaders.append(text)

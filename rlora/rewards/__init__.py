@@ -17,22 +17,23 @@ __all__ = [
     "name_of", "open_judge",
 ]  # fmt: skip
 
-JUDGES: Mapping[str, Callable[[Verifier], Judge]] = {
+JUDGES: Mapping[str, Callable[..., Judge]] = {
     "mathematics": Mathematics,  # the answer must be marked, or be the whole last line
     "number": partial(Mathematics, last_number=True, is_number=True),  # the last number of a text will do
 }
 
 
-def open_judge(name: str, verifier: Verifier) -> Judge:
+def open_judge(name: str, verifier: Verifier, *, is_worked_out: bool = True) -> Judge:
     """Return the judge of this name: one of `JUDGES`, or a user's `module:name`, a function or a `Judge`.
 
     `verifier` is what judges of mathematics compare with; its workers start when one of them needs them.
+    `is_worked_out` has them refuse an answer that is less worked out than its gold.
 
     Raises:
         ConfigError: Nothing has this name, or what has it is neither a function of (completion, problem) nor a judge.
     """
     found = find(name, JUDGES, unknown=_unknown(name))
-    return found(verifier) if name in JUDGES else as_judge(found, name=name)
+    return found(verifier, is_worked_out=is_worked_out) if name in JUDGES else as_judge(found, name=name)
 
 
 def as_judge(reward: RewardFunction | Judge, *, name: str) -> Judge:

@@ -25,7 +25,9 @@ class Mathematics:
         {'strict': True}
     """
 
-    def __init__(self, verifier: Verifier, *, last_number: bool = False, is_number: bool = False):
+    def __init__(
+        self, verifier: Verifier, *, last_number: bool = False, is_number: bool = False, is_worked_out: bool = True
+    ):
         """Judge with `verifier`.
 
         Args:
@@ -33,8 +35,10 @@ class Mathematics:
             last_number: Let the last number of a text be its answer. Where problems are hard a stray last number is
                 luck, so there the answer must be marked.
             is_number: Ask for a number that was worked out, so that repeating "27 + 85" earns nothing.
+            is_worked_out: Refuse an answer that is less worked out than the problem's, as a formula of the question is.
         """
-        self._verifier, self._last_number, self._is_number = verifier, last_number, is_number
+        self._verifier, self._last_number = verifier, last_number
+        self._is_number, self._is_worked_out = is_number, is_worked_out
 
     @property
     def measures(self) -> Mapping[str, bool]:
@@ -61,4 +65,5 @@ class Mathematics:
             is_truncated=sample.completion.stop is StopReason.LENGTH,
             last_number=self._last_number,
             is_number=self._is_number,
+            is_worked_out=self._is_worked_out,
         )

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rlora.types import Group, VerdictKind
 
+_WRONG = (VerdictKind.WRONG, VerdictKind.NOT_WORKED_OUT)
 CONSENSUS = 0.75  # share of a group that makes its answer the group's
 
 AdvantageName = Literal["centered", "standardized", "leave_one_out", "raw"]
@@ -66,5 +67,5 @@ def is_wrong_consensus(group: Group) -> bool:
     verdicts = [rollout.verdict for rollout in group.rollouts]
     if any(verdict.is_correct for verdict in verdicts):
         return False
-    wrong = Counter(each.extracted for each in verdicts if each.kind is VerdictKind.WRONG and each.extracted)
+    wrong = Counter(each.extracted for each in verdicts if each.kind in _WRONG and each.extracted)
     return max(wrong.values(), default=0) >= CONSENSUS * len(group.rollouts)

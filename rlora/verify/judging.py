@@ -7,6 +7,7 @@ from rlora.types import VerdictKind
 from rlora.verify.comparison.decide import Step
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.comparison.relations import named_value
+from rlora.verify.comparison.worked_out import is_left_to_work_out
 from rlora.verify.extraction.extract import Extraction, extract, gold_text
 from rlora.verify.reading.nodes import contains, is_worked_out
 from rlora.verify.reading.normalize import plain_latex
@@ -17,8 +18,9 @@ from rlora.verify.reading.structure import MAX_CHARACTERS, parse_answer
 class JudgeRequest:
     """A completion to judge: `is_truncated` if the token limit cut it; `question` exposes a mere repetition.
 
-    `is_number` asks for a number that has been worked out: an expression of the same value is WRONG, since a policy
-    that is paid for "27 + 85" learns to repeat the question (it did, docs/log.md).
+    `is_worked_out` refuses an answer that is less worked out than its gold, if the question is given: a policy that is
+    paid for "27 + 85" learns to repeat the question (it did, docs/log.md). `is_number` refuses all but a number that
+    was worked out, whatever the gold and the question.
     """
 
     text: str
@@ -27,6 +29,7 @@ class JudgeRequest:
     question: str = ""
     last_number: bool = True
     is_number: bool = False
+    is_worked_out: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,25 +98,17 @@ def _compared(request: JudgeRequest, found: Extraction, trace: list[Step] | None
         if trace is not None:
             trace.append(Step(rule="of an equation in prose, its right-hand side", verdict=None, answer=found.text))
     if request.is_number and not is_worked_out(right):
-        return _decided("a number is asked for, and this is not worked out", VerdictKind.WRONG, found, trace)
-    if (
-        right != left
-        and not is_worked_out(right)
-        and right.args
-        and _squeezed(found.text) in _squeezed(request.question)
-    ):
-        return _decided("an expression copied from the question", VerdictKind.NO_ANSWER, found, trace)
+        return _decided("a number is asked for, and this is not worked out", VerdictKind.NOT_WORKED_OUT, found, trace)
     verdict = cheap_verdict(gold, found.text, is_rounding=True, trace=trace)
+    is_asked = request.is_worked_out and request.question and verdict is not False
+    if is_asked and is_left_to_work_out(right, left, request.question):
+        return _decided("less worked out than the gold, or the question's", VerdictKind.NOT_WORKED_OUT, found, trace)
     if verdict:
         return Outcome(kind=VerdictKind.CORRECT, extracted=found.text, is_strict=found.is_strict)
     if right.op == "text" and left.op != "text":
         return _decided("words, where the gold is an expression", VerdictKind.UNPARSED, found, trace)
     kind = None if verdict is None else VerdictKind.WRONG
     return Outcome(kind=kind, extracted=found.text, gold=gold, is_strict=found.is_strict)
-
-
-def _squeezed(text: str) -> str:
-    return "".join(plain_latex(text).split())
 
 
 def _right_side(text: str) -> str:

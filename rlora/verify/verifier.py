@@ -63,6 +63,7 @@ class Verifier:
         question: str = "",
         last_number: bool = True,
         is_number: bool = False,
+        is_worked_out: bool = True,
     ) -> Verdict:
         """Return the verdict on one completion; the arguments are those of `JudgeRequest`."""
         request = JudgeRequest(
@@ -72,6 +73,7 @@ class Verifier:
             question=question,
             last_number=last_number,
             is_number=is_number,
+            is_worked_out=is_worked_out,
         )
         return self._finish(*self._judge_here(request))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rlora.verify.comparison.enclose import enclose, is_different
-from rlora.verify.comparison.exact import exact, same_rational
+from rlora.verify.comparison.exact import exact, is_rounded_gold, same_rational
 from rlora.verify.reading.nodes import INFINITY, Node, contains, cost, op, symbols
 from rlora.verify.reading.show import show
 
@@ -28,9 +28,19 @@ def _apart(a: Node, b: Node) -> Ternary:
     return False if is_different(a, b) else None
 
 
+def _terminates(value: Fraction) -> bool:
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom == 1
+
+
 def _exactly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
     value = exact(node)
-    return None if value is None else rounded(value, places) == gold
+    if value is None or value == gold:
+        return None if value is None else True
+    return is_rounded_gold(gold, places) and not _terminates(value) and rounded(value, places) == gold
 
 
 def _roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
@@ -42,9 +52,7 @@ def _roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
         center, half = float(gold), float(Fraction(10) ** -places) / 2
     except OverflowError:  # a gold of 1.5e400
         return None
-    if abs(v - center) > half + 2 * error + abs(center) * 1e-15:
-        return False
-    return True if abs(v - center) < half - 2 * error - abs(center) * 1e-15 else None
+    return False if abs(v - center) > half + 2 * error + abs(center) * 1e-15 else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,10 +78,8 @@ CHEAP_VALUES = (
     Rule(name="proven apart by floating-point values with error bounds", decide=_apart),
 )
 CHEAP_DECIMALS = (
-    Rule(name="the exact value, rounded to the decimals of the gold", decide=_exactly_rounded),
-    Rule(
-        name="a floating-point value with an error bound, rounded to the decimals of the gold", decide=_roughly_rounded
-    ),
+    Rule(name="the exact value, which if it has no end may round to the gold", decide=_exactly_rounded),
+    Rule(name="proven not to round to the gold by a floating-point value with an error bound", decide=_roughly_rounded),
 )
 
 
@@ -214,7 +220,10 @@ def full_decision(is_rounding: bool, trace: list[Step] | None = None) -> Decisio
     digits = "a worker, at 60 digits or more"
     return Decision(
         values=(*CHEAP_VALUES, Rule(name=f"{digits}: the same at every point", decide=agree)),
-        decimals=(*CHEAP_DECIMALS, Rule(name=f"{digits}: rounded to the decimals of the gold", decide=rounds_to)),
+        decimals=(
+            *CHEAP_DECIMALS,
+            Rule(name=f"{digits}: a value without an end that rounds to the gold", decide=rounds_to),
+        ),
         formulas=(Rule(name="a worker, SymPy: the closed forms", decide=closed),),
         is_rounding=is_rounding,
         trace=trace,

@@ -55,6 +55,11 @@ def _integer_root(n: int, index: int) -> int | None:
     return root if root**index == n else None
 
 
+def is_rounded_gold(gold: Fraction, places: int) -> bool:
+    """Whether a decimal has three figures or more, so that a value without an end may round to it."""
+    return abs(gold) * Fraction(10) ** places >= 100
+
+
 def exact(node: Node) -> Fraction | None:
     """Return the rational value of a tree without variables, or None."""
     if node.op == "num":

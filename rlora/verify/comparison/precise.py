@@ -13,6 +13,7 @@ import mpmath
 from mpmath import mp
 
 from rlora.verify.comparison.enclose import point
+from rlora.verify.comparison.exact import is_rounded_gold
 from rlora.verify.reading.nodes import Node, contains, symbols
 
 Number = Any  # mpmath has no types: an mpf, or an mpc whose imaginary part is not 0
@@ -216,14 +217,19 @@ def agree(a: Node, b: Node) -> bool | None:
 
 
 def rounds_to(node: Node, gold: Fraction, places: int) -> bool | None:
-    """Whether a value rounded half away from zero to `places` decimals is `gold`; None if it is not a real number."""
+    """Whether a value is a decimal gold, or has no end (in 20 decimals) and rounds to its at least three figures, half
+    away from zero; None if it is not a real number."""
     if symbols(node):
         return None
     try:
-        (value,), _ = values_at((node,), 0, False, False)
+        (value,), tolerance = values_at((node,), 0, False, False)
     except (UndefinedError, TooLargeError):
         return None
     with mp.workdps(_DIGITS):
+        if abs(value - mpmath.mpf(gold.numerator) / gold.denominator) <= tolerance:
+            return True
+        decimals = value * mpmath.mpf(10) ** 20
+        has_end = abs(decimals - mpmath.nint(decimals)) < mpmath.mpf(10) ** -15
         scaled = abs(value) * mpmath.mpf(10) ** places
         rounded = int(mpmath.floor(scaled + mpmath.mpf(1) / 2)) * (-1 if value < 0 else 1)
-    return Fraction(rounded) == gold * Fraction(10) ** places
+    return is_rounded_gold(gold, places) and not has_end and Fraction(rounded) == gold * Fraction(10) ** places

@@ -22,6 +22,10 @@ def command(parser: Parser, name: str) -> Node:
     if name == "\\frac":
         top = parser.fraction_argument()
         return op("div", top, parser.fraction_argument())
+    if name == "\\repeating":
+        top, bottom = parser.argument(), parser.argument()
+        if top.number is not None and bottom.number:
+            return Node("num", name="repeating", number=top.number / bottom.number)
     if name == "\\sqrt":
         return _root(parser)
     if name == "\\pi":

@@ -80,17 +80,27 @@ def cost(node: Node) -> int:
 
 
 def is_worked_out(node: Node) -> bool:
-    """Whether the node is a number with nothing left to compute: a numeral, a fraction of two, or either's negative."""
-    if node.op == "neg":
+    """Whether the node is a number with nothing left to compute: a numeral, a fraction of two integers, a mixed number,
+    or a numeral times a power of ten, each with a sign or a degree sign."""
+    if node.op in ("neg", "deg"):
         return is_worked_out(node.args[0])
     if node.op == "div":
-        return all(child.op == "num" or (child.op == "neg" and child.args[0].op == "num") for child in node.args)
+        return all(map(_is_integer, node.args))
+    if node.op == "mul":
+        return node.args[0].op == "num" and node.args[1].op == "pow" and is_worked_out(node.args[1])
+    if node.op == "pow":
+        return node.args[0].number == 10 and _is_integer(node.args[1])
     if node.op == "add":  # 6 3/4, whose second part the parser makes a fraction
         whole, part = node.args
         return whole.op == part.op == "num" and part.places is None and part.number is not None and 0 < part.number < 1
     if node.op == "rel":  # x = 5, 2 + 3 = 5
         return set(node.name.split()) == {"="} and is_worked_out(node.args[-1])
     return node.op in ("num", "big")
+
+
+def _is_integer(node: Node) -> bool:
+    number = node.args[0].number if node.op == "neg" else node.number
+    return number is not None and number.denominator == 1 and node.places is None
 
 
 def symbols(node: Node) -> frozenset[str]:

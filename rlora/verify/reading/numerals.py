@@ -90,7 +90,8 @@ def in_base_text(text: str) -> Node | None:
 
 
 def without_repeating(text: str) -> str:
-    """Return the text with decimals whose last digits repeat, as in 0.1\\overline{6}, written as fractions."""
+    """Return the text with decimals whose last digits repeat, as in 0.1\\overline{6}, written as their fraction behind
+    a command of our own, so that their form is not lost."""
     if "\\dot" in text:
         text = _DOTTED.sub(lambda m: rf"\overline{{{m[1]}{m[2] or ''}{m[3] or ''}}}", text)
     return _REPEATING.sub(_fraction, text)
@@ -100,4 +101,4 @@ def _fraction(match: re.Match[str]) -> str:
     whole, fixed, block = match[1] or "0", match[2], match[3]
     value = Fraction(int(whole + fixed), 10 ** len(fixed))
     value += Fraction(int(block), 10 ** len(fixed) * (10 ** len(block) - 1))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+    return rf"\repeating{{{value.numerator}}}{{{value.denominator}}}"

@@ -15,7 +15,7 @@ from rlora.verify.reading.units import is_product_of_letters, skip_unit
 MAX_DEPTH = 60
 _PRODUCT_SIGNS = frozenset({"*", "\\cdot", "\\times", "\\ast", "\\cdotp"})
 _STARTS_FACTOR = frozenset({"(", "[", "{", "\\{", "\\sqrt", "\\frac", "\\binom", "\\lfloor", "\\lceil", "\\pi",
-                            "\\infty", "\\langle", "\\begin", "\\imath"})  # fmt: skip
+                            "\\infty", "\\repeating", "\\langle", "\\begin", "\\imath"})  # fmt: skip
 _ACCENTS_WORDS = r"\overline \bar \vec \hat \widehat \tilde \overrightarrow \dot \angle \triangle"
 ACCENTS = frozenset(_ACCENTS_WORDS.split())
 

@@ -1,0 +1,112 @@
+"""An answer must be worked out: one that leaves to do what its gold has done, or that the question said, is none.
+
+A policy that is paid for a formula of the question learns to repeat it. The gold's own form decides what is worked
+out: to a gold of 2/3 the answer 36/54 is the question's if the question has it, to a gold of 36/54 it is right.
+"""
+
+import math
+import re
+from collections.abc import Hashable, Iterator
+from functools import lru_cache
+
+from rlora.verify.comparison.canonical import canonical
+from rlora.verify.reading.nodes import STRUCTURES, Node, is_worked_out, symbols
+from rlora.verify.reading.normalize import plain_latex
+from rlora.verify.reading.structure import parse_answer
+
+_FORMULA = re.compile(r"\$\$?([^$]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL)
+_SUM_IN_PROSE = re.compile(r"[(\d.-][\d\s.,+\-*/^()!%]{0,200}[\d)!%]")
+_MAX_FORMULAS, _MAX_CHARACTERS = 64, 2_000
+_SIMPLE = frozenset({"sym", "const", "text", "base", "big"})
+_FAMILIES = {
+    **dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), "trigonometric"),
+    **dict.fromkeys(("arcsin", "arccos", "arctan", "arccot"), "inverse"), **dict.fromkeys(("ln", "log"), "logarithm"),
+}  # fmt: skip
+
+
+def is_left_to_work_out(answer: Node, gold: Node, question: str) -> bool:
+    """Whether an answer is less worked out than its gold: a formula where the gold is a number, a function of numbers
+    that the gold does not need, or what the question says in another form than the gold's."""
+    golds = list(_leaves(gold))
+    known = {_key(leaf) for leaf in (gold, *golds)}
+    allowed = {family for leaf in golds for family in _unworked(leaf)}
+    are_simple = all(map(_is_simple, golds))
+    for leaf in _leaves(answer):
+        if _key(leaf) in known or leaf.op in _SIMPLE:
+            continue
+        if (are_simple and not _is_simple(leaf)) or not allowed.issuperset(_unworked(leaf)):
+            return True
+        if _key(leaf) in _said(question):
+            return True
+    return _key(answer) not in known and answer.op == "rel" and _key(answer) in _said(question)
+
+
+def _leaves(node: Node) -> Iterator[Node]:
+    """Yield the single values of an answer; of an equation, the side that it ends in."""
+    if node.op == "rel" and set(node.name.split()) <= {"=", "~", ":"}:
+        yield from _leaves(node.args[-1])
+    elif node.op in STRUCTURES and node.args:
+        for child in node.args:
+            yield from _leaves(child)
+    else:
+        yield node
+
+
+def _is_simple(node: Node) -> bool:
+    inner = node.args[0] if node.op in ("neg", "deg") else node
+    return is_worked_out(inner) or inner.op in _SIMPLE
+
+
+def _unworked(node: Node) -> Iterator[str]:
+    """Yield the kinds of functions that the tree applies to numbers, so that a number is left to compute."""
+    if node.op == "calculus":
+        yield "calculus"
+    if node.op in ("fn", "fact") and node.name not in ("sqrt", "root") and not symbols(node):
+        yield _FAMILIES.get(node.name, node.name or node.op)
+    for child in node.args:
+        yield from _unworked(child)
+
+
+def _key(node: Node) -> Hashable:
+    """Return the form and the value of a worked-out number, of another tree its spelling."""
+    return ("number", _form(node), canonical(node)) if is_worked_out(node) else canonical(node)
+
+
+def _form(node: Node) -> str:
+    match node.op:
+        case "neg" | "deg":
+            return _form(node.args[0])
+        case "num" if node.number is not None and node.number.denominator > 1:
+            return node.name or ("fraction" if node.places is None else "decimal")
+        case "div":
+            top, bottom = (abs(value) if value else 0 for value in map(_whole, node.args))
+            return "fraction" if bottom > 1 and math.gcd(top, bottom) == 1 else "fraction that can be reduced"
+        case "add":
+            return "mixed"
+    return "power of ten" if node.op in ("mul", "pow") else "integer"
+
+
+def _whole(node: Node) -> int | None:
+    node = node.args[0] if node.op == "neg" else node
+    return node.number.numerator if node.number is not None and node.number.denominator == 1 else None
+
+
+@lru_cache(maxsize=256)
+def _said(question: str) -> frozenset[Hashable]:
+    """Return the keys of the formulas in a question, and of their parts."""
+    keys: set[Hashable] = set()
+    prose = question[:20_000]
+    formulas = ["".join(filter(None, match.groups())) for match in _FORMULA.finditer(prose)]
+    formulas += [match[0] for match in _SUM_IN_PROSE.finditer(plain_latex(_FORMULA.sub(" ", prose)))]
+    for text in formulas[:_MAX_FORMULAS]:
+        tree = parse_answer(text.rstrip(" \n.,;:?")) if len(text) <= _MAX_CHARACTERS else None
+        if tree is not None:
+            canonical(tree, keys)
+            keys.update(_key(part) for part in _parts(tree) if is_worked_out(part))
+    return frozenset(keys)
+
+
+def _parts(node: Node) -> Iterator[Node]:
+    yield node
+    for child in node.args:
+        yield from _parts(child)
