@@ -24,6 +24,7 @@ from rlora.seeding import derive_seed
 from rlora.store.checkpoint import Checkpoint
 from rlora.system.screen import say, stage
 from rlora.tasks import task
+from rlora.tasks.fields import check_problems
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
 from rlora.train.batch_memory import DecoderSizes
@@ -69,8 +70,9 @@ def load_problems(config: RunConfig) -> Problems:
 def split_problems(config: RunConfig, train: Sequence[Problem], test: Sequence[Problem]) -> Problems:
     """Return what a run trains and is tested on, what is in both left out of the training.
 
-    Raises DataError where either is empty.
+    Raises DataError where either is empty, or a problem is not made of texts.
     """
+    check_problems((*train, *test))
     train, overlap = drop_overlap(train, test)
     if not train or not test:
         raise DataError(f"the data set {config.data.title} has {len(train)} training and {len(test)} test problems.")

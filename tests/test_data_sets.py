@@ -186,7 +186,7 @@ def test_own_files_with_other_field_names(tmp_path) -> None:
     [
         ([{"question": "q", "gold": "1"}], r"object 1, has no field 'answer', only question, gold; .* --answer-field"),
         ([{"question": " ", "answer": "1"}], "object 1, has an empty 'question'"),
-        ([{"id": 1, "question": "q", "answer": "1"}] * 2, "object 2, has the id 1, which was there before"),
+        ([{"id": 1, "question": "q", "answer": "1"}] * 2, "object 2, has the id mine/1, which was there before"),
         ([], "holds no problem"),
         ([[1]], "line 1, is not a JSON object"),
     ],

@@ -104,7 +104,7 @@ def _explain(verifier: Verifier, options: VerifyOptions) -> None:
 def _requests(path: Path, options: VerifyOptions) -> list[JudgeRequest]:
     """Return all rows of the file, so that a bad one is reported before any is judged."""
     try:
-        lines = sys.stdin.readlines() if str(path) == "-" else path.read_text(encoding="utf-8").split("\n")
+        lines = sys.stdin.readlines() if str(path) == "-" else path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}; give a UTF-8 file of JSON lines") from error
     return [_request(line, f"{path}, line {i}", options) for i, line in enumerate(lines, 1) if line.strip()]

@@ -33,6 +33,7 @@ from rlora.system.memory import let_blocks_grow
 from rlora.system.screen import LOG_FILE, Diversion, say, screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
+from rlora.tasks.fields import check_problems
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.sets.own import read_own
 from rlora.types import Problem
@@ -100,6 +101,7 @@ def load_problems(config: EvalConfig, name: str) -> list[Problem]:
     problems = read_own(Path(name), data)[0] if is_file_name(name) else task(name).read("test", data)
     if not problems:
         raise DataError(f"{name} has no test problems.")
+    check_problems(problems)
     return problems[: config.limit or None]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlora.errors import DataError
+from rlora.system.screen import say
+from rlora.tasks.fields import whole
 
 VARIABLE = "RLORA_DATA"
 
@@ -74,27 +76,28 @@ def _hub_rows(
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON Lines file; DataError names the line that is not one."""
-    rows = []  # split at line feeds alone: splitlines() would also cut at the U+2028 that some problems contain
+    """Return the objects of a JSON Lines file; DataError names the line that is not one.
+
+    Numbers are texts, as they are spelled there. What no text can hold, half of a surrogate pair, becomes U+FFFD, which
+    is said.
+    """
+    rows, num_mended = [], 0  # split at line feeds alone: splitlines() would also cut at the U+2028 of some problems
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}, is not a JSON object: {line[:80]!r}")
-        rows.append(row)
+        mended = whole(row) if "\\u" in line else row
+        num_mended += mended is not row
+        rows.append(mended)
+    if num_mended:
+        say(f"{path}: {num_mended} rows hold half of a surrogate pair (of an emoji, say), which became U+FFFD.")
     return rows
-
-
-def field_of(row: dict[str, Any], name: str, *, where: str, hint: str = "it must have one") -> Any:
-    """Return the value of a field; DataError names the row and the fields that it has."""
-    if row.get(name) is None:
-        raise DataError(f"{where} has no field {name!r}, only {', '.join(row)}; {hint}.")
-    return row[name]

@@ -5,8 +5,9 @@ Hub: HuggingFaceH4/aime_2024, math-ai/aime25, MathArena/aime_2026.
 
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
+from rlora.tasks.fields import text_of
 from rlora.tasks.select import Row
-from rlora.tasks.source import field_of, read_rows
+from rlora.tasks.source import read_rows
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. The answer is an integer from 0 to 999; end with it as \\boxed{integer}."
@@ -40,7 +41,7 @@ def _load(year: int, split: str, data: DataConfig) -> list[Problem]:
     return [
         Problem(
             id=f"aime{year}/{_number(row, index)}",
-            question=str(field_of(row, "problem", where=f"row {index} of aime{year}")).strip(),
+            question=text_of(row, "problem", where=f"row {index} of aime{year}"),
             answer=_integer(row, where=f"row {index} of aime{year}"),
             source=f"aime{year}",
         )
@@ -55,7 +56,7 @@ def _number(row: Row, index: int) -> str:
 
 
 def _integer(row: Row, *, where: str) -> str:
-    stated = str(field_of(row, "answer", where=where)).strip()
+    stated = text_of(row, "answer", where=where)
     digits = stated.removesuffix("^\\circ")  # of 2025-I, in one copy
     if not digits.isdecimal() or int(digits) > 999:
         raise DataError(f"{where} has the answer {stated!r}; an AIME answer is an integer from 0 to 999.")

@@ -7,8 +7,9 @@ ones whatever is filtered. Left out: its three solutions by a reasoning model, w
 from itertools import compress
 
 from rlora.tasks.data import DataConfig
+from rlora.tasks.fields import text_of
 from rlora.tasks.select import Row, hold_out, level_text, selected
-from rlora.tasks.source import field_of, read_rows
+from rlora.tasks.source import read_rows
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
@@ -42,8 +43,8 @@ def _problem(row: Row, index: int) -> Problem:
     number = str(row.get("id", index)).removeprefix("deepmath:")
     return Problem(
         id=f"deepmath/{number}",
-        question=str(field_of(row, "question", where=where)).strip(),
-        answer=str(field_of(row, "final_answer", where=where)).strip(),
+        question=text_of(row, "question", where=where),
+        answer=text_of(row, "final_answer", where=where),
         source="deepmath",
         level=level_text(row.get("difficulty")),
     )

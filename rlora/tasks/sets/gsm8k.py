@@ -2,8 +2,9 @@
 
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
+from rlora.tasks.fields import text_of
 from rlora.tasks.select import refuse_filters
-from rlora.tasks.source import field_of, read_rows
+from rlora.tasks.source import read_rows
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{number}."
@@ -16,13 +17,13 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     problems = []
     for number, row in enumerate(rows):
         where = f"row {number} of gsm8k {split}"
-        marker, separator, gold = str(field_of(row, "answer", where=where)).rpartition("#### ")
+        marker, separator, gold = text_of(row, "answer", where=where).rpartition("#### ")
         if not separator:
             raise DataError(f"{where} has no '#### ' before its answer: {marker[-80:]!r}")
         problems.append(
             Problem(
                 id=f"gsm8k/{split}/{number}",
-                question=str(field_of(row, "question", where=where)).strip(),
+                question=text_of(row, "question", where=where),
                 answer=gold.strip().replace(",", ""),
                 source="gsm8k",
             )

@@ -8,8 +8,9 @@ from itertools import compress
 
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
+from rlora.tasks.fields import text_of
 from rlora.tasks.select import Row, level_text, selected
-from rlora.tasks.source import field_of, read_rows
+from rlora.tasks.source import read_rows
 from rlora.types import Problem
 from rlora.verify.extraction.markers import boxes
 
@@ -56,7 +57,7 @@ def load_500(split: str, data: DataConfig) -> list[Problem]:
         _problem(
             row,
             f"math500/{row.get('unique_id', index)}".removesuffix(".json"),
-            str(field_of(row, "answer", where=f"row {index} of math500")),
+            text_of(row, "answer", where=f"row {index} of math500"),
             source="math500",
         )
         for index, row in enumerate(_rows_500(data))
@@ -68,7 +69,7 @@ def _rows_500(data: DataConfig) -> list[Row]:
 
 
 def _question(row: Row) -> str:
-    return str(field_of(row, "problem", where="a row of math")).strip()
+    return text_of(row, "problem", where="a row of math")
 
 
 def _problem(row: Row, problem_id: str, answer: str, *, source: str) -> Problem:
@@ -80,7 +81,7 @@ def _answer(row: Row, *, where: str) -> str:
     """Return the stated answer, or the content of the solution's last box; "" for an empty box."""
     if row.get("answer"):
         return str(row["answer"])
-    found, _ = boxes(str(field_of(row, "solution", where=where)))
+    found, _ = boxes(text_of(row, "solution", where=where))
     if not found:
         raise DataError(f"{where} has neither an answer nor a box in its solution.")
     return found[-1].content.strip()

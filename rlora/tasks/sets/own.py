@@ -5,8 +5,9 @@ from pathlib import Path
 
 from rlora.errors import DataError
 from rlora.tasks.data import OWN, DataConfig
+from rlora.tasks.fields import id_of, text_of
 from rlora.tasks.select import Row, hold_out, level_text, selected
-from rlora.tasks.source import field_of, read_jsonl
+from rlora.tasks.source import read_jsonl
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
@@ -46,14 +47,14 @@ def read_own(path: Path, data: DataConfig) -> tuple[list[Problem], list[Row]]:
     for index, row in enumerate(rows):
         where = f"{path}, object {index + 1},"
         problem = Problem(
-            id=f"{path.stem}/{row.get('id', index + 1)}",
+            id=f"{path.stem}/{id_of(row, where=where) or index + 1}",
             question=_text(row, data.question_field, where=where, option="--question-field"),
             answer=_text(row, data.answer_field, where=where, option="--answer-field"),
             source=path.stem,
             level=level_text(row.get(difficulty)),
         )
         if problem.id in problems:
-            raise DataError(f"{where} has the id {row['id']!r}, which was there before; ids must be unique.")
+            raise DataError(f"{where} has the id {problem.id}, which was there before; ids must be unique.")
         problems[problem.id] = problem
     if not problems:
         raise DataError(f"{path} holds no problem.")
@@ -61,7 +62,7 @@ def read_own(path: Path, data: DataConfig) -> tuple[list[Problem], list[Row]]:
 
 
 def _text(row: Row, field: str, *, where: str, option: str) -> str:
-    text = str(field_of(row, field, where=where, hint=f"name the right one with {option}")).strip()
+    text = text_of(row, field, where=where, hint=f"name the right one with {option}")
     if not text:
         raise DataError(f"{where} has an empty {field!r}.")
     return text
