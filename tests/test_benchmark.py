@@ -31,6 +31,7 @@ from rlora.lora.peft.peft_format import save_adapter
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.system.lock import FolderLock
+from rlora.system.records import line_of
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.types import Problem
@@ -138,7 +139,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_with_the_same_samples(done, adapt
     kept = rows(tmp_path / "samples-digits-policy.jsonl")
     assert len(kept) == 3 * 2 * 6  # 16 completions a batch: 2 problems of 6
     with (tmp_path / "samples-digits-policy.jsonl").open("a") as file:
-        file.write(json.dumps({**kept[0], "problem": "arithmetic/test/9+0"}) + "\n")  # a kill in the middle
+        file.write(line_of({**kept[0], "problem": "arithmetic/test/9+0"}) + "\n")  # a kill in the middle
         file.write('{"problem": "arith')
     counters = []
 
@@ -244,7 +245,7 @@ def test_one_sample_on_aime_prints_the_interval_with_a_warning(data_dir, tmp_pat
 
 def test_a_damaged_samples_file_is_refused_with_the_line(tmp_path) -> None:
     (tmp_path / "x.jsonl").write_text('{"problem": "a"}\nnonsense\n')
-    with pytest.raises(RunDirError, match="line 2, is not a sample"):
+    with pytest.raises(RunDirError, match="line 2: Expecting value"):
         SampleFile(tmp_path / "x.jsonl", num_samples=1)
 
 

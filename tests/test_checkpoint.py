@@ -260,3 +260,83 @@ def test_folders_in_memory_of_a_process_that_was_killed_are_removed(tmp_path) ->
     alive.communicate()
     new = folder_in_memory(tmp_path)  # keeps this process's own
     assert sorted(tmp_path.iterdir()) == sorted([other, own, new])
+
+
+def rewritten(folder: Path, change, tensors=None) -> None:
+    """Change what a checkpoint says, and its manifest with it, as whoever made it up would."""
+    import hashlib
+
+    from safetensors.torch import load_file, save_file
+
+    state = json.loads((folder / "state.json").read_text())
+    change(state)
+    (folder / "state.json").write_text(json.dumps(state))
+    stored = load_file(folder / "tensors.safetensors")
+    save_file({**stored, **(tensors or {})}, folder / "tensors.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name in manifest["files"]:
+        data = (folder / name).read_bytes()
+        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"step": 7}, "it is of step 7, and its folder of step 2"),
+        ({"position": -5}, "position is -5"),
+        ({"position": None}, "position is None"),
+        ({"position": 1.5}, "position is 1.5"),
+        ({"num_updates": -1}, "num_updates is -1"),
+        ({"num_updates": True}, "num_updates is True"),
+        ({"tokens_per_micro_batch": 0}, "tokens_per_micro_batch is 0"),
+        ({"seconds": float("nan")}, "seconds is nan"),
+        ({"best": "0.5"}, "best is '0.5'"),
+        ({"problems": None}, "problems is None"),
+        ({"config": []}, r"config is \[\]"),
+        ({"engine": {"cache": -1}}, "engine is {'cache': -1}"),
+        ({"layout": {"a.lora_A": [1, 3], "a.lora_B": [3, 1]}}, r"theta_D is float32 \(5,\).*must be float32 \(6,\)"),
+        ({"layout": {"a.lora_A": [1, -3]}}, "layout is .* must be the shape of each tensor"),
+    ],
+)
+def test_a_checkpoint_that_is_whole_and_wrong_inside_is_refused_by_name(tmp_path, values, message) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(1))
+    folder.save(checkpoint(2))
+    rewritten(folder.folder(2), lambda state: state.update(values))
+    with pytest.raises(CheckpointError, match=message):
+        folder.load(2)
+    found = folder.newest()
+    assert found is not None
+    assert found.step == 1
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"theta_D": torch.full((5,), float("nan"))}, "theta_D holds numbers that are not finite"),
+        ({"first_moment_D": torch.full((5,), float("inf"))}, "first_moment_D holds numbers that are not finite"),
+        ({"first_moment_D": torch.zeros(4)}, r"first_moment_D is float32 \(4,\)"),
+        ({"second_moment_D": torch.zeros(5, dtype=torch.float64)}, "second_moment_D is float64"),
+        ({"solved_P2": torch.zeros(3, dtype=torch.float64)}, "solved_P2"),
+    ],
+)
+def test_tensors_that_no_run_can_have_are_refused_by_name(tmp_path, tensors, message) -> None:
+    folder = CheckpointFolder(tmp_path)
+    folder.save(checkpoint(2))
+    rewritten(folder.folder(2), lambda state: None, tensors)
+    with pytest.raises(CheckpointError, match=message):
+        folder.load(2)
+
+
+def test_files_where_folders_should_be_are_errors_of_our_own(tmp_path) -> None:
+    folder = CheckpointFolder(tmp_path / "checkpoints")
+    folder.save(checkpoint(1))
+    (tmp_path / "checkpoints" / "step-000009").write_text("")
+    assert folder.steps() == [1]
+    folder.remove_after(1)
+    with pytest.raises(WriteError, match="step-000009 could not be written"):
+        folder.save(checkpoint(9))
+    (tmp_path / "other").write_text("")
+    with pytest.raises(CheckpointError, match="cannot be read: Not a directory"):
+        CheckpointFolder(tmp_path / "other").steps()

@@ -1,6 +1,5 @@
 """Write the policy of a run as an adapter or as a model, with a card that says what it is."""
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from rlora.model.sources import DTYPES, load_tokenizer, model_dir
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
 from rlora.store.merge import MAX_KL, mean_kl, save_merged
-from rlora.store.run_dir import write_snapshot
+from rlora.store.run_dir import rollout_rows, write_snapshot
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.train.policy import Policy
@@ -156,7 +155,7 @@ def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[
     instruction = task(config.data.task_name).instruction
     renderer = PromptRenderer(load_tokenizer(folder, config.model), config.prompt, instruction=instruction)
     found = []
-    rows = [json.loads(line) for line in files[-1].read_text(encoding="utf-8").split("\n") if line]
+    rows = rollout_rows(files[-1])
     for row in rows[:: max(1, len(rows) // _NUM_COMPARED)]:
         problem = Problem(id=row["problem"], question=row["question"], answer=row["gold"], source=config.data.title)
         completion = Completion(

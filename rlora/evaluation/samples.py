@@ -4,7 +4,7 @@ A kill may leave a line cut short, or a problem with some of its samples; both a
 those problems are sampled again.
 """
 
-import json
+import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from io import FileIO
@@ -13,6 +13,7 @@ from typing import Any
 
 from rlora.errors import RunDirError
 from rlora.system.files import append_line, write_atomically
+from rlora.system.records import line_of, rows_in
 from rlora.types import Group, Problem, StopReason, Verdict, VerdictKind
 
 TOO_LONG = "prompt"  # `stop` of a sample that was never drawn, since its prompt is too long
@@ -24,20 +25,20 @@ class SampleFile:
     """Samples by problem, `num_samples` each, judged also by the `measures` of their judge."""
 
     def __init__(self, path: Path, *, num_samples: int, measures: Collection[str] = ()):
-        """Read what is there, and drop what is not whole; RunDirError for a file that this class did not write."""
+        """Read what is there, and drop what is not whole; RunDirError, naming the line, for one that was changed, or that
+        this class did not write.
+        """
         self._path, self._num_samples, self._measures = path, num_samples, tuple(measures)
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        rows, is_as_written = rows_in(path)
         found: dict[str, list[Row]] = defaultdict(list)
-        for number, line in enumerate(lines[:-1], start=1):  # what follows the last line feed was cut short
-            try:
-                row = json.loads(line)
-                found[row["problem"]].append(row)
-            except (ValueError, KeyError, TypeError) as error:
-                raise RunDirError(f"{path}, line {number}, is not a sample: {error!r}. Remove the file.") from error
-        self._rows = {problem: rows for problem, rows in found.items() if len(rows) == num_samples}
-        if lines and (lines[-1] or len(self._rows) < len(found)):
+        for number, row in enumerate(rows, start=1):
+            if wrong := _wrong_field(row, self._measures):
+                raise RunDirError(f"{path}, line {number}, is not a sample: {wrong}. Remove the file.")
+            found[row["problem"]].append(row)
+        self._rows = {problem: rows for problem, rows in found.items() if _is_complete(rows, num_samples)}
+        if path.exists() and not (is_as_written and len(self._rows) == len(found)):
             with write_atomically(path) as temporary:
-                kept = [_line(row) + "\n" for rows in self._rows.values() for row in rows]
+                kept = [line_of(row) + "\n" for rows in self._rows.values() for row in rows]
                 temporary.write_text("".join(kept), encoding="utf-8")
 
     def __contains__(self, problem: Problem) -> bool:
@@ -63,7 +64,7 @@ class SampleFile:
         rows = [row for group in groups for row in self._group_rows(group)]
         rows += [self._missing(problem, index) for problem in too_long for index in range(self._num_samples)]
         with FileIO(self._path, "a") as file:
-            append_line(file, "\n".join(map(_line, rows)))
+            append_line(file, "\n".join(map(line_of, rows)))
         for row in rows:
             self._rows.setdefault(row["problem"], []).append(row)
 
@@ -96,8 +97,22 @@ class SampleFile:
         }
 
 
-def _line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False)
+def _wrong_field(row: Row, measures: Sequence[str]) -> str:
+    """Return what a row lacks to be a sample, "" where it is one: files of before had no checksums."""
+    kinds = {"problem": str, "gold": str, "extracted": str, "stop": str, "text": str, "sample": int, "num_tokens": int}
+    for name, kind in kinds.items():
+        if type(row.get(name)) is not kind:
+            return f"{name} is {row.get(name)!r}"
+    for name in ("verdict", *(f"{measure}_verdict" for measure in measures)):
+        if row.get(name) not in [kind.value for kind in VerdictKind]:
+            return f"{name} is {row.get(name)!r}"
+    reward = row.get("reward", 0.0)
+    is_number = isinstance(reward, int | float) and math.isfinite(reward)
+    return "" if is_number else f"reward is {reward!r}"
+
+
+def _is_complete(rows: Sequence[Row], num_samples: int) -> bool:
+    return sorted(row["sample"] for row in rows) == list(range(num_samples))
 
 
 def _judgement(verdict: Verdict) -> dict[str, Any]:

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from rlora.errors import CheckpointError, ConfigError
 from rlora.lora.flat import FlatVector, Slot, lay_out
+from rlora.store.checkpoint_content import check_content
 from rlora.system.files import write_folder_atomically
+from rlora.system.records import object_in
 from rlora.train.optimizer import OptimizerState
 
 FORMAT = 2
@@ -100,9 +103,13 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, whole or not, in order."""
-        if not self.path.is_dir():
+        try:
+            folders = [entry.name for entry in self.path.iterdir() if entry.is_dir()]
+        except FileNotFoundError:
             return []
-        return sorted(int(match[1]) for entry in self.path.iterdir() if (match := _NAME.fullmatch(entry.name)))
+        except OSError as error:
+            raise CheckpointError(f"{self.path} cannot be read: {error.strerror or error}.") from error
+        return sorted(int(match[1]) for name in folders if (match := _NAME.fullmatch(name)))
 
     def folder(self, step: int) -> Path:
         """Return where the checkpoint of a step lies."""
@@ -113,7 +120,7 @@ class CheckpointFolder:
 
         One of this step that is there already is kept: it is the one that the run went on from.
         """
-        if self.folder(checkpoint.step).exists():
+        if self.folder(checkpoint.step).is_dir():
             return
         content = {_TENSORS: tensors_to_bytes(_tensors(checkpoint)), _STATE: _state(checkpoint)}
         with write_folder_atomically(self.folder(checkpoint.step)) as folder:
@@ -138,13 +145,14 @@ class CheckpointFolder:
             raise CheckpointError(f"{self.path} has no checkpoint of step {step}; there are: {there}.")
         content, written_as = _verified(folder)
         try:
-            state = json.loads(content[_STATE])
+            state = object_in(content[_STATE])
             tensors = tensors_from_bytes(content[_TENSORS])
             if written_as == 1:
                 tensors |= {
                     f"{name}_D": tensors[f"{name}_KD"][0] for name in ("theta", "first_moment", "second_moment")
                 }
                 (state["num_updates"],) = state["num_updates_K"]
+            check_content(state, tensors, step=step)
             return Checkpoint(
                 step=state["step"],
                 slots=lay_out({name: tuple(shape) for name, shape in state["layout"].items()}),
@@ -158,8 +166,10 @@ class CheckpointFolder:
                 engine=state.get("engine", {}),
                 **{name: state[name] for name in _PLAIN if name != "step"},
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{folder} lacks what a checkpoint needs: {error!r}.") from error
+        except KeyError as error:
+            raise CheckpointError(f"{folder} lacks what a checkpoint needs: {error}.") from error
+        except (TypeError, ValueError, AttributeError, IndexError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} is whole, but wrong inside: {error}.") from error
 
     def newest(self, on_damaged: Callable[[str], None] = lambda _: None) -> Checkpoint | None:
         """Return the newest whole checkpoint, telling `on_damaged` of each that is not; None where there is none.
@@ -205,23 +215,22 @@ def _verified(folder: Path) -> tuple[dict[str, bytes], int]:
     or changed.
     """
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = object_in((folder / _MANIFEST).read_bytes())
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} has no {_MANIFEST}: it was not finished.") from error
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder / _MANIFEST} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in _READ:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+    if manifest.get("format") not in _READ:
         raise CheckpointError(
-            f"{folder} is of format {found!r}; this version of rlora reads format {FORMAT} and older. "
+            f"{folder} is of format {manifest.get('format')!r}; this version of rlora reads format {FORMAT} and older. "
             "Use the one that wrote it."
         )
     content = {}
     for name in (_TENSORS, _STATE):
         try:
-            expected = manifest["files"][name]
+            expected = dict(manifest["files"][name])
             data = (folder / name).read_bytes()
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder / _MANIFEST} is damaged: it lacks {name}.") from error
         except OSError as error:
             raise CheckpointError(f"{folder / name} cannot be read: {error.strerror}.") from error

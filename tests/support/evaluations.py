@@ -1,12 +1,12 @@
 """Evaluations with the toy model, and a sampler that counts."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from rlora.evaluation.config import PRESETS, EvalConfig
 from rlora.sampler.base import Sampler
+from rlora.system.records import rows_in
 from rlora.types import Completion, SampleRequest, SamplingParams
 
 
@@ -16,7 +16,7 @@ def toy(output: Path | str, **changes) -> EvalConfig:
 
 
 def rows(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    return rows_in(file)[0]
 
 
 class Counting:

@@ -9,6 +9,7 @@ import pytest
 from rlora.loop import run
 from rlora.run_config import RunConfig
 from rlora.sampler.build import build_sampler
+from rlora.store.run_dir import metrics_rows
 from support.engines import Around
 from support.policies import ROOT
 from support.recipes import presets
@@ -20,7 +21,7 @@ def toy(run_dir: Path, **changes) -> RunConfig:
 
 
 def rows(run_dir: Path) -> list[dict]:
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return metrics_rows(run_dir)
 
 
 def without_clock(row: dict) -> dict:
