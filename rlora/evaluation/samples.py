@@ -25,8 +25,8 @@ class SampleFile:
     """Samples by problem, `num_samples` each, judged also by the `measures` of their judge."""
 
     def __init__(self, path: Path, *, num_samples: int, measures: Collection[str] = ()):
-        """Read what is there, and drop what is not whole; RunDirError, naming the line, for one that was changed, or that
-        this class did not write.
+        """Read what is there, and drop what is not whole; RunDirError, naming the line, for one that was changed,
+        or that this class did not write.
         """
         self._path, self._num_samples, self._measures = path, num_samples, tuple(measures)
         rows, is_as_written = rows_in(path)
