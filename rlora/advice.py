@@ -117,7 +117,7 @@ def rate_warning(config: RunConfig, model: Any) -> str | None:
     """Return a warning when the run's rate (of B) lies outside the known window; None when it is inside."""
     recommended = _recommended(config, model)
     warning = recommended.warning(_rate(config))
-    return warning and f"{warning} To start from: {recommended}"
+    return warning and f"{warning} To start from: {recommended.rate:.1e}; `rlora check` says where that is from."
 
 
 def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:

@@ -1,8 +1,12 @@
 """The end of a run: score base and policy on held-out problems, write `summary.json`, print the table."""
 
+import shlex
+import shutil
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.train.memory_plan import MemoryPlan
+from rlora.types import Problem
 
 
 def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
@@ -85,8 +90,8 @@ def summarize(run: Run) -> dict[str, Any]:
     }
     run_dir.save_summary(summary)
     run.log.display.console.print(_table(summary, greedy, drawn))
-    newest = "newest policy (PEFT format): adapter/" if config.method == "lora" else "newest policy: model/"
-    run.log.display.say(f"Run directory: {run_dir.path}   {newest}")
+    for line in (*_footing(summary), "", *_examples(test, greedy), *next_commands(run_dir.path)):
+        run.log.display.say(line)
     return summary
 
 
@@ -145,6 +150,8 @@ def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Ta
         title=f"{summary['data']}, {summary['num_problems']} held-out problems{wrong}, {summary['model']} "
         "(95 % intervals)",
         title_justify="left",
+        box=None,
+        padding=(0, 2, 0, 0),
     )
     for column in ("", "base", "policy", "difference"):
         table.add_column(column)
@@ -153,21 +160,52 @@ def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Ta
         table.add_row(name, str(comparison.base.accuracy), str(comparison.policy.accuracy), str(comparison.difference))
         for measure in comparison.policy.measures_P:
             base, policy = comparison.base.measure(measure), comparison.policy.measure(measure)
-            table.add_row(f"{name}, {measure}", str(base), str(policy), "")
-    for measure in greedy.policy.measures_P:
-        share = greedy.format_share(measure)
-        cell = "" if share is None else f"{100 * share:.0f} %"
-        table.add_row(f"share of the {measure} gain that is format", "", cell, "")
-    table.add_section()
-    phases = ", ".join(f"{name} {seconds:.1f}" for name, seconds in summary["seconds_by_phase"].items())
-    name = "adapter" if summary["method"] == "lora" else "model"
-    table.add_row(name, "", f"{summary['policy_bytes']:,} bytes", f"{summary['num_parameters']:,} numbers")
-    table.add_row("training", "", f"{summary['num_steps']} steps, {summary['train_seconds']:.1f} s", phases)
-    if summary["max_kl_k3"] is not None:
-        table.add_row(
-            "trainer against sampler",
-            "",
-            f"KL {summary['max_kl_k3']:.1e}",
-            f"{summary['max_mean_abs_logprob_difference']:.4f} nats a token (largest of all steps)",
-        )
+            table.add_row(f"  {measure}", str(base), str(policy), "")
     return table
+
+
+def _footing(summary: dict[str, Any]) -> Iterator[str]:
+    """Yield what a run cost and how near the two computations were, beneath the table."""
+    name = "adapter" if summary["method"] == "lora" else "model"
+    yield (
+        f"{summary['num_steps']} steps in {summary['train_seconds']:.1f} s; {name} of {summary['num_parameters']:,} "
+        f"numbers, {summary['policy_bytes']:,} bytes, in {summary['run_dir']}/{name}"
+    )
+    if summary["max_kl_k3"] is not None:
+        yield (
+            f"trainer against sampler, at most: KL {summary['max_kl_k3']:.1e}, "
+            f"{summary['max_mean_abs_logprob_difference']:.4f} nats a token"
+        )
+
+
+def _examples(problems: Sequence[Problem], greedy: Comparison, *, num_shown: int = 2) -> Iterator[str]:
+    """Yield what base and policy said to some problems, those first to which the policy's answer is better."""
+    before, after = greedy.base, greedy.policy
+    gains = [new - old for new, old in zip(after.scores_P, before.scores_P, strict=True)]
+    for index in sorted(range(len(problems)), key=lambda index: (-gains[index], index))[:num_shown]:
+        problem = problems[index]
+        yield f"{shortened(problem.question)}  (gold {shortened(problem.answer, 20)})"
+        for name, each in (("before", before), ("after", after)):
+            yield f"  {name:<6}  reward {each.scores_P[index]:g}: {shortened(each.texts_P[index]) or '(nothing)'}"
+
+
+def shortened(text: str, length: int = 52) -> str:
+    """Return a text as a part of a line: its first characters, without line breaks."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 4]} ..."
+
+
+def next_commands(run_dir: Path) -> Iterator[str]:
+    """Yield what may be done with a finished run, and how its commands are found where they are not on the path."""
+    run = shlex.quote(str(run_dir))
+    yield "Next:"
+    if shutil.which("rlora") is None and (activate := Path(sys.prefix) / "bin" / "activate").is_file():
+        yield f"  source {shlex.quote(_from_here(activate))}"
+    yield f"  rlora eval --run {run} --benchmark aime2024,aime2025,aime2026"
+    yield f"  rlora export {run} --to {run}-adapter"
+    yield f"  rlora check {run}"
+
+
+def _from_here(path: Path) -> str:
+    """Return a path as one types it in the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,12 @@ from support.runs import SIZE, stopped, toy
 
 from rlora.commands import export, runs
 from rlora.commands.cli import main
+from rlora.config import to_json
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import model_dir
 from rlora.store.merge import save_merged
 from rlora.system.lock import FolderLock
+from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
 
 pytestmark = pytest.mark.loop
@@ -74,6 +77,30 @@ def test_the_runs_command_writes_a_table_and_json(folder, capsys) -> None:
         main(["runs", str(folder / "unrelated")])
     assert ended.value.code == 1
     assert "holds no run" in capsys.readouterr().err
+
+
+def listed(folder: Path, capsys, *, width: int, monkeypatch) -> list[str]:
+    monkeypatch.setenv("COLUMNS", str(width))
+    main(["runs", str(folder)])
+    return capsys.readouterr().out.splitlines()
+
+
+def test_runs_are_told_apart_by_what_differs_and_no_name_is_cut(tmp_path, capsys, monkeypatch) -> None:
+    long = "llama-on-gsm8k-with-a-name-that-says-everything"
+    for name, rank, seed in (("a", 1, 0), (long, 8, 3)):
+        config = toy(tmp_path / name, seed=seed, lora=LoraConfig(rank=rank), optimizer=OptimizerConfig())
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(to_json(config)))
+    wide = listed(tmp_path, capsys, width=400, monkeypatch=monkeypatch)
+    assert wide[0].split()[-2:] == ["rank", "seed"]
+    assert sorted(line.split()[-2:] for line in wide[1:]) == [["1", "0"], ["8", "3"]]
+    assert any(line.startswith(f"{tmp_path / long}  stopped") for line in wide)
+    narrow = listed(tmp_path, capsys, width=60, monkeypatch=monkeypatch)
+    assert str(tmp_path / long) in narrow
+    assert max(len(line) for line in narrow if not line.startswith(str(tmp_path))) <= 60
+    assert {"rank", "seed"} <= set(narrow[1].split())
+    below = listed(tmp_path, capsys, width=40, monkeypatch=monkeypatch)
+    assert "  rank 8, seed 3" in below
 
 
 def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:

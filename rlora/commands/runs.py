@@ -3,21 +3,35 @@ broken.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.store.checkpoint import CheckpointFolder
 from rlora.store.run_dir import metrics_rows, read_json
 from rlora.system.lock import holder
 
+_COMPARED = {  # what runs are told apart by -> where it is in config.json
+    "method": "method",
+    "rank": "lora.rank",
+    "alpha": "lora.alpha",
+    "layers": "lora.layers",
+    "rate": "optimizer.learning_rate",
+    "loss": "loss.name",
+    "advantage": "advantage",
+    "seed": "seed",
+    "problems": "problems_per_step",
+    "samples": "samples_per_problem",
+    "data": "data.name",
+    "train": "data.train",
+    "model": "model.name",
+}
 _DESCRIPTION = """\
 List the runs in a folder, newest first.
 
@@ -32,7 +46,7 @@ class RunsOptions:
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DIR")] = Path("runs")
     """Folder whose subfolders are runs, or a run itself."""
     json: bool = False
-    """Write one JSON object a line instead of a table."""
+    """Write one JSON object a line instead of a table, with what each run was asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +62,8 @@ class RunState:
     age_seconds: float | None
     data: str
     model: str
+    setting: Mapping[str, str]
+    """What the run was asked for, of what runs are compared by: method, rank, rate and the like."""
     why: str = ""
 
 
@@ -87,8 +103,22 @@ def state_of(run_dir: Path) -> RunState:
         age_seconds=_age(run_dir / "metrics.jsonl"),
         data=str(config.get("data", {}).get("name", "")),
         model=str(config.get("model", {}).get("name", "")),
+        setting=_setting(config),
         why=why,
     )
+
+
+def _setting(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a run's configuration by which runs are told apart, short, "" where there is none."""
+    is_full = config.get("method") == "full"
+    found = {}
+    for name, path in _COMPARED.items():
+        value: Any = config
+        for part in path.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        is_meant = value is not None and not (is_full and path.startswith("lora."))
+        found[name] = f"{value:g}" if is_meant and isinstance(value, float) else str(value) if is_meant else ""
+    return found
 
 
 def _age(path: Path) -> float | None:
@@ -111,26 +141,51 @@ def main(arguments: Sequence[str]) -> None:
             values = {name: getattr(state, name) for name in RunState.__slots__}
             print(json.dumps({**values, "run_dir": str(state.run_dir)}))
         return
-    Console().print(_table(states))
+    for line in _table(states, width=Console().width):
+        print(line)
     for state in states:
         if state.why:
             print(f"{state.run_dir}: {state.why}")
 
 
-def _table(states: Sequence[RunState]) -> Table:
-    table = Table("run", "state", "step", "reward", "held-out", "last step", "data", "model")
-    for state in states:
-        table.add_row(
-            str(state.run_dir),
-            state.state,
-            f"{state.step}/{state.num_steps}",
-            "" if state.reward is None else f"{state.reward:.3f}",
-            "" if state.accuracy is None else f"{100 * state.accuracy:.1f} %",
-            "" if state.age_seconds is None else f"{_duration(state.age_seconds)} ago",
-            state.data,
-            state.model,
-        )
-    return table
+def _table(states: Sequence[RunState], *, width: int) -> Iterator[str]:
+    """Yield a line a run, with what differs between them; where that is too wide, a run's name has a line of its own.
+
+    No name is cut. What still is too wide then stands below its run, in words.
+    """
+    differing = [name for name in _COMPARED if len({state.setting[name] for state in states}) > 1]
+    rows = [["run", "state", "step", "reward", "held-out", "last step"], *map(_cells, states)]
+    columns = [[state.setting[name] or "-" for name in differing] for state in states]
+    whole = [[*row, *more] for row, more in zip(rows, [differing, *columns], strict=True)]
+    lines = _aligned(whole)
+    if max(map(len, lines)) <= width:
+        yield from lines
+        return
+    below = _aligned([row[1:] for row in whole])
+    is_below = max(map(len, below)) + 2 <= width
+    below = below if is_below else _aligned([row[1:] for row in rows])
+    yield from (rows[0][0], f"  {below[0]}")
+    for state, values, line in zip(states, columns, below[1:], strict=True):
+        yield str(state.run_dir)
+        yield f"  {line}"
+        if not is_below:
+            yield "  " + ", ".join(f"{name} {value}" for name, value in zip(differing, values, strict=True))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _cells(state: RunState) -> list[str]:
+    return [
+        str(state.run_dir),
+        state.state,
+        f"{state.step}/{state.num_steps}",
+        "" if state.reward is None else f"{state.reward:.3f}",
+        "" if state.accuracy is None else f"{100 * state.accuracy:.1f} %",
+        "" if state.age_seconds is None else f"{_duration(state.age_seconds)} ago",
+    ]
 
 
 def _duration(seconds: float) -> str:

@@ -35,10 +35,11 @@ class Evaluation:
     """The scores of one policy or the base: the reward of each problem, in order, and the same by the judge's measures.
 
     A problem whose prompt is too long to be sampled scores 0, as in `rlora eval`, and counts in `num_too_long`;
-    `truncated_share` is of what was sampled.
+    `truncated_share` is of what was sampled, and `texts_P` what was said ("" where nothing was).
     """
 
     scores_P: tuple[float, ...]
+    texts_P: tuple[str, ...]
     measures_P: Mapping[str, tuple[float, ...]]
     truncated_share: float
     num_too_long: int
@@ -69,6 +70,7 @@ def evaluate(
     sampled = engine.sample(problems, sampling, num_samples=1, seed=seed, key=("evaluate",), policy=policy)
     groups = engine.judge(sampled)
     verdicts = {group.prompt.problem.id: group.rollouts[0].verdict for group in groups}
+    texts = {group.prompt.problem.id: group.rollouts[0].completion.text for group in groups}
 
     def scores(verdicts: Mapping[str, Verdict]) -> tuple[float, ...]:
         return tuple(verdicts[each.id].reward if each.id in verdicts else 0.0 for each in problems)
@@ -76,6 +78,7 @@ def evaluate(
     num_truncated = sum(group.rollouts[0].completion.stop is StopReason.LENGTH for group in groups)
     return Evaluation(
         scores_P=scores(verdicts),
+        texts_P=tuple(texts.get(each.id, "") for each in problems),
         measures_P={
             name: scores({key: verdict.measures[name] for key, verdict in verdicts.items()}) for name in engine.measures
         },

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rlora.system.screen import screen
 from rlora.system.stages import Screen
 
+_LONGEST, _WIDE = 78, 150  # characters of a step's line, and of a screen on which the phases follow
 PHASES = ("sample", "verify", "train", "swap", "evaluate", "save")
 
 
@@ -67,19 +68,36 @@ class Display:
         done = int(values["step"]) + 1
         recent = self._seconds[-5:]
         left = (self._num_steps - done) * sum(recent) / len(recent)
-        phases = " ".join(f"{name} {values[f'seconds/{name}']:.1f}" for name in PHASES if f"seconds/{name}" in values)
-        kl = values.get("agreement/kl_k3")
-        self.say(
-            f"step {done:>4}/{self._num_steps}  reward {values['reward/mean']:.3f}  KL "
-            f"{'   -   ' if kl is None else f'{kl:.1e}'}  cut {100 * values['rollout/truncated_share']:>3.0f} %  "
-            f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s  {values['seconds/step']:>5.1f} s "
-            f"({phases})  "
-            f"left {_clock(left)}"
-        )
+        self.say(step_line(values, num_steps=self._num_steps, seconds_left=left, width=self.console.width))
         self._progress.update(self._task, completed=done)
+
+
+def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: float, width: int = 80) -> str:
+    """Return a finished step as a line of at most 78 characters; where `width` leaves room, the phases' seconds follow.
+
+    A held-out score stands in the place of the tokens a second. A number that is wider than usual pushes out what is
+    least missed.
+    """
+    digits, kl, held_out = len(str(num_steps)), values.get("agreement/kl_k3"), values.get("evaluation/accuracy")
+    rate = f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s"
+    cells = {
+        "step": f"step {int(values['step']) + 1:>{digits}}/{num_steps}",
+        "reward": f"reward {values['reward/mean']:.3f}",
+        "kl": f"KL {'-' if kl is None else f'{kl:.1e}':<7}",
+        "cut": f"cut {100 * values['rollout/truncated_share']:>3.0f} %",
+        "rate": f"{rate if held_out is None else f'held-out {100 * held_out:.1f} %':<15}",
+        "left": f"left {_clock(seconds_left)}",
+    }
+    for least in ("cut", "kl", "left"):
+        if len("  ".join(filter(None, cells.values()))) > _LONGEST:
+            cells[least] = ""
+    line = "  ".join(filter(None, cells.values()))
+    phases = " ".join(f"{name} {values[f'seconds/{name}']:.1f}" for name in PHASES if f"seconds/{name}" in values)
+    with_phases = f"{line}  {values['seconds/step']:.1f} s ({phases})"
+    return with_phases if len(with_phases) <= width and width >= _WIDE else line
 
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}h{minutes:02}" if hours else f"{minutes}:{rest:02}"
