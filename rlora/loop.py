@@ -9,7 +9,6 @@ from rlora.advice import check_layers
 from rlora.assemble import Problems, assemble, load_problems
 from rlora.config import to_json
 from rlora.inputs import check_inputs
-from rlora.lora.peft.peft_format import check_adapter
 from rlora.model.sources import model_dir
 from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore
 from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
@@ -106,12 +105,10 @@ def _run(
     if config.sampler.exact:
         make_exact()
     is_new = point is None and not checkpoints_of(config).steps()
-    if is_new and config.init_adapter is not None:
-        check_adapter(Path(config.init_adapter), config.lora)
     problems = problems or load_problems(config)
     folder = model_dir(config.model)
     check_layers(config, folder)
-    check_inputs(config, folder, problems)
+    check_inputs(config, folder, problems, is_new=is_new)
     with (
         closing(open_run_dir(config, parent=None if point is None else str(point))) as run_dir,
         Interrupts() as interrupts,

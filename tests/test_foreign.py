@@ -11,7 +11,7 @@ from support.policies import make_policy
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.foreign import padded_tensors, stored_shape
-from rlora.lora.peft.peft_format import check_adapter, save_adapter
+from rlora.lora.peft.peft_format import check_adapter, load_adapter_tensors, save_adapter
 
 pytestmark = pytest.mark.unit
 
@@ -84,12 +84,36 @@ def test_a_tensor_without_a_place_is_refused(folder, toy_policy) -> None:
         ({"rank_pattern": {"q": "2"}}, "its ranks must be numbers"),
         ({"lora_bias": True}, "has lora_bias=true, which is not read"),
         ({"fan_in_fan_out": True}, "has fan_in_fan_out=true"),
+        ({"init_lora_weights": "lora_ga"}, "was started by init_lora_weights='lora_ga', which is not known to leave"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights='olora'"),
+        ({"init_lora_weights": "a_later_kind"}, "init_lora_weights='a_later_kind'"),
+        ({"init_lora_weights": 1}, "init_lora_weights=1"),
+        ({"use_qalora": True}, "has use_qalora=True, which is not known to be plain LoRA"),
+        ({"alora_invocation_tokens": [1, 2]}, r"has alora_invocation_tokens=\[1, 2\], which is not known"),
+        ({"kasa_config": {"x": 1}}, "has kasa_config"),
+        ({"layer_replication": [[0, 2]], "a_later_field": "x"}, "has a_later_field='x', layer_replication="),
     ],
 )
 def test_kinds_that_are_not_served_are_refused(folder, fields, message) -> None:
     change(folder, **fields)
     with pytest.raises(AdapterError, match=message):
         stored_shape(folder)
+
+
+@pytest.mark.parametrize("start", [True, False, None, "gaussian", "eva", "orthogonal", "mica"])
+def test_starts_that_leave_the_base_as_it_was_are_read(folder, start) -> None:
+    change(folder, init_lora_weights=start, qalora_group_size=16, megatron_core="megatron.core", a_later_field=None)
+    assert stored_shape(folder)[0] == LoraConfig(rank=2)
+
+
+def test_numbers_that_are_not_finite_are_refused_with_their_tensor(folder, toy_policy) -> None:
+    stored = load_file(folder / "adapter_model.safetensors")
+    name = sorted(stored)[3]
+    stored[name][0, 0] = float("nan")
+    save_file(stored, folder / "adapter_model.safetensors")
+    for read in (padded_tensors, load_adapter_tensors):
+        with pytest.raises(AdapterError, match=r"layers\.0\..*lora_B holds numbers that are not finite"):
+            read(folder, LoraConfig(rank=2), shapes(toy_policy))
 
 
 @pytest.mark.parametrize("text", ["{ broken", "[]", '{"peft_type": "LORA", "lora_alpha": 32}'])

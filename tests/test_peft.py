@@ -111,7 +111,10 @@ def edit(folder, **changes) -> None:
         (lambda folder: edit(folder, r=4), "has rank 4, the run has 2; pass --lora.rank 4"),
         (lambda folder: edit(folder, lora_alpha=8), r"scales by 4.0, the run by 16.0; pass --lora.alpha 8"),
         (lambda folder: edit(folder, use_dora=True), "not a plain LoRA adapter"),
-        (lambda folder: edit(folder, init_lora_weights="pissa_niter_4"), "was trained on a changed base"),
+        (
+            lambda folder: edit(folder, init_lora_weights="pissa_niter_4"),
+            "by init_lora_weights='pissa_niter_4'",
+        ),
         (lambda folder: edit(folder, peft_type="IA3"), "not a plain LoRA adapter"),
         (lambda folder: (folder / "adapter_config.json").unlink(), "holds no adapter_config.json"),
         (lambda folder: (folder / "adapter_config.json").write_text("{"), "is not JSON"),

@@ -23,12 +23,12 @@ from safetensors.torch import load_file, save
 from rlora.errors import AdapterError
 from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
+from rlora.lora.peft.plain import check_plain
 from rlora.lora.peft.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
 from rlora.system.files import write_atomically
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
-_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # PEFT's starts that replace the base by a residual of it
 _PREFIX = "base_model.model."
 
 
@@ -117,13 +117,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
 def check_adapter(folder: Path, config: LoraConfig) -> None:
     """Raise AdapterError unless `folder` holds a plain LoRA adapter of this rank and scale, in safetensors."""
     stored = read_adapter_config(folder)
-    if stored.get("peft_type") != "LORA" or stored.get("use_dora"):
-        raise AdapterError(f"{folder} is not a plain LoRA adapter (vLLM does not serve DoRA).")
-    start = stored.get("init_lora_weights")
-    if isinstance(start, str) and start.startswith(_CHANGED_BASE):
-        raise AdapterError(
-            f"{folder} was trained on a changed base (init_lora_weights={start!r}); have PEFT convert it to plain LoRA."
-        )
+    check_plain(folder, stored)
     if stored.get("target_parameters"):
         raise AdapterError(
             f"{folder} adapts fused experts (target_parameters), whose gate and up projections share a factor; only "
@@ -155,6 +149,8 @@ def load_adapter_tensors(
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{folder / TENSOR_FILE} cannot be read: {error}") from error
     tensors = {our_name(key): value.float() for key, value in stored_tensors.items()}
+    if wrong := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise AdapterError(f"{folder}: {wrong[0]} holds numbers that are not finite; copy or train the adapter again.")
     if missing := sorted(names.keys() - tensors.keys()):
         raise AdapterError(
             f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}; check --lora.layers."
