@@ -115,11 +115,9 @@ def assemble(
         sampler = shared.sampler
         sampler.restore_cache()
     engine = RolloutEngine(renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
-    prompts = engine.render(problems[:_CANARY_CANDIDATES])
+    prompts = engine.render(problems[:_CANARY_CANDIDATES]) or engine.render(problems)[:_CANARY_CANDIDATES]
     if not prompts:
-        raise DataError(
-            f"the first {_CANARY_CANDIDATES} prompts are all longer than {config.sampler.max_prompt_tokens} tokens."
-        )
+        raise DataError(f"all prompts are longer than {config.sampler.max_prompt_tokens} tokens.")
     return Parts(
         policy=policy,
         trainer=trainer,

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 from rlora.assemble import Problems
+from rlora.errors import DataError
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import load_adapter_tensors
 from rlora.model.limits import check_lengths
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer
 from rlora.run_config import RunConfig
+from rlora.system.screen import say
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 
@@ -19,6 +21,7 @@ def check_inputs(config: RunConfig, folder: Path, problems: Problems, *, is_new:
         ConfigError: A prompt cannot be written or holds tokens that the model does not have, prompts and completions
             are longer than its positions, no token ends a completion, or a file of the model's is broken.
         AdapterError: A new run's initial adapter does not fit.
+        DataError: Every prompt of the training is too long.
     """
     tokenizer, model = load_tokenizer(folder, config.model), empty_model(folder, config.model)
     longest = config.sampler.max_prompt_tokens
@@ -32,3 +35,17 @@ def check_inputs(config: RunConfig, folder: Path, problems: Problems, *, is_new:
     renderer.check((*problems.train, *problems.test), num_rows=model.get_input_embeddings().num_embeddings)
     if is_new and config.init_adapter is not None:
         load_adapter_tensors(Path(config.init_adapter), config.lora, adapter_shapes(model, config.lora))
+    _say_too_long(renderer, problems, longest)
+
+
+def _say_too_long(renderer: PromptRenderer, problems: Problems, longest: int) -> None:
+    """Say how many prompts are longer than the sampler takes: never trained on, and wrong wherever scores are made."""
+    train, test = (renderer.num_too_long(part, longest) for part in (problems.train, problems.test))
+    wide = "raise --sampler.max-prompt-tokens, or take a shorter --prompt.instruction"
+    if train == len(problems.train):
+        raise DataError(f"all {train} training prompts are longer than {longest} tokens; {wide}.")
+    if train or test:
+        say(
+            f"Prompts of more than {longest} tokens: {train} of {len(problems.train)} in training, which are left out, "
+            f"and {test} of {len(problems.test)} in the test, which count as wrong. To have them, {wide}."
+        )

@@ -46,8 +46,9 @@ class RunConfig:
     """Which set of defaults applies; fields given beside it override them."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
     reward: str | None = None
-    """Who rewards: mathematics, number (the last number of a text counts), or your own my_module:my_function of
-    (completion, problem) -> reward or (reward, reason); the data set's own judge when left out.
+    """Who rewards: mathematics (the answer must be marked), last_number (or be the last number of a text), number (the
+    same, and worked out to a number), or your own my_module:my_function of (completion, problem) -> reward or (reward,
+    reason); the data set's own judge when left out, which of your own files is mathematics.
     """
     num_steps: int = 100
     """Iterations: each samples, trains once, and hands the new policy to the sampler."""

@@ -23,6 +23,7 @@ from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
 from rlora.store.run_dir import read_json
+from rlora.tasks.files import is_own
 from rlora.train.batching import BatchConfig
 from rlora.types import Prompt, Sample, SamplingParams
 from rlora.verify import Verifier
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str]) -> None:
     gigabytes, arguments = _gpu_of(arguments)
     if arguments and (Path(arguments[0]) / "config.json").is_file():
         arguments = ["--run", *arguments]
+    elif arguments and is_own(arguments[0]):
+        arguments = ["--limit", "3", "--benchmark", *arguments]
     if arguments and not arguments[0].startswith("-"):
         lines = check_recipe(arguments[0], arguments[1:], gigabytes=gigabytes)
     elif gigabytes is not None:

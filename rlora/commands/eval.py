@@ -78,6 +78,8 @@ def run_defaults(run: Path) -> EvalConfig:
         preset=OF_RUN,
         model=None,
         data_dir=config.data.data_dir if data_folder() is None else None,
+        question_field=config.data.question_field,
+        answer_field=config.data.answer_field,
         temperature=config.sampling.temperature,
         max_tokens=config.evaluated_sampling.max_tokens,
         num_threads=config.num_threads,

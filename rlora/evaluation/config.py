@@ -1,7 +1,6 @@
 """The configuration of an evaluation, and its presets."""
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from rlora.config import check_choices, to_json
@@ -10,6 +9,7 @@ from rlora.model.sources import BUNDLED, TOY, DtypeName
 from rlora.rewards import check_judge
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
+from rlora.tasks.files import check_own, is_own, own_title
 from rlora.tasks.prompts import TemplateName
 from rlora.types import SamplingParams
 from rlora.verify import VerifierConfig
@@ -51,10 +51,12 @@ class EvalConfig:
     trust_remote_code: bool = False
     """Run Python code that a model's repository ships; off unless you trust its authors."""
     benchmark: str = "aime2024,aime2025"
-    """Data sets whose test split is scored, joined by commas; FILE.jsonl and my_module:my_task are your own."""
+    """Data sets whose test split is scored, joined by commas; FILE.jsonl (.json, .csv, .tsv, .parquet),
+    hub:NAME[SPLIT] and my_module:my_task are your own.
+    """
     reward: str | None = None
-    """Who judges: mathematics, number, or your own my_module:my_function, as in training; each benchmark's own judge
-    when left out, of a run that was rewarded by another too.
+    """Who judges: mathematics, last_number, number, or your own my_module:my_function, as in training; each benchmark's
+    own judge when left out, of a run that was rewarded by another too.
     """
     worked_out: bool = False
     """Count an answer that is less worked out than its gold as wrong, as training does: a formula of the question is
@@ -63,9 +65,9 @@ class EvalConfig:
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     question_field: str = "question"
-    """Field of FILE.jsonl that holds the question."""
+    """Field of your own data that holds the question."""
     answer_field: str = "answer"
-    """Field of FILE.jsonl that holds the answer."""
+    """Field of your own data that holds the answer."""
     samples: int = 32
     """Completions of each problem, by the policy and by the base."""
     temperature: float = 1.0
@@ -130,10 +132,10 @@ class EvalConfig:
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ConfigError(f"two benchmarks are called {twice[0]}. Name each once, and rename a file if need be.")
         for name in self.benchmarks:
-            if not is_file_name(name):
+            if is_own(name):
+                check_own(name, "benchmark")
+            else:
                 check_judge(task(name).judge)
-            elif not Path(name).is_file():
-                raise ConfigError(f"the benchmark {name} is not a file.")
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -156,12 +158,7 @@ class EvalConfig:
 
 def title_of(benchmark: str) -> str:
     """Return how a benchmark is called in the names of files."""
-    return Path(benchmark).stem if is_file_name(benchmark) else benchmark.replace(":", ".")
-
-
-def is_file_name(benchmark: str) -> bool:
-    """Whether a benchmark is a person's own file rather than a data set's name."""
-    return benchmark.endswith(".jsonl")
+    return own_title(benchmark) if is_own(benchmark) else benchmark.replace(":", ".")
 
 
 GPU = EvalConfig()

@@ -12,7 +12,7 @@ from rlora.config import differences as config_differences
 from rlora.config import to_json
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
-from rlora.evaluation.config import OF_RUN, EvalConfig, is_file_name, title_of
+from rlora.evaluation.config import OF_RUN, EvalConfig, title_of
 from rlora.evaluation.engine import Benchmark, check_inputs, collect, engine_of, judge_of, load_renderer, open_sampler
 from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
@@ -34,6 +34,7 @@ from rlora.system.screen import LOG_FILE, Diversion, say, screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
 from rlora.tasks.fields import check_problems
+from rlora.tasks.files import is_own
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.sets.own import read_own
 from rlora.types import Problem
@@ -89,7 +90,7 @@ def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Be
     folder = model_dir(subject.model)
     benchmarks = []
     for name in config.benchmarks:
-        chosen = task(OWN if is_file_name(name) else name)
+        chosen = task(OWN if is_own(name) else name)
         renderer = load_renderer(folder, subject, name, chosen)
         benchmarks.append(Benchmark(name=name, task=chosen, problems=tuple(problems[name]), renderer=renderer))
     return folder, benchmarks
@@ -98,7 +99,7 @@ def load_benchmarks(config: EvalConfig, subject: Subject) -> tuple[Path, list[Be
 def load_problems(config: EvalConfig, name: str) -> list[Problem]:
     """Return the problems of a benchmark; DataError when there are none."""
     data = DataConfig(data_dir=config.data_dir, question_field=config.question_field, answer_field=config.answer_field)
-    problems = read_own(Path(name), data)[0] if is_file_name(name) else task(name).read("test", data)
+    problems = read_own(name, data, split="test")[0] if is_own(name) else task(name).read("test", data)
     if not problems:
         raise DataError(f"{name} has no test problems.")
     check_problems(problems)

@@ -9,7 +9,7 @@ from typing import Any
 
 from rlora.config import from_json, to_json
 from rlora.errors import AdapterError, ConfigError, ModelError, RunDirError
-from rlora.evaluation.config import EvalConfig, is_file_name
+from rlora.evaluation.config import EvalConfig
 from rlora.full.weights import WEIGHTS_FILE
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.foreign import stored_shape
@@ -18,6 +18,7 @@ from rlora.model.sources import ModelConfig, model_title
 from rlora.store.run_dir import read_json
 from rlora.tasks import DataConfig, Task, task
 from rlora.tasks.data import OWN
+from rlora.tasks.files import is_own
 from rlora.tasks.prompts import PromptConfig
 
 
@@ -68,7 +69,7 @@ class Subject:
         """
         if self.instruction is not None:
             return replace(self.prompt, instruction=self.instruction)
-        own = task(OWN if is_file_name(benchmark) else benchmark)
+        own = task(OWN if is_own(benchmark) else benchmark)
         trained_on = None if self.data is None else known_task(self.trained_on)
         is_same = trained_on is not None and trained_on.instruction == own.instruction
         return self.prompt if is_same else replace(self.prompt, instruction=None)

@@ -19,7 +19,8 @@ __all__ = [
 
 JUDGES: Mapping[str, Callable[..., Judge]] = {
     "mathematics": Mathematics,  # the answer must be marked, or be the whole last line
-    "number": partial(Mathematics, last_number=True, is_number=True),  # the last number of a text will do
+    "last_number": partial(Mathematics, last_number=True),  # or the last number of a text
+    "number": partial(Mathematics, last_number=True, is_number=True),  # the same, and it must be a number
 }
 
 

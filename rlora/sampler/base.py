@@ -38,7 +38,9 @@ class SamplerConfig:
     max_num_seqs: int = 256
     """Completions that vLLM generates at once; 0 takes as many as the cache has room for (256 without a GPU)."""
     max_prompt_tokens: int = 1024
-    """Longer prompts are dropped and counted."""
+    """Longer prompts are never sampled: training leaves them out, every evaluation counts them as wrong, and both say
+    how many they are.
+    """
     exact: bool = False
     """On a GPU: repeat samples and gradients bit for bit, so that a resumed run equals one that was never stopped;
     slower (vLLM's batch-invariant kernels, deterministic backward passes). On a CPU with AMX: the same bits for a

@@ -1,12 +1,12 @@
-"""Which problems a run trains and is tested on: a data set by name, or a person's own JSON Lines files."""
+"""Which problems a run trains and is tested on: a data set by name, or a person's own data."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from rlora.errors import ConfigError
+from rlora.tasks.files import check_own
 
 OWN = "jsonl"
 """The name of the data set that `train` and `test` files make."""
@@ -25,7 +25,10 @@ class DataConfig:
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
     train: str | None = None
-    """Your own training problems: a JSON Lines file with a question and an answer in each object."""
+    """Your own training problems, with a question and an answer in each row: a file .jsonl, .json (an array), .csv,
+    .tsv or .parquet, or hub:NAME[SPLIT] (hub:NAME:SUBSET[SPLIT]). How answers count is said by --reward: mathematics
+    (marked), last_number, or number.
+    """
     test: str | None = None
     """Your own test problems, in the same fields; when left out, a tenth of train (at most 500) is held out."""
     question_field: str = "question"
@@ -46,9 +49,8 @@ class DataConfig:
         if self.name == OWN and self.train is None:
             raise ConfigError(f"the data set {OWN!r} is your own files; name them with --train FILE.jsonl.")
         for field in ("train", "test"):
-            file = getattr(self, field)
-            if file is not None and not Path(file).is_file():
-                raise ConfigError(f"{field} is {file!r}, which is not a file.")
+            if (name := getattr(self, field)) is not None:
+                check_own(name, field)
         if not self.question_field or not self.answer_field:
             raise ConfigError("question_field and answer_field must not be empty.")
         low, high = self.min_difficulty, self.max_difficulty
@@ -63,7 +65,7 @@ class DataConfig:
     @property
     def title(self) -> str:
         """How the data set is named beside a score."""
-        return self.name if self.train is None else Path(self.train).name
+        return self.name if self.train is None else self.train.rpartition("/")[2]
 
     @property
     def is_filtered(self) -> bool:

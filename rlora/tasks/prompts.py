@@ -12,6 +12,7 @@ from rlora.errors import ConfigError
 from rlora.types import Problem, Prompt
 
 TemplateName = Literal["auto", "chat", "plain"]
+_ADDED = 8  # tokens at most that a tokenizer puts before a text by itself
 _PLAIN = "Question: {content}\nAnswer:"
 
 
@@ -98,6 +99,16 @@ class PromptRenderer:
                     "rows: tokens were added to the tokenizer, and the model was not resized. Take them out of the "
                     "tokenizer, or resize the model (resize_token_embeddings)."
                 )
+
+    def num_too_long(self, problems: Sequence[Problem], limit: int) -> int:
+        """Return how many prompts have more than `limit` tokens. A token has at least a byte, so few are written out:
+        those whose question, with what the first prompt has around its own, could be too long.
+        """
+        if not problems:
+            return 0
+        around = len(self._text(problems[0]).encode()) - len(problems[0].question.encode()) + _ADDED
+        large = [problem for problem in problems if len(problem.question.encode()) + around > limit]
+        return sum(len(self._token_ids(self._text(problem))) > limit for problem in large)
 
     def render(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem; ConfigError where the chat template refuses it."""

@@ -39,9 +39,15 @@ def selected(rows: Sequence[Row], data: DataConfig, *, name: str, difficulty: st
         for row in rows
     ]
     if not any(found):
+        bounds = (
+            ("a difficulty of at least {}", data.min_difficulty, "--min-difficulty"),
+            ("a difficulty of at most {}", data.max_difficulty, "--max-difficulty"),
+            ("a topic with {!r}", data.topic, "--topic"),
+        )
+        given = [(text.format(value), option) for text, value, option in bounds if value is not None]
         raise DataError(
-            f"no row of {name} has a difficulty from {low:g} to {high:g} and a topic with {data.topic or ''!r}; "
-            "widen --min-difficulty, --max-difficulty or --topic."
+            f"no row of {name} has {' and '.join(text for text, _ in given)}; widen "
+            f"{' or '.join(option for _, option in given)}."
         )
     return found
 

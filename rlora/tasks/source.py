@@ -81,23 +81,38 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     Numbers are texts, as they are spelled there. What no text can hold, half of a surrogate pair, becomes U+FFFD, which
     is said.
     """
-    rows, num_mended = [], 0  # split at line feeds alone: splitlines() would also cut at the U+2028 of some problems
+    text = read_text(path)
+    lines = enumerate(text.split("\n"), start=1)  # not at the U+2028 of some problems, as splitlines() does
+    rows = [_object(line, f"{path}, line {number},") for number, line in lines if line.strip()]
+    return whole_rows(rows, path) if "\\u" in text else rows
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; DataError where it is not UTF-8."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_int=str, parse_float=str, parse_constant=lambda _: None)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}, is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}, is not a JSON object: {line[:80]!r}")
-        mended = whole(row) if "\\u" in line else row
-        num_mended += mended is not row
-        rows.append(mended)
-    if num_mended:
-        say(f"{path}: {num_mended} rows hold half of a surrogate pair (of an emoji, say), which became U+FFFD.")
-    return rows
+
+
+def parsed_json(text: str, where: str) -> Any:
+    """Return the value of a JSON text, its numbers as they are spelled; DataError where it is none."""
+    try:
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON: {error}") from error
+
+
+def whole_rows(rows: Sequence[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Return the rows with each half of a surrogate pair replaced by U+FFFD, which is said."""
+    mended = [whole(row) for row in rows]
+    if count := sum(new is not old for new, old in zip(mended, rows, strict=True)):
+        say(f"{path}: {count} rows hold half of a surrogate pair (of an emoji, say), which became U+FFFD.")
+    return mended
+
+
+def _object(text: str, where: str) -> dict[str, Any]:
+    row = parsed_json(text, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is not a JSON object: {text[:80]!r}")
+    return row

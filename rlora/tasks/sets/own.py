@@ -1,13 +1,12 @@
-"""A person's own problems: any JSON Lines file with a question and an answer in each object."""
+"""A person's own problems: a file, or a data set of the hub, with a question and an answer in each row."""
 
 from itertools import compress
-from pathlib import Path
 
 from rlora.errors import DataError
 from rlora.tasks.data import OWN, DataConfig
 from rlora.tasks.fields import id_of, text_of
+from rlora.tasks.files import own_title, read_own_rows
 from rlora.tasks.select import Row, hold_out, level_text, selected
-from rlora.tasks.source import read_jsonl
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
@@ -23,8 +22,8 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     if data.train is None:
         raise DataError("no file of your own was named; use --train FILE.jsonl.")
     if split == "test" and data.test is not None:
-        return read_own(Path(data.test), data)[0]
-    problems, rows = read_own(Path(data.train), data)
+        return read_own(data.test, data, split="test")[0]
+    problems, rows = read_own(data.train, data, split="train")
     train, test = (problems, []) if data.test is not None else hold_out(problems, name=OWN)
     if split == "test":
         return test
@@ -39,25 +38,28 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     return [problem for problem in train if problem.id in chosen]
 
 
-def read_own(path: Path, data: DataConfig) -> tuple[list[Problem], list[Row]]:
-    """Return the problems of a file with its rows, in order."""
-    rows = read_jsonl(path)
+def read_own(name: str, data: DataConfig, *, split: str) -> tuple[list[Problem], list[Row]]:
+    """Return the problems of a file or of a hub's data set with its rows, in order.
+
+    `split` is what is taken of a hub's set whose name has none.
+    """
+    rows, title = read_own_rows(name, split=split), own_title(name)
     difficulty = _first_field(rows, _DIFFICULTY_FIELDS)
     problems: dict[str, Problem] = {}
     for index, row in enumerate(rows):
-        where = f"{path}, object {index + 1},"
+        where = f"{name}, object {index + 1},"
         problem = Problem(
-            id=f"{path.stem}/{id_of(row, where=where) or index + 1}",
+            id=f"{title}/{id_of(row, where=where) or index + 1}",
             question=_text(row, data.question_field, where=where, option="--question-field"),
             answer=_text(row, data.answer_field, where=where, option="--answer-field"),
-            source=path.stem,
+            source=title,
             level=level_text(row.get(difficulty)),
         )
         if problem.id in problems:
             raise DataError(f"{where} has the id {problem.id}, which was there before; ids must be unique.")
         problems[problem.id] = problem
     if not problems:
-        raise DataError(f"{path} holds no problem.")
+        raise DataError(f"{name} holds no problem.")
     return list(problems.values()), rows
 
 
