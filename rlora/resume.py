@@ -9,11 +9,12 @@ from rlora.errors import CheckpointError, ConfigError
 from rlora.run_config import RunConfig
 from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
-from rlora.store.run_dir import RunDir, read_json
+from rlora.store.run_dir import METRICS_FILE, RunDir, read_json
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
+from rlora.tracking.tally import Tally
 
 MAY_CHANGE = (
     "run_dir",
@@ -141,6 +142,8 @@ def restore(
             )
         parts.trainer.restore(slots=start.slots, theta_D=start.theta_D, optimizer=start.optimizer, version=start.step)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
+        if not is_branch and start.tally is not None:
+            progress.tally = Tally(**start.tally)
         if not is_branch:
             parts.trainer.budget.tokens = start.tokens_per_micro_batch
         if is_same_set:
@@ -158,9 +161,10 @@ def restore(
             "--sampler.exact would have made it so."
         )
     rows = run_dir.rows()
-    if progress.step > _first_step(run_dir) and (not rows or rows[-1]["step"] != progress.step - 1):
-        log.display.say(f"{run_dir.path / 'metrics.jsonl'} has no row of step {progress.step - 1}: it was damaged.")
-    progress.reward = rows[-1]["reward/mean"] if rows else None
+    if start is not None and not is_branch and start.tally is None:  # a checkpoint of before it was counted there
+        progress.tally = Tally.of(rows)
+    if (num_lost := progress.tally.num_steps - len(rows)) > 0:
+        log.display.say(f"{run_dir.path / METRICS_FILE} lacks the rows of the first {num_lost} steps.")
     log.display.begin(progress.step)
     rates = SolveRates(len(problems.train), config.samples_per_problem, solved_P2) if config.curriculum else None
     return Run(
@@ -173,10 +177,3 @@ def restore(
         log=log,
         interrupts=interrupts,
     )
-
-
-def _first_step(run_dir: RunDir) -> int:
-    """Return the step that the run began with: that of its parent's checkpoint where it is a branch, else 0."""
-    parent = read_json(run_dir.path / "run.json").get("parent") or ""
-    step = parent.rpartition("@")[2]
-    return int(step) if step.isdigit() else 0

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rlora.assemble import Parts
@@ -14,6 +14,7 @@ from rlora.store.run_dir import RunDir, environment
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog
+from rlora.tracking.tally import Tally
 from rlora.train.memory_plan import MemoryPlan
 from rlora.types import Problem
 
@@ -22,17 +23,18 @@ NO_SCORE = -sys.float_info.max  # below every score, a user's negative rewards t
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is: finished steps, the best held-out score, the steps' seconds, the last reward."""
+    """How far a run is: finished steps, the best held-out score, the steps' seconds, what is counted over them."""
 
     step: int = 0
     best: float = NO_SCORE
     seconds: float = 0.0
-    reward: float | None = None
+    tally: Tally = field(default_factory=Tally)
 
     def has_reached_bound(self, config: RunConfig) -> bool:
         """Return whether the number of steps, or the bound on hours or on reward, ends the run here."""
         is_late = config.stop_after_hours is not None and self.seconds >= 3600 * config.stop_after_hours
-        is_good = config.stop_at_reward is not None and self.reward is not None and self.reward >= config.stop_at_reward
+        reward, wanted = self.tally.reward, config.stop_at_reward
+        is_good = wanted is not None and reward is not None and reward >= wanted
         return self.step >= config.num_steps or (self.step > 0 and (is_late or is_good))
 
 
@@ -81,6 +83,7 @@ class Run:
             problems=self.stream.fingerprint,
             config=to_json(self.config),
             environment=environment(),
+            tally=self.progress.tally.to_json(),
             engine=plan.engine if isinstance(plan, MemoryPlan) else {},
             solved_P2=None if self.stream.solve_rates is None else self.stream.solve_rates.counts_P2.clone(),
         )
@@ -100,5 +103,5 @@ class Run:
         with self.interrupts.held_back():
             self.log.write(values)
         self.progress.step += 1
-        self.progress.reward = values["reward/mean"]
+        self.progress.tally.add(values)
         self.progress.seconds += values["seconds/step"]

@@ -4,7 +4,7 @@ import shlex
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from rlora.run_config import RunConfig
 from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
 from rlora.tracking.metrics import peak_resident_bytes
+from rlora.tracking.tally import Tally
 from rlora.train.memory_plan import MemoryPlan
 from rlora.types import Problem
 
@@ -67,7 +68,7 @@ def summarize(run: Run) -> dict[str, Any]:
     snapshot = parts.policy.snapshot()
     if sum(held_out) / len(held_out) >= run.progress.best:
         run_dir.save_policy(snapshot, is_best=True)
-    rows = run_dir.rows()
+    tally = run.progress.tally
     summary = {
         "base": _score(greedy.base.accuracy),
         "policy": _score(greedy.policy.accuracy),
@@ -78,13 +79,13 @@ def summarize(run: Run) -> dict[str, Any]:
         "sampled": {"temperature": sampling.temperature, **_comparison(drawn)},
         "model": model_title(config.model),
         "data": config.data.title,
-        "num_steps": len(rows),
-        "train_seconds": sum(row["seconds/step"] for row in rows),
-        "seconds_by_phase": _seconds_by_phase(rows),
+        "num_steps": tally.num_steps,
+        "train_seconds": tally.seconds.get("step", 0.0),
+        "seconds_by_phase": _seconds_by_phase(tally),
         "method": config.method,
         "policy_bytes": snapshot.num_bytes,
         "num_parameters": parts.policy.flat.theta_D.numel(),
-        **_agreement(rows),
+        **_agreement(tally, run_dir.rows()),
         "peak_resident_bytes": peak_resident_bytes(),
         "run_dir": str(run_dir.path),
     }
@@ -124,22 +125,24 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _seconds_by_phase(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    phases = sorted({name for row in rows for name in row if name.startswith("seconds/")} - {"seconds/step"})
-    return {name.removeprefix("seconds/"): sum(row.get(name, 0.0) for row in rows) for name in phases}
+def _seconds_by_phase(tally: Tally) -> dict[str, float]:
+    return {phase: seconds for phase, seconds in sorted(tally.seconds.items()) if phase != "step"}
 
 
-def _agreement(rows: Sequence[dict[str, float]]) -> dict[str, float | None]:
-    """Return how far trainer and sampler were apart: the first trained step, the median and the maximum over steps."""
+def _agreement(tally: Tally, rows: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+    """Return how far trainer and sampler were apart: the first trained step, the median and the maximum over steps.
+
+    The median is that of the steps whose rows the log still has.
+    """
     found: dict[str, float | None] = {}
     for short, name in (
         ("kl_k3", "agreement/kl_k3"),
         ("mean_abs_logprob_difference", "agreement/mean_abs_logprob_difference"),
     ):
         values = [row[name] for row in rows if name in row]
-        found[f"first_{short}"] = values[0] if values else None
+        found[f"first_{short}"] = tally.first.get(name)
         found[f"median_{short}"] = statistics.median(values) if values else None
-        found[f"max_{short}"] = max(values) if values else None
+        found[f"max_{short}"] = tally.largest.get(name)
     return found
 
 

@@ -117,7 +117,7 @@ def test_an_expert_of_another_rank_is_refused(mixture, tmp_path) -> None:
     name = "model.layers.0.mlp.experts.1.up_proj.lora_A"
     stored[f"base_model.model.{name}.weight"] = torch.zeros(4, 64)
     save_file(stored, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(AdapterError, match=r"experts.1.up_proj.lora_A is \(4, 64\), the policy needs \(2, 64\)"):
+    with pytest.raises(AdapterError, match=r"has rank_pattern=.*; only one rank and scale for all is read"):
         load_adapter_tensors(tmp_path, policy.config, {slot.name: slot.shape for slot in policy.flat.slots})
 
 

@@ -1,6 +1,7 @@
 """Runs with --method full: the same loop, resumed exactly, evaluated and exported. Toy model in bf16, torch sampler."""
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -49,7 +50,10 @@ def test_a_run_directory_holds_a_model_in_place_of_the_adapter(straight) -> None
     names = {path.name for path in straight.iterdir()}
     assert {"model", "model-best", "checkpoints", "summary.json"} <= names
     assert not {"adapter", "adapter-best"} & names
-    assert json.loads((straight / "model" / "rlora.json").read_text()) == {"version": 5, "base_model": "toy"}
+    stamp = json.loads((straight / "model" / "rlora.json").read_text())
+    weights = (straight / "model" / "model.safetensors").read_bytes()
+    digest = hashlib.sha256(weights).hexdigest()
+    assert stamp == {"version": 5, "base_model": "toy", "sha256": {"model.safetensors": digest}}
     summary = json.loads((straight / "summary.json").read_text())
     assert (summary["method"], summary["num_parameters"]) == ("full", NUM_WEIGHTS)
     assert summary["policy_bytes"] == 2 * NUM_WEIGHTS

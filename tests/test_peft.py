@@ -108,7 +108,7 @@ def edit(folder, **changes) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: edit(folder, r=4), "has rank 4, the run has 2; pass --lora.rank 4"),
+        (lambda folder: edit(folder, r=4), "has r=4, and adapter_model.safetensors holds factors of rank 2"),
         (lambda folder: edit(folder, lora_alpha=8), r"scales by 4.0, the run by 16.0; pass --lora.alpha 8"),
         (lambda folder: edit(folder, use_dora=True), "not a plain LoRA adapter"),
         (

@@ -213,6 +213,7 @@ def test_an_adapter_file_that_is_no_safetensors_is_refused(straight, tmp_path) -
     from rlora.lora.peft.peft_format import load_adapter_tensors
 
     shutil.copytree(straight / "adapter", tmp_path / "adapter")
+    (tmp_path / "adapter" / "rlora.json").unlink()  # as if it came from elsewhere
     (tmp_path / "adapter" / ADAPTER).write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(AdapterError, match="cannot be read"):
         load_adapter_tensors(tmp_path / "adapter", LoraConfig(), {})

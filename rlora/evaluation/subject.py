@@ -1,7 +1,6 @@
 """What is evaluated: the newest policy of a run, an adapter's folder, or a model alone."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from rlora.lora.peft.foreign import stored_shape
 from rlora.lora.peft.peft_format import CONFIG_FILE, TENSOR_FILE
 from rlora.model.sources import ModelConfig, model_title
 from rlora.store.run_dir import read_json
+from rlora.system.stamp import STAMP_FILE, read_stamp
 from rlora.tasks import DataConfig, Task, task
 from rlora.tasks.data import OWN
 from rlora.tasks.files import is_own
@@ -197,12 +197,11 @@ def _model(config: EvalConfig, name: str) -> ModelConfig:
 
 def _version(adapter: Path) -> int:
     """Return the step that rlora wrote beside the adapter, 0 for one from elsewhere."""
-    path = adapter / "rlora.json"
-    if not path.is_file():
-        return 0
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["version"])
+        stamp = read_stamp(adapter)
+        return int(stamp["version"]) if stamp or (adapter / STAMP_FILE).exists() else 0
     except (ValueError, KeyError, TypeError) as error:
+        path = adapter / STAMP_FILE
         raise AdapterError(f"{path} does not state the version of the adapter: {error!r}") from error
 
 

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 from rlora.errors import ConfigError, ModelError
 from rlora.lora.adapter import Adapter
 from rlora.system.files import write_atomically
+from rlora.system.stamp import STAMP_FILE, check_stamp
 
 WEIGHTS_FILE = "model.safetensors"
 _BESIDE = ("*.json", "*.jinja", "*.txt", "*.model")  # configuration and tokenizer, in the base's folder
-_NOT_BESIDE = ("model.safetensors.index.json", "adapter_config.json", "rlora.json")
+_NOT_BESIDE = ("model.safetensors.index.json", "adapter_config.json", STAMP_FILE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,7 +49,6 @@ Snapshot = Adapter | FullWeights
 
 def save_weights(weights: FullWeights, folder: Path) -> None:
     """Write a model folder: configuration and tokenizer of the base, and the weights, each file atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     for pattern in _BESIDE:
         for file in sorted(weights.base_dir.glob(pattern)):
             if file.name not in _NOT_BESIDE:
@@ -71,6 +71,10 @@ def load_weights(folder: Path, names: Mapping[str, tuple[int, ...]]) -> dict[str
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise ModelError(f"{folder} holds no {WEIGHTS_FILE}; has the run written a checkpoint?")
+    try:
+        check_stamp(folder, WEIGHTS_FILE, {})
+    except ValueError as error:
+        raise ModelError(str(error)) from error
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:

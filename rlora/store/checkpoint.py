@@ -72,7 +72,8 @@ class Checkpoint:
     held-out accuracy so far (-1: none), `seconds` what the steps took, `tokens_per_micro_batch` what memory has allowed
     so far, `problems` the fingerprint of the training set, `solved_P2` the curriculum's counts of right and wrong
     rollouts of each problem (None without a curriculum), `engine` what a memory plan gave the sampler: the bytes of its
-    cache and the completions at once, on which batches and so bits depend (empty where memory did not decide).
+    cache and the completions at once, on which batches and so bits depend (empty where memory did not decide), `tally`
+    what is counted over the steps (`rlora.tracking.tally`; None in checkpoints of before).
     """
 
     step: int
@@ -88,6 +89,7 @@ class Checkpoint:
     environment: Mapping[str, Any]
     solved_P2: torch.Tensor | None = None
     engine: Mapping[str, int] = field(default_factory=dict)
+    tally: Mapping[str, Any] | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the policy's tensors by name."""
@@ -164,6 +166,7 @@ class CheckpointFolder:
                 ),
                 solved_P2=tensors.get("solved_P2"),
                 engine=state.get("engine", {}),
+                tally=state.get("tally"),
                 **{name: state[name] for name in _PLAIN if name != "step"},
             )
         except KeyError as error:
@@ -206,6 +209,7 @@ def _state(checkpoint: Checkpoint) -> bytes:
     state = {name: getattr(checkpoint, name) for name in _PLAIN}
     state["layout"] = {slot.name: list(slot.shape) for slot in checkpoint.slots}
     state["engine"] = dict(checkpoint.engine)
+    state["tally"] = None if checkpoint.tally is None else dict(checkpoint.tally)
     state["num_updates"] = checkpoint.optimizer.num_updates
     return (json.dumps(state, indent=2) + "\n").encode()
 

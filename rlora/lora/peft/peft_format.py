@@ -26,10 +26,13 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.peft.plain import check_plain
 from rlora.lora.peft.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
 from rlora.system.files import write_atomically
+from rlora.system.records import object_in
+from rlora.system.stamp import check_stamp
 
 CONFIG_FILE = "adapter_config.json"
 TENSOR_FILE = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+MAX_RANK, MAX_ALPHA = 65_536, 1e6  # no layer is as narrow, no scale as large
 
 
 def target_modules(adapter: Adapter) -> list[str]:
@@ -50,7 +53,6 @@ def modules_of(names: Iterable[str]) -> list[str]:
 
 def save_adapter(adapter: Adapter, folder: Path) -> None:
     """Write the adapter into `folder` as PEFT files, each atomically, the configuration last."""
-    folder.mkdir(parents=True, exist_ok=True)
     adapter = adapter.served()
     layers = {name.rpartition(".lora_")[0] for name in adapter.tensors}
     with write_atomically(folder / TENSOR_FILE) as path:
@@ -65,7 +67,6 @@ def peft_tensors(adapter: Adapter) -> dict[str, torch.Tensor]:
 
 def save_config(adapter: Adapter, folder: Path) -> None:
     """Write PEFT's configuration of the adapter into `folder`, atomically."""
-    folder.mkdir(parents=True, exist_ok=True)
     adapter = adapter.served()
     config = {
         "peft_type": "LORA",
@@ -93,25 +94,35 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise AdapterError(f"{folder} holds no {CONFIG_FILE}; give a folder in PEFT's format.")
     try:
-        stored = json.loads(path.read_text())
+        stored = object_in(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{path} is not JSON: {error}") from error
-    if not isinstance(stored, dict):
-        raise AdapterError(f"{path} is not a configuration of PEFT's.")
+        raise AdapterError(f"{path} is not JSON of an object: {error}") from error
     rank, alpha, patterns = stored.get("r"), stored.get("lora_alpha"), stored.get("rank_pattern") or {}
-    if not (isinstance(rank, int) and rank >= 1 and isinstance(alpha, int | float) and alpha > 0):
-        raise AdapterError(f"{path} has r={rank!r} and lora_alpha={alpha!r}; both must be numbers above 0.")
-    if not (isinstance(patterns, dict) and all(isinstance(one, int) and one >= 1 for one in patterns.values())):
-        raise AdapterError(f"{path} has rank_pattern={patterns!r}; its ranks must be numbers of at least 1.")
-    try:
-        for pattern in patterns:
-            re.compile(pattern)
-    except re.error as error:
-        raise AdapterError(f"{path} has a rank_pattern that is no regular expression: {error}") from error
+    is_scale = isinstance(alpha, int | float) and not isinstance(alpha, bool) and 0 < alpha <= MAX_ALPHA
+    if not (_is_rank(rank) and is_scale):
+        raise AdapterError(
+            f"{path} has r={rank!r} and lora_alpha={alpha!r}; both must be numbers above 0, and at most "
+            f"{MAX_RANK} and {MAX_ALPHA:g}."
+        )
+    if not (isinstance(patterns, dict) and all(map(_is_rank, patterns.values()))):
+        raise AdapterError(f"{path} has rank_pattern={patterns!r}; its ranks must be numbers from 1 to {MAX_RANK}.")
     for field in ("lora_bias", "fan_in_fan_out"):
         if stored.get(field):
             raise AdapterError(f"{path} has {field}=true, which is not read.")
+    try:
+        check_stamp(folder, TENSOR_FILE, scale_fields(stored))
+    except (OSError, ValueError) as error:
+        raise AdapterError(str(error)) from error
     return stored
+
+
+def scale_fields(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a configuration says how an adapter's numbers count: no file of tensors holds it."""
+    return {name: stored.get(name) for name in ("r", "rank_pattern", "lora_alpha", "use_rslora")}
+
+
+def _is_rank(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_RANK
 
 
 def check_adapter(folder: Path, config: LoraConfig) -> None:

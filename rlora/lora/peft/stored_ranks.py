@@ -7,7 +7,7 @@ The rank that experts share is in the header of the tensor file of an adapter th
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,16 @@ def header(layers: Iterable[str], rank: int) -> dict[str, str]:
     return {_HEADER: str(rank)} if all(map(is_of_expert, layers)) else {"format": "pt"}
 
 
-def stored_keys(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the names in a tensor file and its header; AdapterError when it is missing or cannot be read."""
+def stored_shapes(path: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the shapes in a tensor file by name, and its header; AdapterError when it is missing or cannot be read."""
     if not path.is_file():
         raise AdapterError(
             f"{path.parent} holds no {path.name}; only safetensors is read (adapter_model.bin can run code)."
         )
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys()), file.metadata() or {}
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - no mapping
+            return shapes, file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise AdapterError(f"{path} cannot be read: {error}") from error
 
@@ -56,18 +57,20 @@ def stored_keys(path: Path) -> tuple[list[str], dict[str, str]]:
 def stored_ranks(path: Path, stored: Mapping[str, Any]) -> tuple[int, int | None]:
     """Return the rank of the adapter in a tensor file and that of its experts (None without any).
 
-    `stored` is PEFT's configuration of it.
+    They are those of the tensors' shapes. `stored` is PEFT's configuration, which must state them; its patterns come
+    from whoever made the file and are never matched.
 
-    Raises AdapterError for layers of different ranks, or experts whose total rank is not stated.
+    Raises AdapterError for layers of different ranks, ranks that are not stated, or experts whose total rank is not.
     """
-    keys, metadata = stored_keys(path)
-    layers = {key.rpartition(".lora_")[0] for key in keys if ".lora_" in key}
-    of_experts = _ranks(stored, [layer for layer in layers if is_of_expert(layer)])
-    of_others = _ranks(stored, [layer for layer in layers if not is_of_expert(layer)])
-    if len(of_experts) > 1 or len(of_others) > 1:
-        raise AdapterError(
-            f"{path.parent} has rank_pattern={stored['rank_pattern']!r}; only one rank and scale for all is read."
-        )
+    shapes, metadata = stored_shapes(path)
+    layers = {key.rpartition(".lora_")[0]: shape[0] for key, shape in shapes.items() if ".lora_A" in key and shape}
+    of_experts = {rank for layer, rank in layers.items() if is_of_expert(layer)}
+    of_others = {rank for layer, rank in layers.items() if not is_of_expert(layer)}
+    patterns = stored.get("rank_pattern") or {}
+    if len(of_experts) > 1 or len(of_others) > 1 or not set(patterns.values()) <= of_experts | of_others:
+        raise AdapterError(f"{path.parent} has rank_pattern={patterns!r}; only one rank and scale for all is read.")
+    if unstated := sorted((of_experts | of_others) - {stored["r"], *patterns.values()}):
+        raise AdapterError(f"{path.parent} has r={stored['r']}, and {path.name} holds factors of rank {unstated[0]}.")
     if not of_experts:
         return next(iter(of_others), stored["r"]), None
     (expert_rank,) = of_experts
@@ -76,9 +79,3 @@ def stored_ranks(path: Path, stored: Mapping[str, Any]) -> tuple[int, int | None
     if not metadata.get(_HEADER, "").isdecimal():
         raise AdapterError(f"{path.parent} adapts experts alone and does not state the total rank that they share.")
     return int(metadata[_HEADER]), expert_rank
-
-
-def _ranks(stored: Mapping[str, Any], layers: Sequence[str]) -> set[int]:
-    """Return the ranks of layers by PEFT's rule: the first pattern that matches the end of a path, else `r`."""
-    patterns = [(re.compile(rf"(.*\.)?({key})$"), rank) for key, rank in (stored.get("rank_pattern") or {}).items()]
-    return {next((rank for key, rank in patterns if key.match(layer)), stored["r"]) for layer in layers}
