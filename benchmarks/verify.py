@@ -97,7 +97,9 @@ def pairs() -> dict[str, Any]:
     _one_core()
     made = cases(NUM_ROUNDS, SEED)
     labels = [case.is_equal for case in made]
-    items = [JudgeRequest(text=case.text, gold=case.gold, is_truncated=case.is_truncated) for case in made]
+    items = [
+        JudgeRequest(text=case.text, gold=case.gold, is_truncated=case.is_truncated, last_number=True) for case in made
+    ]
     with Verifier() as verifier:
         verifier.judge_many(ordinary(100))  # the workers start
         start = time.perf_counter()

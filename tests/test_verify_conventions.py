@@ -123,12 +123,18 @@ def test_completions_that_do_not(verifier: Verifier, text: str, last_number: boo
         ("The answer is 52 in base 8.", "52_8"),
         (r"\begin{align*} M &= N \\ &= \boxed{\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}}. \end{align*}",
          r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}"),
-        ("The answer is negative 7.", "-7"), ("minus 7", "-7"), ("12 minus 5 is 7.", "7"),
+        ("The answer is negative 7.", "-7"), ("minus 7", "-7"),
         ("6 + 3/4 is\n\n6 3/4", "27/4"), ("So we get 6 3/4.", "27/4"),
     ],
 )  # fmt: skip
 def test_other_completions(verifier: Verifier, text: str, gold: str) -> None:
     assert verifier.judge(text, gold).is_correct
+
+
+@pytest.mark.parametrize(("text", "gold"), [("12 minus 5 is 7.", "7"), ("the total is $1,234.50.", "1234.5")])
+def test_the_last_number_of_prose_counts_where_it_is_asked_for_alone(verifier: Verifier, text: str, gold: str) -> None:
+    assert verifier.judge(text, gold, last_number=True).is_correct
+    assert verifier.judge(text, gold).kind is VerdictKind.NO_ANSWER
 
 
 def test_the_options_told_once_more_are_no_choice(verifier: Verifier) -> None:

@@ -12,7 +12,7 @@ from rlora.verify import JudgeRequest, Verifier, extract
 from rlora.verify.comparison.decide import Effort
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction.extract import gold_text
-from rlora.verify.extraction.markers import boxes
+from rlora.verify.extraction.scan import boxes
 from rlora.verify.judging import Outcome, judge_cheaply
 from rlora.verify.reading import structure
 from rlora.verify.reading.structure import parse_answer

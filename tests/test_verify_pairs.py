@@ -12,7 +12,10 @@ pytestmark = pytest.mark.unit
 def judged():
     made = cases(5, seed=1)
     with Verifier() as verifier:
-        requests = [JudgeRequest(text=case.text, gold=case.gold, is_truncated=case.is_truncated) for case in made]
+        requests = [
+            JudgeRequest(text=case.text, gold=case.gold, is_truncated=case.is_truncated, last_number=True)
+            for case in made
+        ]
         return list(zip(made, verifier.judge_many(requests), strict=True))
 
 

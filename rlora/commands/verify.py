@@ -50,7 +50,7 @@ class VerifyOptions:
     """Processes for what only slow arithmetic decides; they start when needed."""
     deadline: float = 1.0
     """CPU seconds that one such comparison may take."""
-    last_number: bool = True
+    last_number: bool = False
     """Whether the last number of prose counts where nothing is marked as the answer."""
     number: bool = False
     """Whether a number is asked for, so that any expression is refused."""

@@ -27,7 +27,7 @@ class JudgeRequest:
     gold: str
     is_truncated: bool = False
     question: str = ""
-    last_number: bool = True
+    last_number: bool = False
     is_number: bool = False
     is_worked_out: bool = True
 

@@ -61,7 +61,7 @@ class Verifier:
         *,
         is_truncated: bool = False,
         question: str = "",
-        last_number: bool = True,
+        last_number: bool = False,
         is_number: bool = False,
         is_worked_out: bool = True,
     ) -> Verdict:

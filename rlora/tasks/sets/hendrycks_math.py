@@ -12,7 +12,7 @@ from rlora.tasks.fields import text_of
 from rlora.tasks.select import Row, level_text, selected
 from rlora.tasks.source import read_rows
 from rlora.types import Problem
-from rlora.verify.extraction.markers import boxes
+from rlora.verify.extraction.scan import boxes
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
 HUB, HUB_TEST = "EleutherAI/hendrycks_math", "HuggingFaceH4/MATH-500"

@@ -1,7 +1,7 @@
 """Which text of a completion is its answer.
 
 In order: what follows the thinking; what follows the last retraction; the last marked answer (box, ####, tag,
-phrase); a plain last line; the last number, where the task accepts it. Several candidates in one final sentence stay
+phrase); a plain last line; the last number, where the task asks for it. Several candidates in one final sentence stay
 several (a list), so that an answer cannot be fished from them. What is cut off before it answered has no answer.
 """
 
@@ -13,21 +13,19 @@ from rlora.verify.comparison.decide import Effort
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction import prose
 from rlora.verify.extraction.last_number import last_number as last_number_of
-from rlora.verify.extraction.markers import Marker, boxes, markers, phrases
-from rlora.verify.extraction.visible import is_repetition, last_words, visible
+from rlora.verify.extraction.markers import HEDGE, UNCERTAIN, is_said, kept, markers, phrases
+from rlora.verify.extraction.scan import Scan, Span, boxes, unwrapped
+from rlora.verify.extraction.visible import is_repetition, visible
 from rlora.verify.reading.normalize import plain_latex
 from rlora.verify.reading.structure import MAX_CHARACTERS
 
-_CLAUSE = re.compile(
-    r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b"
-    r"|(?:and\s+)?not\b|rather\b|instead\b)(?=\s)|[;—]",
-    re.IGNORECASE,
-)
-_JOINED = re.compile(r"\b(?:and|or)\b|[,;&]|^[\s$]*$", re.IGNORECASE)
+_JOINED = re.compile(r"\b(?:and|or|alternatively|otherwise)\b|[,;&]|^[\s$]*$", re.IGNORECASE)
 _SEPARATE = re.compile(
-    r"\n\n|[.!?]\s|\b(?:so|thus|hence|therefore|which|then|alternatively|equals|is)\b|\\(?:implies|Rightarrow)",
+    r"\n\n|[.!?]\s(?!\W*(?:or|alternatively|otherwise)\b)|\b(?:so|thus|hence|therefore|which|then|equals|is|no|wait)\b"
+    r"|\\(?:implies|Rightarrow)",
     re.IGNORECASE,
 )
+_CHOICE_LEFT = re.compile(rf"[\s$,(—–-]{{0,9}}{HEDGE.pattern}", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
 _MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
@@ -59,7 +57,7 @@ def gold_text(gold: str) -> str:
     """Return the answer in a gold text: the content of its last box, what follows ####, or all of it."""
     found, _ = boxes(gold)
     if found:
-        return _boxed(gold, found, found[-1]).text
+        return _boxed(gold, found).text
     if "####" in gold:
         gold = gold.rpartition("####")[2]
     gold = gold.strip()
@@ -71,16 +69,15 @@ def gold_text(gold: str) -> str:
 def _unboxed(content: str) -> str:
     for _ in range(5):
         inner, _ = boxes(content)
-        if len(inner) == 1 and not content.replace(content[inner[0].start : inner[0].end], "").strip(" $.,"):
-            content = inner[0].content
-        else:
+        if len(inner) != 1 or content.replace(content[inner[0].start : inner[0].end], "").strip(" $.,"):
             break
-    if "answer" in content.lower() and (said := phrases(_TEXT.sub(r"\1", content))):
+        content = inner[0].content
+    if "answer" in content.lower() and (said := phrases(Scan(_TEXT.sub(r"\1", content)))):
         content = said[-1].content  # \boxed{\text{The answer is } 7}
     return content.strip().strip("$").strip()
 
 
-def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = True) -> Extraction:
+def extract(text: str, *, is_truncated: bool = False, question: str = "", last_number: bool = False) -> Extraction:
     """Return the answer of a completion, or why it has none; never raises."""
     body, is_thinking = visible(text)
     if is_thinking:
@@ -90,62 +87,66 @@ def extract(text: str, *, is_truncated: bool = False, question: str = "", last_n
         return missing("nothing is said")
     if question and is_repetition(body, question):
         return missing("it only repeats the question")
-    body, _ = last_words(body)
-    found, unclosed = markers(body)
-    has_box = any(marker.kind == "box" for marker in found)
-    found = [marker for marker in found if _is_conclusive(marker, has_box)]
-    if unclosed >= 0 and (not found or unclosed > found[-1].start):
+    scan = Scan(body)
+    if (text := kept(body, scan.boxes[-1].end if scan.boxes else 0, prose.is_value)) is not body:
+        scan = Scan(text)
+    found = markers(scan)
+    has_box = bool(found) and found[0].kind == "box"
+    last = next((mark for mark in reversed(found) if _is_conclusive(mark, has_box)), None)
+    if scan.unclosed >= 0 and (last is None or scan.unclosed > last.start):
         return _cut("a box is left open behind the last answer")
-    if found:
-        return _marked(body, found, is_truncated, last_number)
-    if is_truncated or prose.is_unfinished(body):
+    if last is not None:
+        return _marked(scan, last, is_truncated, last_number)
+    if scan.boxes:
+        return _none("what is boxed is denied, supposed or a place for an answer")
+    if is_truncated or prose.is_unfinished(scan):
         return missing("it breaks off before a marked answer")
-    return _unmarked(body, last_number)
+    return _unmarked(scan, last_number)
 
 
-def _is_conclusive(marker: Marker, has_box: bool) -> bool:
+def _is_conclusive(mark: Span, has_box: bool) -> bool:
     """Whether a mark says an answer: not a heading, and beside a box no phrase that goes on in words."""
-    if marker.kind in ("box", "tag"):
+    if mark.kind in ("box", "tag"):
         return True
-    bare = prose.unwrapped(marker.content)
-    if marker.kind == "hash":
+    bare = unwrapped(mark.content)
+    if mark.kind == "hash":
         return prose.is_mathematics(bare) or len(bare.split()) <= 2
-    return not has_box or "boxed" in bare or prose.is_mathematics(_clause(bare)) or bool(prose.spans(marker.content))
+    return not has_box or "boxed" in bare or prose.is_mathematics(prose.clause(bare)) or bool(prose.spans(mark.content))
 
 
-def _clause(content: str) -> str:
-    return prose.unwrapped(_CLAUSE.split(content, maxsplit=1)[0].strip(" ,:"))
-
-
-def _marked(body: str, found: list[Marker], is_truncated: bool, last_number: bool) -> Extraction:
-    last = found[-1]
-    if last.kind in ("phrase", "tag"):
-        inner = [m for m in found if m.kind == "box" and last.start <= m.start and m.end <= last.end]
-        if inner:
-            last = inner[-1]
-    if is_truncated and last.kind in ("phrase", "hash") and not body[last.end :].strip(" .*`$"):
+def _marked(scan: Scan, last: Span, is_truncated: bool, last_number: bool) -> Extraction:
+    if is_truncated and last.kind in ("phrase", "hash") and not scan.text[last.end :].strip(" .*`$"):
         return _cut("it may break off inside the last marked answer")
     if last.kind == "box":
-        return _boxed(body, [m for m in found if m.kind == "box"], last)
-    content = prose.without_gloss(prose.unwrapped(last.content))
+        hedge = _CHOICE_LEFT.match(scan.text, last.end)
+        behind = scan.text[last.end : scan.end_of(last.end)] if hedge else ""
+        other = last_number_of(behind.replace("(", " ").replace(")", " "))
+        return _boxed(scan.text, [box for box in scan.boxes if box.start <= last.start], other)
+    content = prose.without_gloss(unwrapped(last.content))
     if last.kind == "phrase":
         return replace(_phrase(content, last.content, last_number), is_plain=True)
     rule = {"hash": "what follows the last ####", "tag": "the last <answer> element"}[last.kind]
     return Extraction(text=_unboxed(content), rule=rule) if content else _none("the last mark is empty")
 
 
-def _boxed(body: str, found: list[Marker], last: Marker) -> Extraction:
-    """Return the last box, joined with other boxes of the same sentence into a list."""
+def _boxed(text: str, found: list[Span], alternative: str | None = None) -> Extraction:
+    """Return the last box, joined with other boxes of the same sentence, and with an alternative to it, into a list."""
+    last = found[-1]
     contents = [_unboxed(last.content)]
     position = last.start
-    for box in reversed(found[: found.index(last)]):
-        between = body[box.end : position]
+    for box in reversed(found[:-1]):
+        between = text[box.end : position]
         if len(between) > 60 or not _JOINED.search(between) or _SEPARATE.search(between):
+            break
+        if not is_said(text, box.start, box.end):
             break
         contents.insert(0, _unboxed(box.content))
         position = box.start
     if not contents[-1]:
         return _none("the last box is empty")
+    if len(contents) == 1 and alternative is None:
+        return Extraction(text=contents[0], rule="the last complete box")
+    contents.extend(filter(None, [alternative]))
     spelled: dict[str, str] = {}  # by the plain spelling, the last box first
     for content in reversed(contents):
         if content:
@@ -173,30 +174,30 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
     found = prose.spans(raw)
     if found is not None and prose.is_mathematics(found):
         return Extraction(text=found, rule=f"bold, code or mathematics behind {said}")
-    cut = _clause(content)
+    cut = prose.clause(content)
     if cut and prose.is_mathematics(cut):
         return Extraction(text=cut, rule=f"the first clause behind {said}")
     if _RANGE.search(content):
         return Extraction(text=content, rule=f"a range behind {said}")
-    number = last_number_of(content) if last_number else None
+    number = last_number_of(content) if last_number and not HEDGE.search(content) else None
     if number:
         return Extraction(text=number, rule=f"the last number behind {said}", is_strict=False)
     return Extraction(text=cut or content, rule=f"the words behind {said}")
 
 
-def _unmarked(body: str, last_number: bool) -> Extraction:
-    lines = prose.last_lines(body)
-    if not lines:
+def _unmarked(scan: Scan, last_number: bool) -> Extraction:
+    line = prose.last_line(scan)
+    if not line:
         return _none("no last line that could be an answer")
-    if (answer := prose.plain_final(lines[0])) is not None:
+    if (answer := prose.plain_final(line)) is not None:
         rule = "the last line, which is or ends in an expression or a few words"
         return Extraction(text=answer, is_plain=True, rule=rule)
     lenient = (
-        ("the last number of the last line", last_number_of, lines[0]),
-        ("the formula that ends the last line", prose.last_formula, lines[0]),
-        ("the last number of the text", last_number_of, body),
+        ("the last number of the last line", last_number_of, line),
+        ("the formula that ends the last line", prose.last_formula, line),
+        ("the last number of the text", last_number_of, scan.text),
     )
-    for rule, find, text in lenient if last_number else ():
+    for rule, find, text in lenient if last_number and not UNCERTAIN.search(line) else ():
         if (answer := find(text)) is not None:
             return Extraction(text=answer, is_plain=True, rule=rule, is_strict=False)
     return _none("no mark, and the last line is prose")

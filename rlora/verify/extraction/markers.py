@@ -1,129 +1,117 @@
-"""Marked answers in a completion: boxes, `####` lines, answer tags and "the answer is" phrases, with where they
-stand."""
+"""Words around answers: "the answer is", `####` lines and tags mark one; others deny it, or take it back."""
 
 import re
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])\s*")
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE_BOX = re.compile(r"[^\s{}$.,\\]+")
+from rlora.verify.extraction.scan import Scan, Span
+
 _HASHES = re.compile(r"####(?<!\S####)[ \t]*([^#\s][^\n]*)")  # the literal first, which is searched for fast
+_ANSWER = "answers?|ответ|respuesta|réponse|antwort|resposta|risposta|odpowiedź|cevap|đáp án"
 _PHRASE = re.compile(
-    r"(?<![\w\\])(?<!check our )(?<!check the )(?<!check this )(?<!verify our )(?<!verify the )"
-    r"(?:final\s+|correct\s+)?answers?\b"
-    r"(?P<of>\s+(?:to|for|of|in)\s[^.\n:=]{1,80}?)?"
-    r"[\s*_`]*+(?:(?<=\s)(?:is|are|would\s+be|should\s+be|will\s+be|must\s+be|equals|comes\s+out\s+to(?:\s+be)?)\b|[:=]|：)"
-    r"(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?"
-    r"(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?[ \t]*",
+    rf"(?<![\w\\])(?:{_ANSWER})\b(?:\s+(?:to|for|of|in)\s[^.\n:=]{{1,80}}?)?[\s*_`]*+"
+    r"(?:(?<=\s)(?:(?:w|sh)ould\s+be|(?:will|must)\s+be|is|are|equals|comes\s+out\s+to(?:\s+be)?|es|est|ist|lautet|é|è)\b"
+    r"|[:=：])(?:\s+(?:therefore|thus|then|simply|just|indeed|exactly|hence|now)\b,?)?"
+    r"(?:(?:\*\*|__)(?=[\s:]))?:?(?:(?:\*\*|__)(?=\s))?\s*",
     re.IGNORECASE,
 )
-_CHINESE = re.compile(r"答案(?:是|为|：|:)[ \t]*")
-_SENTENCE_END = re.compile(r"\n|[.!?。](?=\s|$|[*_`\"')\]])|[!?。]")
+_EAST_ASIAN = re.compile(r"(?:答案|答え|正解|정답|답)\s*[是为為は은는:：]{1,2}\s*")
+_COPULA = re.compile(r"\s*(?:です|입니다)[。.]?$")
+_DENIAL = re.compile(r"(?:not|n't|incorrect|wrong|correct|right)\b", re.IGNORECASE)
+_WORDS = re.compile(f"{_ANSWER}|答|正解|답", re.IGNORECASE)
+_UNSAID = re.compile(  # before an answer: if the answer is, we check the answer; not; put your answer in
+    r"(?:\b(?:if|suppose|assum\w+|whether|unless|check|verify|wrong|incorrect)\s+(?:that\s+)?(?:(?:the|our|this|an?)\s+)?(?:final\s+|correct\s+)?"
+    r"|(?:\b(?:not|never|cannot be|rather than|instead of)|n't)[\s$*`\\([]*"
+    r"|\byour (?:final )?(?:answer|result) (?:in|inside|within)[\s$*`\\([]*)$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(  # behind an answer
+    r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:wrong|incorrect|false|invalid"
+    r"|rejected|extraneous|impossible|if it were|not (?:the answer|right|correct|valid|possible|a sol))\b",
+    re.IGNORECASE,
+)
+HEDGE = re.compile(
+    r"\b(?:or|otherwise|alternatively|maybe|perhaps|possibly|either|(?:one|any) of|could be|might be)\b", re.IGNORECASE
+)
+UNCERTAIN = re.compile(
+    r"\b(?:otherwise|alternatively|maybe|perhaps|possibly|(?:if|suppose|assum\w+|whether|unless|wrong|incorrect) "
+    r"(?:that )?(?:the )?(?:final |correct )?answer)\b",
+    re.IGNORECASE,
+)
+_RETRACTION = re.compile(
+    r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<clear>wait|oops|scratch that|ignore that|on second thought|hold on"
+    r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong|(?:that|this|it)(?:(?:'s| is| was| seems| looks)"
+    r" (?:wrong|incorrect|not (?:right|correct))|\s?(?:can't|cannot) be (?:right|correct)))"
+    r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize"
+    r"|(?:it|that|this) (?:should|must) (?:actually |instead )?(?:be|have been))(?![\w-])",
+    re.IGNORECASE,
+)
+_RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
+    "wait", "oops", "scratch", "ignore", "second", "hold", "wrong", "mistake", "error", "apolog", "no,", "actually",
+    "hmm", "correct", "right", "sorry", "should", "must",
+)  # fmt: skip
+_BEFORE_RETRACTION = frozenset(".!?;,…)}]$*`—–-\n。0123456789")
+_CONFIRMS = re.compile(
+    r"\b(?:correct|right|confirmed|verified|checks? out|consistent|holds|works|agrees|matches)\b", re.IGNORECASE
+)
+_DENIES = re.compile(r"\b(?:not|wrong|incorrect|mistake|error|instead)\b|n't\b", re.IGNORECASE)
 _MAX_PHRASES = 8  # of a hostile repetition, the last are enough
-_MAX_BOXES = 64  # the same
 _MAX_CONTENT = 4_000  # characters behind a phrase
-_INLINE_SKIP = re.compile(r"\s*\n\s*")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Marker:
-    """A marked answer, mark and content from `start` to `end`; `kind` is box, hash, tag or phrase."""
-
-    kind: str
-    start: int
-    end: int
-    content: str
+def is_said(text: str, start: int, end: int) -> bool:
+    """Whether what stands from `start` to `end` is said to be the answer: not supposed, denied, or a place for one."""
+    return not _UNSAID.search(text, max(0, start - 60), start) and not _DENIED.match(text, end, end + 60)
 
 
-def braces(text: str, start: int = 0) -> dict[int, int]:
-    """Return the position of each closing brace by that of its opening one, in one pass over the text from `start`."""
-    pairs: dict[int, int] = {}
-    opened: list[int] = []
-    for match in _BRACE.finditer(text, start):
-        if match[0] == "{":
-            opened.append(match.start())
-        elif match[0] == "}" and opened:
-            pairs[opened.pop()] = match.start()
-    return pairs
-
-
-def boxes(text: str) -> tuple[list[Marker], int]:
-    """Return the complete outermost boxes among the last 64, and the position of the last box that is never closed
-    (-1: none)."""
-    marks = deque(_BOX.finditer(text), maxlen=_MAX_BOXES) if "box" in text else ()
-    if not marks:
-        return [], -1
-    pairs = braces(text, marks[0].start())  # a brace before it has no partner between those of the boxes
-    found: list[Marker] = []
-    unclosed, inside = -1, -1
-    for match in marks:
-        if match.start() < inside:
-            continue
-        at = match.end()
-        if at < len(text) and text[at] == "{":
-            close = pairs.get(at)
-            if close is None:
-                unclosed = match.start()
-                continue
-            found.append(Marker(kind="box", start=match.start(), end=close + 1, content=text[at + 1 : close]))
-            inside = close
-        elif bare := _BARE_BOX.match(text, at):
-            found.append(Marker(kind="box", start=match.start(), end=bare.end(), content=bare[0]))
-        elif at >= len(text):
-            unclosed = match.start()
-    return found, unclosed
-
-
-def sentence_end(text: str, start: int) -> int:
-    """Return where the sentence that goes on at `start` ends: a full stop before a space, or the end of the line."""
-    match = _SENTENCE_END.search(text, start)
-    return match.start() if match else len(text)
-
-
-def phrases(text: str) -> list[Marker]:
-    """Return what stands behind "the answer is" and its like, to the end of the sentence (or of the next line)."""
-    found: list[Marker] = []
-    said = _PHRASE.finditer(text) if "answer" in text.lower() else ()
-    matches = [*said, *(_CHINESE.finditer(text) if "答案" in text else ())]
+def phrases(scan: Scan, start: int = 0) -> list[Span]:
+    """Return what stands behind "the answer is" and its like, from `start` on, to the end of the sentence or of what is
+    bold."""
+    text, found = scan.text, []
+    if not _WORDS.search(text, start):
+        return []
+    matches = sorted([*_PHRASE.finditer(text, start), *_EAST_ASIAN.finditer(text, start)], key=re.Match.start)
     for match in matches[-_MAX_PHRASES:]:
-        start = match.end()
-        if start < len(text) and text[start] == "\n":
-            skip = _INLINE_SKIP.match(text, start)
-            start = skip.end() if skip else start
-        end = min(_display_end(text, start) or sentence_end(text, start), start + _MAX_CONTENT)
-        content = text[start:end].strip()
-        if content and not re.match(r"(?:not|n't|incorrect|wrong|correct|right)\b", content, re.IGNORECASE):
-            found.append(Marker(kind="phrase", start=match.start(), end=end, content=content))
+        at, begin = match.span()
+        ends = [span.end - 2 for span in scan.spans if span.kind == "bold" and span.start < at < span.end]
+        end = min(scan.end_of(begin), begin + _MAX_CONTENT, *(end for end in ends if end >= begin))
+        content = _COPULA.sub("", text[begin:end].strip())
+        if content and not _DENIAL.match(content) and is_said(text, at, at):
+            found.append(Span(kind="phrase", start=at, end=end, content=content))
     return found
 
 
-def _display_end(text: str, start: int) -> int | None:
-    """Return the end of displayed mathematics that begins at `start`, which may span lines."""
-    for opening, closing in (("$$", "$$"), ("\\[", "\\]"), ("```", "```")):
-        if text.startswith(opening, start):
-            end = text.find(closing, start + len(opening))
-            return None if end < 0 else end + len(closing)
-    return None
-
-
-def _tags(text: str) -> list[Marker]:
-    """Return the last <answer> element."""
+def markers(scan: Scan) -> list[Span]:
+    """Return the last box that is said to be the answer, and behind it every other mark, in order of position."""
+    text = scan.text
+    box = next((box for box in reversed(scan.boxes) if is_said(text, box.start, box.end)), None)
+    start = box.end if box else 0
+    found = phrases(scan, start)
+    for match in deque(_HASHES.finditer(text, start), maxlen=_MAX_PHRASES):
+        found.append(Span(kind="hash", start=match.start(), end=match.end(), content=match[1].strip()))
     lowered = text.lower() if "</" in text else ""
     close = lowered.rfind("</answer>")
-    start = lowered.rfind("<answer>", 0, close) if close >= 0 else -1
-    if start < 0:
-        return []
-    return [Marker(kind="tag", start=start, end=close + 9, content=text[start + 8 : close].strip())]
+    opening = lowered.rfind("<answer>", start, close) if close >= 0 else -1
+    if opening >= 0:
+        found.append(Span(kind="tag", start=opening, end=close + 9, content=text[opening + 8 : close].strip()))
+    return [*filter(None, [box]), *sorted(found, key=lambda mark: (mark.end, -mark.start))]
 
 
-def markers(text: str) -> tuple[list[Marker], int]:
-    """Return every marked answer in order of position, and the position of a box left open (-1: none)."""
-    found, unclosed = boxes(text)
-    hashes = [
-        Marker(kind="hash", start=m.start(), end=m.end(), content=m[1].strip())
-        for m in deque(_HASHES.finditer(text), maxlen=_MAX_PHRASES)
-    ]
-    return sorted(
-        [*found, *hashes, *_tags(text), *phrases(text)], key=lambda marker: (marker.end, -marker.start)
-    ), unclosed
+def kept(text: str, start: int, is_value: Callable[[str], bool]) -> str:
+    """Return a text without what it takes back behind `start`.
+
+    "Wait", "that's wrong" and their like take back what stands before, unless what follows only confirms it; "no,",
+    "actually" and "it should be" only where a value follows at once, which `is_value` tells of a sentence.
+    """
+    lowered = text[start:].lower()
+    if not any(part in lowered for part in _RETRACTING):
+        return text
+    for match in reversed(deque(_RETRACTION.finditer(text, start), maxlen=_MAX_PHRASES)):
+        before, rest = text[: match.start()].rstrip(" "), text[match.end() :].lstrip(" ,.:;—–-")
+        if not before.strip() or before[-1] not in _BEFORE_RETRACTION:
+            continue
+        if match["clear"] and _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(Scan(rest)):
+            return before
+        if match["clear"] or is_value(rest[: Scan(rest[:_MAX_CONTENT]).end_of(0)]):
+            return rest
+    return text

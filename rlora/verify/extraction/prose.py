@@ -1,32 +1,31 @@
-"""Answers that carry no mark: a plain last line, bold, code, mathematics at the end of a sentence, the last number."""
+"""What a sentence concludes: an expression, a choice, a few words, or what bold, code or mathematics in it says."""
 
 import re
 
 from rlora.verify.extraction.last_number import CONNECTOR, is_changed
+from rlora.verify.extraction.markers import HEDGE
+from rlora.verify.extraction.scan import Scan, unwrapped
 from rlora.verify.reading.structure import parse_answer
 
-_FENCE = re.compile(r"^[ \t]*(?:```|~~~)([\w+-]*)[ \t]*$")
 _PLAIN_LABELS = "text txt plaintext latex tex math markdown md output stdout console result"
-_PLAIN_FENCES = frozenset({"", *_PLAIN_LABELS.split()})
-_BULLET = re.compile(r"^\s*(?:>\s*|[-*+•]\s+(?=\S)|#{1,6}\s+)+")
-_AROUND = (
-    *(r"\*\*\*(.+)\*\*\*", r"\*\*(.+)\*\*", r"__(.+)__", r"`+([^`]+)`+", r"\*([^*]+)\*", r"\"([^\"]+)\""),
-    *(r"\$\$(.+)\$\$", r"\$([^$]+)\$", r"\\\((.+)\\\)", r"\\\[(.+)\\\]"),
-)
-_WRAPPERS = [re.compile(pattern, re.DOTALL) for pattern in _AROUND]
-_SPAN = re.compile(
-    r"\*\*([^*\n]+)\*\*|`([^`\n]+)`|\$\$([^$]+)\$\$|(?<!\\)\$([^$\n]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]"
-)
+_PLAIN_FENCES = frozenset(_PLAIN_LABELS.split())
 _LEAD = re.compile(
-    r"^(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|we (?:get|have|find|obtain)|it is|it's|this is|result"
-    r"|final result|solution|ans|(?:i|we) (?:choose|pick|select))\b[\s,:]*",
+    r"^(?:(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|∴|we (?:get|have|find|obtain)|it's|(?:it|this|that)"
+    r" (?:is|(?:must|should) be)|(?:final )?result|solution|ans|(?:i|we) (?:choose|pick|select))\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
 _PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
-_DENIED = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
-_MAX_FORMULA = 2000  # characters of it; each of its words is tried as its beginning
+_TWO_WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
+_NOT_ANOTHER = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
+_CLAUSE = re.compile(
+    r",?\s+(?:because|since|as\b|so\b|which|where|when|for\b|after|but|by\b|given|in\b|of\b(?!\s*[$\\]*\d)"
+    r"|(?:and\s+)?not\b|rather\b|instead\b)(?=\s)|[;—]",
+    re.IGNORECASE,
+)
+_OPERATION = re.compile(r"[\w)}\]$]\s*(?:[-+*/^]|\\(?:cdot|times|pm|div))\s*$")
+_CONTINUES = re.compile(r"\s*(?:[+/×·÷]\s*\S|\\(?:cdot|times|pm|div)\b)")
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
 YES_OR_NO = re.compile(
     r"(yes|no|true|false)\b(?!.*\bor\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
@@ -42,7 +41,8 @@ _SPELLED = re.compile(  # 16 + 59 equals 75; "3 + 4 is 7" stays prose, and so do
     re.IGNORECASE,
 )
 _GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (since 3 * 4 = 12), 12 (not 13)
-    r"(?<=\S)\s*\((?!or\b)(?:[A-Za-z][A-Za-z ,]{2,}"
+    r"(?<=\S)\s*\((?!(?:is |that's |clearly )?(?:or|wrong|incorrect|false|invalid|rejected|extraneous|alternatively"
+    r"|perhaps|maybe|possibly|otherwise|guess|not [a-z])\b)(?:[A-Za-z][A-Za-z ,]{2,}"
     r"|(?:since|because|as|not|i\.e\.|which|where|rounded)\b[^()\n]*)\)\.?$"
 )
 _ASIDE = re.compile(
@@ -52,31 +52,13 @@ _ASIDE = re.compile(
     re.IGNORECASE,
 )
 _DANGLING = """
-    and or is are the a an of to so then that we with by if because plus gives get have has need which where when
-    since for from as be can will must let now next therefore thus hence find using into i you it this there their his
-    her its
+    and or is are the an of to so then that we with by if because plus gives get have has need which where when since
+    for from as be can will must let now next therefore thus hence find using into you it this there their his her its
 """
-_UNFINISHED = re.compile(rf"(?:[=+\-*/^_({{\[,:<>&\\]|(?<!\d )\btimes|\b(?:{'|'.join(_DANGLING.split())}))\s*$")
-
-
-def unwrapped(text: str) -> str:
-    """Return a line without list marks, bold, code and mathematics marks around all of it."""
-    text = _BULLET.sub("", text).strip()
-    for _ in range(6):
-        bare = text.strip().rstrip(".。 \t").strip()
-        for pattern in _WRAPPERS:
-            match = pattern.fullmatch(bare)
-            if match and not _is_several(pattern, match[1]):
-                text = match[1].strip()
-                break
-        else:
-            return text
-    return text
-
-
-def _is_several(pattern: re.Pattern[str], inner: str) -> bool:
-    mark = {"\\*\\*(": "**", "\\$\\$(": "$$", "\\\\\\(": "\\(", "\\\\\\[": "\\["}.get(pattern.pattern[:5], "")
-    return bool(mark) and mark in inner
+_UNFINISHED = re.compile(
+    rf"(?:[=+\-*/^_({{\[,:<>&\\]|(?<!\d )\btimes|\b[A-Za-z]+ a|\bI|\b(?:{'|'.join(_DANGLING.split())}))\s*$"
+)
+_MAX_FORMULA = 2000  # characters of it; each of its words is tried as its beginning
 
 
 def without_gloss(text: str) -> str:
@@ -90,44 +72,45 @@ def is_mathematics(text: str) -> bool:
     return node is not None and node.op != "text"
 
 
-def last_lines(text: str) -> list[str]:
-    """Return the last line that says something, inside a code block or displayed mathematics if one ends the text."""
-    lines = text.rstrip().split("\n")
-    while lines and (not lines[-1].strip() or (len(lines) > 1 and _ASIDE.fullmatch(lines[-1].strip()))):
-        lines.pop()
-    if not lines:
-        return []
-    if _FENCE.match(lines[-1]) and len(lines) > 1:
-        for i in range(len(lines) - 2, -1, -1):
-            opening = _FENCE.match(lines[i])
-            if opening:
-                inside = [line for line in lines[i + 1 : -1] if line.strip()]
-                if opening[1].lower() in _PLAIN_FENCES:
-                    return inside[-1:]
-                return []
-    last = lines[-1].strip()
-    if last in ("$$", "\\]") and len(lines) > 1:
-        inside = [line for line in lines[:-1] if line.strip() and line.strip() not in ("$$", "\\[")]
-        return inside[-1:]
-    if len(lines) > 1 and CHOICE.match(last) and CHOICE.match(lines[-2].strip()):
-        return []  # the options, told once more
-    return [lines[-1]]
+def last_line(scan: Scan) -> str:
+    """Return the last line that says something, of a block of code or displayed mathematics its last row; "" for none.
+
+    A line that goes on with the formula of the line above it, as in x^2 and + 4, is one with it.
+    """
+    lines = [line.strip() for line, _ in zip(scan.lines(), range(60), strict=False)]
+    while len(lines) > 1 and (not lines[0] or _ASIDE.fullmatch(lines[0])):
+        lines.pop(0)
+    last, above = lines[0], next(iter(lines[1:]), "")
+    if CHOICE.match(last) and CHOICE.match(above):
+        return ""  # the options, told once more
+    if last.startswith("```"):
+        label, *rows = last.strip("`").split("\n")
+        return (
+            next((row for row in reversed(rows) if row.strip()), label if not rows else "")
+            if (not rows or not label.strip() or label.strip().lower() in _PLAIN_FENCES)
+            else ""
+        )
+    rows = [" ".join(row.split()) for row in re.split(r"\n[^\S\n]*\n", unwrapped(last)) if row.strip()] or [""]
+    if len(rows) > 1 or last[:2] in ("$$", "\\["):
+        last, above = rows[-1], " ".join(rows[-2:-1])
+    if above and (_OPERATION.search(above) or (_CONTINUES.match(last) and is_mathematics(above))):
+        return f"{above} {last}"
+    return last
 
 
 def last_sentence(line: str) -> str:
     """Return the last sentence of a line; a point inside a number or mathematics does not end one."""
-    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])", line.strip())
-    return parts[-1]
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])", line.strip())[-1]
 
 
-def is_unfinished(text: str) -> bool:
+def is_unfinished(scan: Scan) -> bool:
     """Whether a text breaks off: in the middle of a formula, at a sign, or at a word that something must follow."""
-    tail = text.rstrip()[-2000:].split("\n")[-1]
+    tail = scan.text.rstrip()[-2000:].split("\n")[-1]
     if re.search(r"[\w)}] \*$", tail):
         return True
-    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.rstrip().endswith(("**", "__", "`", "!")):
+    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.endswith(("**", "__", "`", "!", "$")):
         return True
-    return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d", tail)) or tail.count(
+    return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d|\$\$$", tail)) or tail.count(
         "\\("
     ) > tail.count("\\)")
 
@@ -135,29 +118,46 @@ def is_unfinished(text: str) -> bool:
 def spans(sentence: str) -> str | None:
     """Return what bold, code or mathematics ends the sentence; several joined by commas or words count as one list."""
     sentence = sentence[-4000:]
-    found = list(_SPAN.finditer(_without_open(sentence)))
+    found = Scan(sentence).outer()
     if not found:
         return None
-    tail = sentence[found[-1].end() :].strip(" .!*_)\"'")
+    tail = sentence[found[-1].end :].strip(" .!*_)\"'")
     if tail and (not re.fullmatch(r"[a-z%°]+(?:\s[A-Za-z]+){0,3}", tail) or tail.split()[-1] in _DANGLING.split()):
         return None
-    group = [found[-1]]
-    for previous in reversed(found[:-1]):
-        if not CONNECTOR.fullmatch(sentence[previous.end() : group[0].start()]):
-            break
-        group.insert(0, previous)
-    contents = [unwrapped(sentence[slice(*match.span(match.lastindex or 0))]) for match in group]
+    group = [found.pop()]
+    while found and CONNECTOR.fullmatch(sentence[found[-1].end : group[0].start]):
+        group.insert(0, found.pop())
+    if found and HEDGE.search(sentence[found[-1].end : group[0].start]):
+        return None  # one of several
+    contents = [unwrapped(span.content) for span in group]
     if any("=" in content for content in contents) and not all(_NAMED.match(content) for content in contents):
         return contents[-1]  # steps of a computation, of which the last is the result
     return ", ".join(contents) if len(set(contents)) > 1 else contents[0]
 
 
-def _without_open(sentence: str) -> str:
-    """Return a text of the same length in which nothing opens that never closes: each would be searched to the end."""
-    for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
-        end = sentence.rfind(closing) + 1
-        sentence = sentence[:end] + sentence[end:].replace(opening, "\0\0")
-    return sentence
+def clause(content: str) -> str:
+    """Return the first clause of what follows "the answer is"."""
+    return unwrapped(_CLAUSE.split(content, maxsplit=1)[0].strip(" ,:"))
+
+
+def expression(line: str) -> str | None:
+    """Return the expression that a line is, but for a word that leads to it, an equals sign, or what it denies."""
+    bare = without_gloss(unwrapped(line))
+    if stated := _STATED.fullmatch(bare):
+        bare = stated[1]
+    elif spelled := _SPELLED.fullmatch(bare):
+        bare = f"{spelled[1]} = {spelled[2]}"
+    said = _NOT_ANOTHER.split(bare, maxsplit=1)[0]
+    for candidate in (bare, said, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
+        if (candidate := candidate.strip()) and is_mathematics(candidate) and not _PROSE.search(candidate):
+            return candidate
+    return None
+
+
+def is_value(sentence: str) -> bool:
+    """Whether a sentence says an expression and nothing else."""
+    found = expression(sentence)
+    return found is not None and not _TWO_WORDS.search(found)
 
 
 def plain_final(line: str) -> str | None:
@@ -165,15 +165,10 @@ def plain_final(line: str) -> str | None:
     bare = without_gloss(unwrapped(line))
     if stated := _STATED.fullmatch(bare):
         bare = stated[1]
-    elif spelled := _SPELLED.fullmatch(bare):
-        bare = f"{spelled[1]} = {spelled[2]}"
     if word := YES_OR_NO.match(bare):
         return word[1]
-    said = _DENIED.split(bare, maxsplit=1)[0]
-    for candidate in (bare, said, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
-        candidate = candidate.strip()
-        if candidate and is_mathematics(candidate) and not _PROSE.search(candidate):
-            return candidate
+    if (found := expression(line)) is not None:
+        return found
     if CHOICE.match(bare):
         return bare
     sentence = last_sentence(line.strip())

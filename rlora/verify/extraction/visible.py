@@ -1,17 +1,12 @@
-"""What a completion says in the end: without its thinking, other turns, special tokens, and what it took back."""
+"""What a completion says in the end: without its thinking, other turns, special tokens, programs and figures."""
 
 import re
-from collections import deque
 
-from rlora.verify.extraction.markers import markers
 from rlora.verify.reading.normalize import INVISIBLE
 
-_THINK_OPEN = re.compile(
-    r"<(?:seed:)?(?:think(?:ing)?|thought|reasoning)>|◁think▷|\[think\]|<\|begin_of_thought\|>", re.IGNORECASE
-)
-_THINK_CLOSE = re.compile(
-    r"</(?:seed:)?(?:think(?:ing)?|thought|reasoning)>|◁/think▷|\[/think\]|<\|end_of_thought\|>", re.IGNORECASE
-)
+_THINKING = r"(?:seed:)?(?:think(?:ing)?|thought|reasoning)"
+_THINK_OPEN = re.compile(rf"<{_THINKING}>|◁think▷|\[think\]|<\|begin_of_thought\|>", re.IGNORECASE)
+_THINK_CLOSE = re.compile(rf"</{_THINKING}>|◁/think▷|\[/think\]|<\|end_of_thought\|>", re.IGNORECASE)
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<\n]{0,40}<\|message\|>")  # of harmony, whose last one must be `final`
 _PROGRAM = re.compile(
     r"(?m)^([ \t]*```[ \t]*(?:python|py|cpp|c\+\+|c|java|javascript|js|typescript|bash|sh|shell|sql|julia|matlab|rust"
@@ -21,9 +16,7 @@ _PROGRAM = re.compile(
 _TURN_END = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
-_NOISE = re.compile(
-    r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE
-)  # GSM8K's calculator marks, other special tokens
+_NOISE = re.compile(r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE)  # GSM8K's calculator marks; other tokens
 _FIGURE = re.compile(r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]", re.DOTALL)
 _ALIGNED = r"(?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?"
 _ROWS = re.compile(  # innermost ones: a body with another beginning would cost quadratic time
@@ -31,19 +24,6 @@ _ROWS = re.compile(  # innermost ones: a body with another beginning would cost 
 )
 _GAP = re.compile(r"[^\S\n]{9,}")  # patterns that begin with spaces would try every one of them
 _ROW_MARK = re.compile(r"(\\\\(?:\[[^\]]{0,40}\])?|&|\\(?:begin|end)\{)")
-_RETRACTION = re.compile(
-    r"(?<![\w])(?:wait|oops|scratch that|correction|on second thought|hold on|let me (?:re|double|try|check)\w*"
-    r"|(?:that|this|it)(?:'s| is| was| seems) (?:wrong|incorrect|not (?:right|correct))"
-    r"|i made (?:a|an) (?:mistake|error)"
-    r"|(?:i )?apologize|no,|actually,|hmm)(?![\w])",
-    re.IGNORECASE,
-)
-_RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
-    "wait", "oops", "scratch", "correct", "second", "hold", "let me", "wrong", "mistake", "error", "apolog", "no,",
-    "actually", "hmm", "not right",
-)  # fmt: skip
-_CONFIRMS = re.compile(r"\b(?:correct|right|confirmed|checks? out|consistent|holds|works)\b", re.IGNORECASE)
-_DENIES = re.compile(r"\b(?:not|n't|wrong|incorrect|mistake|error|instead)\b", re.IGNORECASE)
 _MAX_CHARACTERS = 400_000
 
 
@@ -88,19 +68,6 @@ def _lines(match: re.Match[str]) -> str:
             rows[-1] += " " if is_mark else part
     rows = [row.strip() for row in rows]
     return "\n" + "\n".join(row for row in rows if row) + "\n"
-
-
-def last_words(text: str) -> tuple[str, bool]:
-    """Return the text after the last retraction that follows an answer; True if something was given up."""
-    lowered = text.lower()
-    is_possible = any(part in lowered for part in _RETRACTING)
-    last = next(iter(deque(_RETRACTION.finditer(text), maxlen=1)), None) if is_possible else None
-    if last is None or not text[: last.start()].strip():
-        return text, False
-    rest = text[last.end() :]
-    if _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(rest)[0]:
-        return text[: last.start()], False
-    return rest, True
 
 
 def is_repetition(text: str, question: str) -> bool:
