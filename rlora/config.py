@@ -168,6 +168,8 @@ def _plain(value: Any) -> Any:
 
 def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     """Return the configuration of class `kind` that `to_json` wrote; ConfigError for unknown or missing fields."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{kind.__name__} is {values!r}, which is no section of a configuration.")
     hints = typing.get_type_hints(kind)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(values.keys() - names):
@@ -175,9 +177,20 @@ def from_json(kind: type[C], values: Mapping[str, Any]) -> C:
             f"{kind.__name__} has no field {', '.join(unknown)}; was it written by another version of rlora?"
         )
     try:
-        return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+        found = kind(**{name: _typed(hints[name], value) for name, value in values.items()})
     except TypeError as error:
         raise ConfigError(f"{kind.__name__} cannot be read: {error}") from error
+    check_choices(found)
+    for name, hint in hints.items():
+        value, kinds = getattr(found, name), typing.get_args(hint) or (hint,)
+        plain = {each for each in kinds if each in (str, int, float, bool, type(None))}
+        if plain == set(kinds) and not (type(value) in plain or (type(value) is int and float in plain)):
+            raise ConfigError(f"{kind.__name__}.{name} is {value!r}; it must be {_kinds(plain)}.")
+    return found
+
+
+def _kinds(plain: set[type]) -> str:
+    return " or ".join(sorted("left out" if each is type(None) else each.__name__ for each in plain))
 
 
 def _typed(hint: Any, value: Any) -> Any:

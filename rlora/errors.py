@@ -1,5 +1,7 @@
 """The errors of rlora: each is an `RloraError` and also the standard error it refines, so callers may catch either."""
 
+from rlora.text import printable
+
 
 class RloraError(Exception):
     """Base of every error that rlora raises on purpose; its message says what is wrong and what to do."""
@@ -82,4 +84,4 @@ def message_of(error: RloraError) -> str:
 
     Example: `message_of(DataError("no rows"))` is `DataError: no rows`.
     """
-    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    return printable("\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())]))

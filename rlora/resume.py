@@ -107,7 +107,7 @@ def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) ->
         log.display.say(f"{config.run_dir}: going on from step {own.step}.")
         return own
     if point is None:
-        if parent := read_json(Path(config.run_dir) / "run.json")["parent"]:
+        if parent := read_json(Path(config.run_dir) / "run.json").get("parent"):
             raise CheckpointError(
                 f"{config.run_dir} branches from {parent} and was stopped before its first checkpoint; start it "
                 "with the same --branch again."

@@ -64,6 +64,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and the policy in the form that servers read."""
+        self.folder.check_in_place()
         with self.interrupts.held_back():
             checkpoints_of(self.config).save(self.checkpoint())
             self.folder.save_policy(self.parts.policy.snapshot())
@@ -100,6 +101,7 @@ class Run:
 
     def finish(self, values: dict[str, float]) -> None:
         """Log a step's metrics and count it."""
+        self.folder.check_in_place()
         with self.interrupts.held_back():
             self.log.write(values)
         self.progress.step += 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 
 from rlora.advice import rate_warning
 from rlora.assemble import Parts, Problems
@@ -20,6 +21,7 @@ from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
 from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
+from rlora.text import printable
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.tracking.tally import Tally
 from rlora.train.memory_plan import MemoryPlan
@@ -149,9 +151,9 @@ def _agreement(tally: Tally, rows: Sequence[Mapping[str, float]]) -> dict[str, f
 def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
     too_long = summary["num_prompts_too_long"]
     wrong = f", {too_long} of them too long and so wrong" if too_long else ""
+    about = f"{summary['num_problems']} held-out problems{wrong}"
     table = Table(
-        title=f"{summary['data']}, {summary['num_problems']} held-out problems{wrong}, {summary['model']} "
-        "(95 % intervals)",
+        title=Text(printable(f"{summary['data']}, {about}, {summary['model']} (95 % intervals)")),
         title_justify="left",
         box=None,
         padding=(0, 2, 0, 0),

@@ -1,14 +1,19 @@
 """Lines, adapters and folders that were changed since they were written are named, and what is whole goes on."""
 
+import io
 import json
+import os
 import zlib
 
 import pytest
 
-from rlora.errors import RunDirError
+from rlora.errors import DataError, RunDirError, message_of
 from rlora.evaluation.samples import SampleFile
 from rlora.store.run_dir import metrics_rows
+from rlora.system.files import folder_in_memory
 from rlora.system.records import line_of, object_in, rows_in, values_of
+from rlora.system.stages import Screen
+from rlora.text import printable
 from rlora.types import Problem
 
 pytestmark = pytest.mark.unit
@@ -77,3 +82,30 @@ def test_samples_that_were_changed_are_refused_and_those_of_before_are_read(tmp_
         path.write_text(line_of(row) + "\n")
         with pytest.raises(RunDirError, match="line 1, is not a sample"):
             SampleFile(path, num_samples=2)
+
+
+def test_control_characters_of_others_never_reach_the_terminal(capsys) -> None:
+    hostile = "a\x1b]0;owned\x07\x9b31m\r\u202e\ud800é\tb\n"
+    shown = "a\\x1b]0;owned\\x07\\x9b31m\\r\\u202e\\ud800é\tb\n"
+    assert printable(hostile) == shown
+    assert message_of(DataError(hostile)) == f"DataError: {shown}"
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.say(hostile)
+    with screen.stage(hostile):
+        pass
+    assert "\x1b" not in stream.getvalue()
+    assert stream.getvalue().startswith(shown.partition("\t")[0])
+
+
+def test_a_pipe_or_a_link_in_shared_memory_hangs_nobody(tmp_path) -> None:
+    target = tmp_path / "thesis"
+    target.mkdir()
+    os.mkfifo(tmp_path / "rlora-adapters-pipe")
+    (tmp_path / "rlora-adapters-link").symlink_to(target)
+    (tmp_path / "rlora-adapters-file").touch()
+    own = folder_in_memory(tmp_path)
+    assert own.is_dir()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "thesis", "rlora-adapters-pipe", "rlora-adapters-link", "rlora-adapters-file", own.name
+    }  # fmt: skip

@@ -1,20 +1,25 @@
 """A run directory and an adapter that somebody or something changed: refused by name, or gone on with and equal."""
 
 import dataclasses
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from support import evaluations
+from support.engines import Around
 from support.runs import SIZE, assert_same_run, rows, stopped, toy
 
+from rlora.commands import runs
 from rlora.commands.cli import main
-from rlora.errors import AdapterError, RunDirError
+from rlora.errors import AdapterError, RloraError, RunDirError, WriteError
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.peft_format import check_adapter
+from rlora.sampler.build import build_sampler
 from rlora.store.results import Results
 from rlora.system.records import line_of
 
@@ -122,3 +127,105 @@ def test_a_run_of_before_there_were_checksums_goes_on(tmp_path, straight) -> Non
         assert "crc" not in (run_dir / "rollouts" / f"step-{step:06d}.jsonl").read_text()
         shutil.copy(straight / "rollouts" / f"step-{step:06d}.jsonl", run_dir / "rollouts")
     assert_same_run(run_dir, straight)
+
+
+class Moves(Around):
+    """Moves a run's directory, or removes it, before it samples for the third step."""
+
+    def __init__(self, sampler, run_dir: Path, target: Path | None):
+        self._sampler, self._run_dir, self._target = sampler, run_dir, target
+
+    def load(self, adapters) -> None:
+        self._sampler.load(adapters)
+
+    def sample(self, requests, sampling, *, seed):
+        if requests[0].key[:2] == ("train", 2):
+            if self._target is None:
+                shutil.rmtree(self._run_dir)
+            else:
+                self._run_dir.rename(self._target)
+        return self._sampler.sample(requests, sampling, seed=seed)
+
+
+@pytest.mark.parametrize("is_removed", [False, True])
+def test_a_run_directory_that_goes_away_ends_the_run_and_none_is_begun_in_its_place(
+    tmp_path, straight, is_removed
+) -> None:
+    run_dir, target = tmp_path / "run", tmp_path / "moved"
+    config = toy(run_dir, **SIZE)
+    with pytest.raises(WriteError, match=f"{run_dir} was .*removed while this process was writing there"):
+        run(config, make_sampler=lambda spec: Moves(build_sampler(spec), run_dir, None if is_removed else target))
+    assert not run_dir.exists()
+    if not is_removed:
+        target.rename(run_dir)
+        run(config)
+        assert_same_run(run_dir, straight)
+
+
+def nest(path: Path) -> None:
+    path.write_text('{"a":' * 200_000)
+
+
+def as_a_file(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.write_text("")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("run.json", lambda path: path.write_text("{}"), "run.json holds no id"),
+        ("run.json", nest, "run.json cannot be read: it is nested too deeply"),
+        ("config.json", nest, "config.json cannot be read: it is nested too deeply"),
+        ("config.json", lambda path: path.write_bytes(b'{"\xff": 1}'), "config.json cannot be read"),
+        ("environment.json", lambda path: path.write_text("[]"), "environment.json cannot be read"),
+        ("metrics.jsonl", lambda path: (path.unlink(), path.mkdir()), "metrics.jsonl cannot be read: Is a directory"),
+        ("adapter", as_a_file, "could not be written"),
+        ("rollouts", as_a_file, "could not be written"),
+        ("checkpoints", as_a_file, "checkpoints cannot be read: Not a directory"),
+    ],
+)
+def test_what_is_wrong_in_a_run_directory_is_an_error_of_our_own(halfway, name, damage, message) -> None:
+    damage(halfway / name)
+    with pytest.raises(RloraError, match=message):
+        run(toy(halfway, **SIZE))
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_of_our_own(halfway, monkeypatch) -> None:
+    real = Path.open
+
+    def refused(self, mode="r", *arguments, **options):
+        if self.name == "lock" and mode != "r":
+            raise OSError(errno.EROFS, "Read-only file system")
+        if self.name == "lock":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(self, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(RunDirError, match=r"cannot be written .Read-only file system"):
+        run(toy(halfway, **SIZE))
+    state = runs.state_of(halfway)
+    assert state.state == "broken"
+    assert "lock cannot be read: Permission denied" in state.why
+
+
+def test_one_damaged_run_hides_no_other(halfway, straight, tmp_path, capsys) -> None:
+    folder = tmp_path / "runs"
+    shutil.copytree(straight, folder / "[red]fine")
+    damages = {"no-reward": '{"step": 0}\n', "null": "null\n", "five": "5\n"}
+    for name, text in damages.items():
+        shutil.copytree(halfway, folder / name)
+        (folder / name / "metrics.jsonl").write_text(text)
+    shutil.copytree(straight, folder / "odd")
+    (folder / "odd" / "summary.json").write_text('{"policy": 3}')
+    config = json.loads((folder / "odd" / "config.json").read_text())
+    config |= {"model": {"name": "m[/b]\x1b]0;owned\x07x"}, "data": 7, "num_steps": "many"}
+    (folder / "odd" / "config.json").write_text(json.dumps(config))
+    os.utime(folder / "odd" / "metrics.jsonl", (4e9, 4e9))
+    main(["runs", str(folder)])
+    table = capsys.readouterr().out
+    for word in ("[red]fine", "finished", "m[/b]", "0 s ago", "broken"):
+        assert word in table
+    assert "\x1b" not in table
+    assert "\x07" not in table

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "rlora"
 
 # Layer -> wing -> its folder, or the modules of the root that belong to it. CONTRIBUTING.md draws the same.
 WINGS: list[dict[str, list[str]]] = [
-    {"records": ["types", "errors", "seeding", "config", "registry"]},
+    {"records": ["types", "text", "errors", "seeding", "config", "registry"]},
     {"system": ["system"]},
     {"verify": ["verify"], "tracking": ["tracking"], "kernels": ["kernels"]},
     {"tasks": ["tasks"], "rewards": ["rewards"], "model": ["model"]},

@@ -24,6 +24,7 @@ from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
 from rlora.store.run_dir import read_json
 from rlora.tasks.files import is_own
+from rlora.text import printable
 from rlora.train.batching import BatchConfig
 from rlora.types import Prompt, Sample, SamplingParams
 from rlora.verify import Verifier
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
         disable_progress_bar()
         lines = check(parse([*_FEW, *arguments], description=DESCRIPTION, program="rlora check"))
     for line in lines:
-        print(line)
+        print(printable(line))
 
 
 def _gpu_of(arguments: Sequence[str]) -> tuple[float | None, list[str]]:

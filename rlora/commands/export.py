@@ -24,6 +24,7 @@ from rlora.store.merge import MAX_KL, mean_kl, save_merged
 from rlora.store.run_dir import rollout_rows, write_snapshot
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
+from rlora.text import printable
 from rlora.train.policy import Policy
 from rlora.types import Completion, Problem, StopReason
 
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> None:
     config = replace(from_json(RunConfig, checkpoint.config), run_dir=str(options.run))
     note = _export(config, checkpoint, options)
     (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
-    print(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip())
+    print(printable(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip()))
 
 
 def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -> str:
@@ -118,7 +119,7 @@ def _checkpoint(options: ExportOptions) -> Checkpoint:
 
 
 def _warn(message: str) -> None:
-    print(message, file=sys.stderr)
+    print(printable(message), file=sys.stderr)
 
 
 def _merge(config: RunConfig, adapter: Adapter, options: ExportOptions) -> str:

@@ -3,6 +3,7 @@ broken.
 """
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.store.checkpoint import CheckpointFolder
 from rlora.store.run_dir import metrics_rows, read_json
 from rlora.system.lock import holder
+from rlora.text import printable
 
 _COMPARED = {  # what runs are told apart by -> where it is in config.json
     "method": "method",
@@ -69,40 +71,36 @@ class RunState:
 
 def state_of(run_dir: Path) -> RunState:
     """Return the state of the run in `run_dir`, which holds a config.json; reading only, whoever writes there."""
-    config, rows, summary, why = {}, [], {}, ""
+    config, rows, summary, steps, why = {}, [], {}, [], ""
+    state, step = "stopped", 0
+    checkpoints = CheckpointFolder(run_dir / "checkpoints")
     try:
         rows = metrics_rows(run_dir)
+        step = len(rows)
         config = read_json(run_dir / "config.json")
         if (run_dir / "summary.json").is_file():
             summary = read_json(run_dir / "summary.json")
-    except RunDirError as error:
-        why = str(error)
-    checkpoints = CheckpointFolder(run_dir / "checkpoints")
-    state, step = "stopped", len(rows)
-    if holder(run_dir) is not None:
-        state = "running"
-    elif summary:
-        state = "finished"
-    elif not why:
-        try:
+        steps = checkpoints.steps()
+        if holder(run_dir) is not None:
+            state = "running"
+        elif summary:
+            state = "finished"
+        else:
             newest = checkpoints.newest()
             step = newest.step if newest is not None else 0
-        except CheckpointError as error:
-            why = str(error)
-    if why:
-        state = "broken"
-    steps = checkpoints.steps()
+    except (RunDirError, CheckpointError, OSError) as error:
+        state, why = "broken", str(error)
     accuracies = [row["evaluation/accuracy"] for row in rows if "evaluation/accuracy" in row]
     return RunState(
         run_dir=run_dir,
         state=state,
         step=steps[-1] if steps and state in ("running", "finished") else step,
-        num_steps=int(config.get("num_steps", 0)),
-        reward=rows[-1]["reward/mean"] if rows else None,
-        accuracy=summary["policy"]["accuracy"] if summary else accuracies[-1] if accuracies else None,
+        num_steps=int(_number(config, "num_steps") or 0),
+        reward=rows[-1].get("reward/mean") if rows else None,
+        accuracy=_number(summary, "policy", "accuracy") if summary else accuracies[-1] if accuracies else None,
         age_seconds=_age(run_dir / "metrics.jsonl"),
-        data=str(config.get("data", {}).get("name", "")),
-        model=str(config.get("model", {}).get("name", "")),
+        data=str(_at(config, "data", "name") or ""),
+        model=str(_at(config, "model", "name") or ""),
         setting=_setting(config),
         why=why,
     )
@@ -113,17 +111,27 @@ def _setting(config: Mapping[str, Any]) -> dict[str, str]:
     is_full = config.get("method") == "full"
     found = {}
     for name, path in _COMPARED.items():
-        value: Any = config
-        for part in path.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = _at(config, *path.split("."))
         is_meant = value is not None and not (is_full and path.startswith("lora."))
         found[name] = f"{value:g}" if is_meant and isinstance(value, float) else str(value) if is_meant else ""
     return found
 
 
+def _at(values: Any, *names: str) -> Any:
+    """Return what lies in a JSON value under one name after the other; None where nothing does."""
+    for name in names:
+        values = values.get(name) if isinstance(values, Mapping) else None
+    return values
+
+
+def _number(values: Any, *names: str) -> float | None:
+    found = _at(values, *names)
+    return found if type(found) in (int, float) and math.isfinite(found) else None
+
+
 def _age(path: Path) -> float | None:
     try:
-        return datetime.now(UTC).timestamp() - path.stat().st_mtime
+        return max(0.0, datetime.now(UTC).timestamp() - path.stat().st_mtime)  # a clock may have gone back
     except OSError:
         return None
 
@@ -142,10 +150,10 @@ def main(arguments: Sequence[str]) -> None:
             print(json.dumps({**values, "run_dir": str(state.run_dir)}))
         return
     for line in _table(states, width=Console().width):
-        print(line)
+        print(printable(line))
     for state in states:
         if state.why:
-            print(f"{state.run_dir}: {state.why}")
+            print(printable(f"{state.run_dir}: {state.why}"))
 
 
 def _table(states: Sequence[RunState], *, width: int) -> Iterator[str]:

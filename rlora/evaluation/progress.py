@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rlora.evaluation.engine import Benchmark
 from rlora.evaluation.samples import SampleFile
 from rlora.system.screen import is_diverted
+from rlora.text import printable
 
 
 class Display:
@@ -15,11 +16,11 @@ class Display:
 
     def __init__(self, console: Console, benchmark: Benchmark, arm: str, samples: SampleFile):
         """Show the sampling of one arm of a benchmark, of which some problems may be there."""
-        self._console, self._title = console, f"{benchmark.name}, {arm}"
+        self._console, self._title = console, printable(f"{benchmark.name}, {arm}")
         self._total = len(benchmark.problems)
         self._done = sum(problem in samples for problem in benchmark.problems)
         self._tokens, self._started = 0, time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), MofNCompleteColumn())
         self._bar = Progress(
             *columns,
             TextColumn("{task.fields[rate]:.0f} tokens/s, left"),

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from rlora.evaluation.intervals import Estimate
+from rlora.text import printable
 
 _FEW_PROBLEMS = 100
 
@@ -60,9 +62,11 @@ def _text(estimate: Mapping[str, Any] | None) -> str:
 def terminal_table(results: Mapping[str, Any]) -> Table:
     """Return the table for the terminal."""
     header, *rows = table_rows(results)
-    table = Table(*header, caption=caption(results), caption_justify="left")
+    table = Table(*header, caption=Text(printable(caption(results))), caption_justify="left")
     for index, row in enumerate(rows):
-        table.add_row(*row, end_section=index + 1 < len(rows) and bool(rows[index + 1][0]))
+        table.add_row(
+            *(Text(printable(cell)) for cell in row), end_section=index + 1 < len(rows) and bool(rows[index + 1][0])
+        )
     return table
 
 

@@ -37,6 +37,7 @@ from rlora.tasks.fields import check_problems
 from rlora.tasks.files import is_own
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.sets.own import read_own
+from rlora.text import printable
 from rlora.types import Problem
 from rlora.verify import Verifier
 
@@ -79,7 +80,7 @@ def _evaluate_benchmarks(
     lock = _claimed(output, {"config": config.identity(), "subject": subject.describe()})
     diversion.keep_in(output / LOG_FILE)
     try:
-        return _evaluate(config, subject, folder, output, benchmarks, make_sampler, diversion)
+        return _evaluate(config, subject, folder, lock, benchmarks, make_sampler, diversion)
     finally:
         lock.release()
 
@@ -133,15 +134,17 @@ def _evaluate(
     config: EvalConfig,
     subject: Subject,
     folder: Path,
-    output: Path,
+    lock: FolderLock,
     benchmarks: list[Benchmark],
     make_sampler: Callable[[EngineSpec], Sampler],
     diversion: Diversion,
 ) -> dict[str, Any]:
     arms = subject.arms if config.base or len(subject.arms) == 1 else ("policy",)
     console = screen().console
-    stored = output / "results.json"
+    output, stored = lock.folder, lock.folder / "results.json"
     results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
+    if not isinstance(results.get("benchmarks"), dict):
+        raise RunDirError(f"{stored} holds no results. Remove it: samples that are there are scored again.")
     results |= {
         "config": to_json(config),
         "subject": subject.describe(),
@@ -156,6 +159,7 @@ def _evaluate(
                 output / f"samples-{title_of(one.name)}-{arm}.jsonl",
                 num_samples=config.samples,
                 measures=measures_of(judges[one.name]),
+                lock=lock,
             )
             for one in benchmarks
             for arm in arms
@@ -176,14 +180,15 @@ def _evaluate(
             of_arm = {arm: files[one.name, arm] for arm in arms}
             num_trained_on = count_trained_on(trained, one.problems)
             results["benchmarks"][one.name] = _score(config, one, of_arm, judges[one.name], num_trained_on)
+    lock.check_in_place()
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
     width = None if diversion.output.isatty() else 120  # a file has no width; rich would take 80 and break the cells
     Console(file=diversion.output, width=width).print(report.terminal_table(results))
     for warning in report.warnings(results):
-        console.print(warning, markup=False)
-    console.print(f"Results and samples: {output}", markup=False)
+        console.print(printable(warning), markup=False)
+    console.print(printable(f"Results and samples: {output}"), markup=False)
     return results
 
 

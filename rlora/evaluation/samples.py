@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rlora.errors import RunDirError
-from rlora.system.files import append_line, write_atomically
+from rlora.system.files import append_line, explained, write_atomically
+from rlora.system.lock import FolderLock
 from rlora.system.records import line_of, rows_in
 from rlora.types import Group, Problem, StopReason, Verdict, VerdictKind
 
@@ -24,11 +25,11 @@ Row = Mapping[str, Any]
 class SampleFile:
     """Samples by problem, `num_samples` each, judged also by the `measures` of their judge."""
 
-    def __init__(self, path: Path, *, num_samples: int, measures: Collection[str] = ()):
+    def __init__(self, path: Path, *, num_samples: int, measures: Collection[str] = (), lock: FolderLock | None = None):
         """Read what is there, and drop what is not whole; RunDirError, naming the line, for one that was changed,
         or that this class did not write.
         """
-        self._path, self._num_samples, self._measures = path, num_samples, tuple(measures)
+        self._path, self._num_samples, self._measures, self._lock = path, num_samples, tuple(measures), lock
         rows, is_as_written = rows_in(path)
         found: dict[str, list[Row]] = defaultdict(list)
         for number, row in enumerate(rows, start=1):
@@ -63,7 +64,9 @@ class SampleFile:
         """Keep the samples of a batch and sync them; a problem with too long a prompt counts as wrong."""
         rows = [row for group in groups for row in self._group_rows(group)]
         rows += [self._missing(problem, index) for problem in too_long for index in range(self._num_samples)]
-        with FileIO(self._path, "a") as file:
+        if self._lock is not None:
+            self._lock.check_in_place()
+        with explained(self._path), FileIO(self._path, "a") as file:
             append_line(file, "\n".join(map(line_of, rows)))
         for row in rows:
             self._rows.setdefault(row["problem"], []).append(row)

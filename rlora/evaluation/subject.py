@@ -132,7 +132,7 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
     if not (run / "config.json").is_file():
         raise RunDirError(f"{run} is not a run directory: it holds no config.json.")
     stored = read_json(run / "config.json")
-    model = from_json(ModelConfig, stored["model"])
+    model = from_json(ModelConfig, section(stored, "model", run))
     if config.model is not None and config.model != model.name:
         raise ConfigError(f"--model is {config.model!r}, but the run trained on {model.name!r}; leave --model out.")
     if stored.get("method") == "full":
@@ -144,10 +144,10 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
     return Subject(
         model=replace(model, dtype=config.dtype or model.dtype, revision=config.revision or model.revision),
         lora=lora,
-        prompt=from_json(PromptConfig, stored["prompt"]),
+        prompt=from_json(PromptConfig, section(stored, "prompt", run)),
         adapter=adapter,
         version=_version(adapter),
-        data=_data(stored),
+        data=_data(stored, run),
         name=_slug(run.name),
     )
 
@@ -163,16 +163,23 @@ def _of_full_run(run: Path, config: EvalConfig, stored: Mapping[str, Any], model
     return Subject(
         model=replace(model, revision=config.revision or model.revision),
         lora=LoraConfig(),
-        prompt=from_json(PromptConfig, stored["prompt"]),
+        prompt=from_json(PromptConfig, section(stored, "prompt", run)),
         weights=weights,
         version=_version(weights),
-        data=_data(stored),
+        data=_data(stored, run),
         name=_slug(run.name),
     )
 
 
-def _data(stored: Mapping[str, Any]) -> DataConfig:
-    return from_json(DataConfig, stored["data"])
+def _data(stored: Mapping[str, Any], run: Path) -> DataConfig:
+    return from_json(DataConfig, section(stored, "data", run))
+
+
+def section(stored: Mapping[str, Any], name: str, run: Path) -> Mapping[str, Any]:
+    """Return a section of a run's configuration; RunDirError where it is not there."""
+    if not isinstance(stored.get(name), dict):
+        raise RunDirError(f"{run / 'config.json'} has no section {name!r}. Is the run directory damaged?")
+    return stored[name]
 
 
 def _of_adapter(adapter: Path, config: EvalConfig) -> Subject:

@@ -22,7 +22,7 @@ from safetensors.torch import save as tensors_to_bytes
 from rlora.errors import CheckpointError, ConfigError
 from rlora.lora.flat import FlatVector, Slot, lay_out
 from rlora.store.checkpoint_content import check_content
-from rlora.system.files import write_folder_atomically
+from rlora.system.files import explained, write_folder_atomically
 from rlora.system.records import object_in
 from rlora.train.optimizer import OptimizerState
 
@@ -137,7 +137,7 @@ class CheckpointFolder:
         assert keep_last is not None
         for step in steps[:-keep_last]:
             if not (keep_every and step % keep_every == 0):
-                shutil.rmtree(self.folder(step))
+                self._remove(step)
 
     def load(self, step: int) -> Checkpoint:
         """Return the checkpoint of a step; CheckpointError says what is wrong with it."""
@@ -193,7 +193,11 @@ class CheckpointFolder:
         """Remove the checkpoints of later steps: a run that goes on from `step` writes them again."""
         for later in self.steps():
             if later > step:
-                shutil.rmtree(self.folder(later))
+                self._remove(later)
+
+    def _remove(self, step: int) -> None:
+        with explained(self.folder(step)):
+            shutil.rmtree(self.folder(step))
 
 
 def _tensors(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rlora.errors import RunDirError
-from rlora.system.files import remove_temporaries
+from rlora.system.files import explained, remove_temporaries
 from rlora.system.lock import LOCK_FILE, FolderLock
 
 CONFIG_FILE = "config.json"  # what makes a folder a run's or an evaluation's: written first, once it is locked
@@ -24,16 +24,17 @@ def claim(path: Path, *, holds: str, option: str) -> FolderLock:
         >>> lock = claim(Path("runs/a"), holds="a run directory", option="--run-dir")
         >>> lock.release()
     """
-    is_claimed = (path / CONFIG_FILE).is_file()
-    if not is_claimed and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
-        raise RunDirError(f"{path} exists and is not {holds}; choose another {option}.")
     try:
+        is_claimed = (path / CONFIG_FILE).is_file()
+        if not is_claimed and path.exists() and (not path.is_dir() or _has_foreign_files(path)):
+            raise RunDirError(f"{path} exists and is not {holds}; choose another {option}.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirError(f"{path} cannot be made ({error.strerror}); choose another {option}.") from error
+        raise RunDirError(f"{path} cannot be made or read ({error.strerror}); choose another {option}.") from error
     lock = FolderLock(path, option=option)
     try:
-        remove_temporaries(path)
+        with explained(path):
+            remove_temporaries(path)
     except BaseException:
         lock.release()
         raise

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from rlora.config import differences, filled
-from rlora.errors import RunDirError
+from rlora.errors import RloraError, RunDirError
 from rlora.full.weights import WEIGHTS_FILE, Snapshot, save_weights
 from rlora.lora.adapter import Adapter
 from rlora.lora.peft.peft_format import CONFIG_FILE as ADAPTER_CONFIG
@@ -29,7 +29,7 @@ from rlora.lora.peft.peft_format import TENSOR_FILE, save_adapter, scale_fields
 from rlora.model.products import are_compiled_in_use
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.system import processor
-from rlora.system.files import write_atomically
+from rlora.system.files import explained, write_atomically
 from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
 from rlora.system.stamp import write_stamp
@@ -82,9 +82,20 @@ class RunDir:
             if not (path / "run.json").is_file():
                 about = {"id": uuid.uuid4().hex[:12], "created": _now(), "parent": parent}
                 write_json(path / "run.json", about)
+            if not isinstance(read_json(path / "run.json").get("id"), str):
+                raise RunDirError(f"{path / 'run.json'} holds no id. Is the run directory damaged?")
+        except OSError as error:
+            self._lock.release()
+            if isinstance(error, RloraError):
+                raise
+            raise RunDirError(f"{path} cannot be used: {error}. Is it another user's?") from error
         except BaseException:
             self._lock.release()
             raise
+
+    def check_in_place(self) -> None:
+        """Raise WriteError where the directory was moved or removed; call before anything is written into it."""
+        self._lock.check_in_place()
 
     def close(self) -> None:
         """Let another process write here."""
@@ -101,7 +112,8 @@ class RunDir:
         A killed run may have written rows and rollouts of later steps than its last checkpoint. RunDirError for a log
         that ends before it.
         """
-        (self.path / "summary.json").unlink(missing_ok=True)
+        with explained(self.path / "summary.json"):
+            (self.path / "summary.json").unlink(missing_ok=True)
         file = self.path / METRICS_FILE
         rows, is_as_written = _metrics_in(file)
         kept = [row for row in rows if row["step"] < step]
@@ -113,8 +125,9 @@ class RunDir:
             with write_atomically(file) as path:
                 path.write_text("".join(f"{line_of(row)}\n" for row in kept), encoding="utf-8")
         for file in (self.path / "rollouts").glob("step-*.jsonl"):
-            if int(file.stem.removeprefix("step-")) >= step:
-                file.unlink()
+            if file.stem.removeprefix("step-").isdecimal() and int(file.stem.removeprefix("step-")) >= step:
+                with explained(file):
+                    file.unlink()
         here, stored = environment(), self.path / "environment.json"
         before = read_json(stored) if stored.is_file() and step > 0 else here
         write_json(stored, here)
@@ -126,12 +139,14 @@ class RunDir:
 
     def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
         """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
+        self.check_in_place()
         with write_atomically(self.path / "rollouts" / f"step-{step:06d}.jsonl") as path:
             lines = [line_of(row) for group in groups for row in _rollout_rows(group)]
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
         """Write the newest (or best) policy into `adapter/`, in PEFT format, or into `model/` where all is trained."""
+        self.check_in_place()
         name = "adapter" if isinstance(snapshot, Adapter) else "model"
         folder = self.path / (f"{name}-best" if is_best else name)
         write_snapshot(snapshot, folder)
@@ -139,6 +154,7 @@ class RunDir:
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
+        self.check_in_place()
         write_json(self.path / "summary.json", summary)
 
 

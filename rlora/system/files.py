@@ -23,7 +23,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
     refuses.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -41,7 +41,7 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
     Raises WriteError when the disk refuses, and for a `path` that is there already.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-    with _explained(path):
+    with explained(path):
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         try:
@@ -57,7 +57,7 @@ def write_folder_atomically(path: Path) -> Iterator[Path]:
 
 def append_line(file: FileIO, line: str) -> None:
     """Append a line to an open unbuffered file and sync it; WriteError when the disk refuses."""
-    with _explained(Path(os.fsdecode(file.name))):
+    with explained(Path(os.fsdecode(file.name))):
         rest = f"{line}\n".encode()
         while rest:
             rest = rest[file.write(rest) :]
@@ -74,7 +74,8 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Raise WriteError, which says what to do, where the disk refuses something that the block does to `path`."""
     try:
         yield
     except WriteError:
@@ -115,10 +116,13 @@ def folder_in_memory(parent: Path | None = None) -> Path:
 def _lock(folder: Path) -> int | None:
     """Lock a folder for as long as this process lives and return the descriptor; None where another holds it."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # gone, or another user's
+        # a pipe would never open, and a link could lead anywhere: /dev/shm is everybody's
+        descriptor = os.open(folder, os.O_RDONLY | os.O_NONBLOCK | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:  # gone, another user's, or no folder
         return None
     try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
 from rich.text import Text
 
+from rlora.text import printable
+
 
 class Screen:
     """What the user sees: lines, and stages of a start with their seconds.
@@ -28,13 +30,13 @@ class Screen:
         if self._open_line:
             self.console.print()
             self._open_line = ""
-        self.console.print(text, markup=False)
+        self.console.print(printable(text), markup=False)
 
     @contextmanager
     def stage(self, title: str, *, usually: str = "") -> Iterator[None]:
         """Say that the block runs, how long it `usually` takes where that is known, and how long it took."""
         start = time.monotonic()
-        name = f"{title} ({usually})" if usually else title
+        name = printable(f"{title} ({usually})" if usually else title)
         try:
             if self.console.is_terminal:
                 with self._live(name):

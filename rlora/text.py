@@ -1,0 +1,18 @@
+"""Text of others on its way to a terminal, which would obey what it finds there."""
+
+import re
+
+# control characters but for tab and line feed, marks that turn the direction of writing, halves of surrogate pairs
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return a text as a terminal may show it: what a terminal would obey instead is written as its code.
+
+    All that is printed passes here: names of files and models, questions, completions, errors that quote them.
+
+    Example:
+        >>> printable("\x1b[31mred")
+        '\\x1b[31mred'
+    """
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
