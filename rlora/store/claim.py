@@ -30,7 +30,7 @@ def claim(path: Path, *, holds: str, option: str) -> FolderLock:
             raise RunDirError(f"{path} exists and is not {holds}; choose another {option}.")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunDirError(f"{path} cannot be made or read ({error.strerror}); choose another {option}.") from error
+        raise RunDirError(f"{path} cannot be made ({error.strerror}); choose another {option}.") from error
     lock = FolderLock(path, option=option)
     try:
         with explained(path):
