@@ -14,9 +14,11 @@ from support.runs import SIZE, stopped, toy
 
 from rlora.commands import export, runs
 from rlora.commands.cli import main
+from rlora.commands.eval import parse
 from rlora.config import to_json
+from rlora.evaluation.subject import resolve as evaluated
 from rlora.lora.config import LoraConfig
-from rlora.model.sources import model_dir
+from rlora.model.sources import loadable_name, model_dir, short_name
 from rlora.store.merge import save_merged
 from rlora.system.lock import FolderLock
 from rlora.train.optimizer import OptimizerConfig
@@ -120,7 +122,33 @@ def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     assert (
         f"| held-out accuracy of the policy, greedy, 8 problems | {100 * summary['policy']['accuracy']:.1f} %" in card
     )
+    base = json.loads((tmp_path / "newest" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(base).is_absolute()
+    assert (Path(base) / "config.json").is_file()
+    assert f"vllm serve {base} --enable-lora" in card
+    assert "AutoPeftModelForCausalLM" in card
+    assert (tmp_path / "newest" / "tokenizer.json").is_file()
+    assert evaluated(parse(["--adapter", str(tmp_path / "newest")])).model.name == "toy"
     assert "training reward in the step before" in (tmp_path / "third" / "README.md").read_text()
+
+
+def test_the_base_of_an_export_has_a_name_that_others_load(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("RLORA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert loadable_name("Qwen/Qwen3-1.7B-Base") == "Qwen/Qwen3-1.7B-Base"
+    assert loadable_name("models/mine") == str(tmp_path / "models" / "mine")
+    assert loadable_name("bundled") == str(tmp_path / "cache" / "SmolLM2-135M-Instruct-Q4_1-bf16")
+    assert short_name("/elsewhere/SmolLM2-135M-Instruct-Q4_1-bf16") == "bundled"
+    assert short_name("HuggingFaceTB/SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+def test_what_is_exported_may_be_read_by_whom_the_umask_lets(straight, tmp_path) -> None:
+    for name, options in (("adapter", []), ("merged", ["--merge"])):
+        main(["export", str(straight), "--to", str(tmp_path / name), *options])
+        (tmp_path / name / "usual").touch()
+        usual = (tmp_path / name / "usual").stat().st_mode
+        assert {path.name for path in (tmp_path / name).iterdir() if path.stat().st_mode != usual} == set()
 
 
 def test_a_merged_model_says_what_the_adapter_says(straight, tmp_path, capsys) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from rlora.model.sources import BUNDLED, BUNDLED_HUB, model_title
+from rlora.model.sources import BUNDLED, BUNDLED_HUB, loadable_name, model_title
 from rlora.run_config import RunConfig
 from rlora.store.run_dir import metrics_rows, read_json
 
@@ -26,6 +26,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
         "| | |",
         "| --- | --- |",
         f"| base | {title}{f', revision {config.model.revision}' if config.model.revision else ''} |",
+        *_copy_of_base(config),
         "| trained | every weight |" if is_full else adapter,
         f"| steps | {step} of {config.problems_per_step} problems x {config.samples_per_problem} samples |",
         f"| optimizer | AdamW, rate {config.optimizer.learning_rate:g} ({config.optimizer.schedule}) |",
@@ -35,7 +36,7 @@ def model_card(run_dir: Path, config: RunConfig, step: int, note: str) -> str:
     ]
     if note:
         lines += [note, ""]
-    lines += ["## Use", "", *_use(config, base, is_model), ""]
+    lines += ["## Use", "", *_use(config, is_model), ""]
     return "\n".join([*header, *lines])
 
 
@@ -62,8 +63,28 @@ def _scores(run_dir: Path, step: int) -> list[str]:
     return lines or ["| scores | none were measured at this step |"]
 
 
-def _use(config: RunConfig, base: str, is_model: bool) -> list[str]:
+def _copy_of_base(config: RunConfig) -> list[str]:
+    if config.model.name != BUNDLED:
+        return []
+    return [
+        f"| | trained on rlora's copy in {loadable_name(BUNDLED)}; the hub's {BUNDLED_HUB} has other weights (before "
+        "they were quantised to 4 bits), so copy that folder with this one |"
+    ]
+
+
+def _use(config: RunConfig, is_model: bool) -> list[str]:
     if is_model:
         return ["    vllm serve FOLDER"]
     lora = f"--enable-lora --max-lora-rank {config.lora.served.rank} --lora-modules rl=FOLDER"
-    return [f"    vllm serve {base} {lora}"]
+    return [
+        "FOLDER is this one; `base_model_name_or_path` in adapter_config.json names the base.",
+        "",
+        f"    vllm serve {loadable_name(config.model.name)} {lora}",
+        "",
+        "or, with Transformers and PEFT,",
+        "",
+        "    from peft import AutoPeftModelForCausalLM",
+        "    from transformers import AutoTokenizer",
+        f'    model = AutoPeftModelForCausalLM.from_pretrained("FOLDER", dtype="{config.model.dtype}")',
+        '    tokenizer = AutoTokenizer.from_pretrained("FOLDER")',
+    ]

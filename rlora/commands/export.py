@@ -91,6 +91,7 @@ def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -
     if options.merge:
         return _merge(config, adapter, options)
     write_snapshot(adapter, options.to)
+    load_tokenizer(model_dir(config.model), config.model).save_pretrained(options.to)
     return ""
 
 

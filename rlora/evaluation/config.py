@@ -133,7 +133,7 @@ class EvalConfig:
             raise ConfigError(f"two benchmarks are called {twice[0]}. Name each once, and rename a file if need be.")
         for name in self.benchmarks:
             if is_own(name):
-                check_own(name, "benchmark")
+                check_own(name, f"the benchmark {name}")
             else:
                 check_judge(task(name).judge)
 

@@ -17,12 +17,14 @@ import torch
 
 from rlora.errors import ConfigError, RloraError
 from rlora.model.made import make_bundled, make_toy
+from rlora.system.files import give_usual_modes
 from rlora.system.screen import stage
 
 BUNDLED = "bundled"
 TOY = "toy"
 BUNDLED_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same model before its weights were quantised
 BUNDLED_TITLE = "SmolLM2-135M-Instruct, 4-bit weights dequantised"
+_MADE = {BUNDLED: "SmolLM2-135M-Instruct-Q4_1-bf16", TOY: "toy-1"}  # folders in the cache
 
 DtypeName = Literal["bfloat16", "float16", "float32"]
 CompileName = Literal["auto", "on", "off"]
@@ -80,6 +82,18 @@ def model_dir(config: ModelConfig) -> Path:
     return folder
 
 
+def loadable_name(name: str) -> str:
+    """Return the name by which other libraries load a base: a hub's name, or an absolute folder; never "bundled"."""
+    folder = cache_dir() / _MADE[name] if name in _MADE else Path(name)
+    return str(folder.absolute()) if name in _MADE or folder.is_dir() else name
+
+
+def short_name(loadable: str) -> str:
+    """Return the name that `loadable_name` was given, by whichever machine, of a model that rlora makes itself."""
+    path = Path(loadable)
+    return next((name for name, made in _MADE.items() if path.is_absolute() and path.name == made), loadable)
+
+
 def config_dir(config: ModelConfig) -> Path:
     """Return a folder that holds the model's config.json; of a hub model no weights are fetched.
 
@@ -129,8 +143,8 @@ def _hub_dir(name: str, revision: str | None, only: list[str] | None) -> Path:
 
 def _made_once(name: str) -> Path:
     """Return the cached folder of a model that rlora makes itself, making it on first use."""
-    folder_name, make = {BUNDLED: ("SmolLM2-135M-Instruct-Q4_1-bf16", make_bundled), TOY: ("toy-1", make_toy)}[name]
-    target = cache_dir() / folder_name
+    make = {BUNDLED: make_bundled, TOY: make_toy}[name]
+    target = cache_dir() / _MADE[name]
     if not (target / "complete").is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
         usually = "once, about 20 s" if name == BUNDLED else "once"
@@ -140,6 +154,7 @@ def _made_once(name: str) -> Path:
         ):
             made = Path(temporary) / "model"
             make(made)
+            give_usual_modes(made)
             (made / "complete").touch()
             if not target.exists():  # another process may have been faster
                 made.rename(target)

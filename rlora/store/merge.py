@@ -12,6 +12,7 @@ from rlora.lora.config import LoraConfig
 from rlora.lora.peft.stored_ranks import is_of_expert
 from rlora.lora.variants.experts import projection_weight
 from rlora.model.sources import DTYPES, ModelConfig
+from rlora.system.files import give_usual_modes
 from rlora.train.batching import Row, stack
 from rlora.train.losses import k3
 from rlora.train.policy import Policy
@@ -38,6 +39,7 @@ def save_merged(
     for extra in ("generation_config.json",):
         if (folder / extra).is_file():
             shutil.copy(folder / extra, target / extra)
+    give_usual_modes(target)
 
 
 def _weight(model: Any, name: str) -> torch.Tensor:

@@ -12,6 +12,9 @@ from pathlib import Path
 from rlora.errors import WriteError
 
 _TEMPORARY = ".tmp"
+_UMASK = os.umask(0o077)  # which can only be read by setting it
+os.umask(_UMASK)
+_USUAL_MODE = 0o666 & ~_UMASK  # what a library that writes for itself alone (0600) is corrected to
 _IN_MEMORY = "rlora-adapters-"
 
 
@@ -27,11 +30,19 @@ def write_atomically(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
+            temporary.chmod(_USUAL_MODE)
             _sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync(path.parent)
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Let every file in a folder be read by whom the user's umask lets read."""
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(_USUAL_MODE)
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class DataConfig:
             raise ConfigError(f"the data set {OWN!r} is your own files; name them with --train FILE.jsonl.")
         for field in ("train", "test"):
             if (name := getattr(self, field)) is not None:
-                check_own(name, field)
+                check_own(name, f"{field} is {name!r}, which")
         if not self.question_field or not self.answer_field:
             raise ConfigError("question_field and answer_field must not be empty.")
         low, high = self.min_difficulty, self.max_difficulty

@@ -48,12 +48,12 @@ def is_own(name: str) -> bool:
     return name.startswith("hub:") or name.endswith(SUFFIXES)
 
 
-def check_own(name: str, field: str) -> None:
-    """Raise ConfigError for a file that is not there, or a hub's name of another form."""
+def check_own(name: str, called: str) -> None:
+    """Raise ConfigError for a file that is not there, which errors call `called`, or a hub's name of another form."""
     if name.startswith("hub:"):
         HubName.parsed(name)
     elif not Path(name).is_file():
-        raise ConfigError(f"{field} is {name!r}, which is not a file.")
+        raise ConfigError(f"{called} is not a file.")
 
 
 def own_title(name: str) -> str:

@@ -14,6 +14,7 @@ from rlora.errors import AdapterError
 from rlora.lora.config import LoraConfig, is_attention
 from rlora.lora.peft.peft_format import TENSOR_FILE, check_adapter, load_adapter_tensors, our_name, read_adapter_config
 from rlora.lora.peft.stored_ranks import stored_ranks, stored_shapes
+from rlora.model.sources import short_name
 
 
 def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
@@ -36,7 +37,7 @@ def stored_shape(folder: Path) -> tuple[LoraConfig, str]:
     layers = _layers(folder)
     kinds = ["attention" if all(is_attention(layer) for layer in layers - {"lm_head"}) else "all"]
     config = replace(config, layers="+".join(kinds + ["unembedding"] * ("lm_head" in layers)))
-    return config, str(stored.get("base_model_name_or_path") or "")
+    return config, short_name(str(stored.get("base_model_name_or_path") or ""))
 
 
 def padded_tensors(folder: Path, config: LoraConfig, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.plain import check_plain
 from rlora.lora.peft.stored_ranks import header, is_of_expert, rank_fields, stored_ranks
+from rlora.model.sources import loadable_name
 from rlora.system.files import write_atomically
 from rlora.system.records import object_in
 from rlora.system.stamp import check_stamp
@@ -71,7 +72,7 @@ def save_config(adapter: Adapter, folder: Path) -> None:
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": adapter.base_model,
+        "base_model_name_or_path": loadable_name(adapter.base_model),
         **rank_fields({name: tuple(tensor.shape) for name, tensor in adapter.tensors.items()}, adapter.config.rank),
         "lora_alpha": adapter.config.alpha,
         "lora_dropout": 0.0,
