@@ -100,7 +100,7 @@ def _compared(request: JudgeRequest, found: Extraction, trace: list[Step] | None
     if request.is_number and not is_worked_out(right):
         return _decided("a number is asked for, and this is not worked out", VerdictKind.NOT_WORKED_OUT, found, trace)
     verdict = cheap_verdict(gold, found.text, is_rounding=True, trace=trace)
-    is_asked = request.is_worked_out and request.question and verdict is not False
+    is_asked = request.is_worked_out and request.question and verdict is not False and left != right
     if is_asked and is_left_to_work_out(right, left, request.question):
         return _decided("less worked out than the gold, or the question's", VerdictKind.NOT_WORKED_OUT, found, trace)
     if verdict:

@@ -29,7 +29,7 @@ def _spelled(node: Node, parts: list[Hashable]) -> Hashable:
     match node.op:
         case "num":
             return node.number
-        case "deg":
+        case "deg" | "unit":
             return parts[0]
         case "neg":
             return _sum([(parts[0], -_ONE)])

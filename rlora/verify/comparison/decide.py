@@ -43,7 +43,8 @@ def _exactly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
     return is_rounded_gold(gold, places) and not _terminates(value) and rounded(value, places) == gold
 
 
-def _roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
+def roughly_rounded(node: Node, gold: Fraction, places: int) -> Ternary:
+    """Return False for a value that is proven not to round to a decimal; never True."""
     found = enclose(node, 1)
     if found is None or symbols(node):
         return None
@@ -79,7 +80,7 @@ CHEAP_VALUES = (
 )
 CHEAP_DECIMALS = (
     Rule(name="the exact value, which if it has no end may round to the gold", decide=_exactly_rounded),
-    Rule(name="proven not to round to the gold by a floating-point value with an error bound", decide=_roughly_rounded),
+    Rule(name="proven not to round to the gold by a floating-point value with an error bound", decide=roughly_rounded),
 )
 
 

@@ -45,9 +45,9 @@ def _enclose(node: Node, salt: int) -> Enclosure | None:
             return complex(v), 0.0
         case "const":
             return _CONSTANTS.get(node.name)
-        case "neg" | "deg":
+        case "neg" | "deg" | "unit":
             inner = _enclose(node.args[0], salt)
-            return inner if inner is None or node.op == "deg" else (-inner[0], inner[1])
+            return inner if inner is None or node.op != "neg" else (-inner[0], inner[1])
         case "add" | "mul" | "div" | "pow":
             a, b = _enclose(node.args[0], salt), _enclose(node.args[1], salt)
             return None if a is None or b is None else _binary(node, a, b)

@@ -17,9 +17,12 @@ from rlora.verify.comparison.decide import (
     all_of,
     any_of,
     full_decision,
+    roughly_rounded,
     same_value,
 )
+from rlora.verify.comparison.names import body, by_name, quantity, with_same_parameter
 from rlora.verify.comparison.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
+from rlora.verify.comparison.units import in_units
 from rlora.verify.reading.nodes import Node, contains, is_structure, op, symbols
 from rlora.verify.reading.normalize import plain_words
 from rlora.verify.reading.structure import parse_answer
@@ -63,8 +66,12 @@ def _relation(gold: Node, answer: Node, decide: Decision) -> Ternary:
         verdicts.append(_ordered(gold.args, answer.args, decide))
     if signs == backwards and set(signs) <= MOVABLE:
         verdicts.append(_ordered(gold.args, answer.args[::-1], decide))
-    if signs == other_signs == ["="] and {gold.args[0].op, answer.args[0].op} == {"apply", "sym"}:
-        verdicts.append(compare(gold.args[1], answer.args[1], decide))  # y = 2x + 1 and f(x) = 2x + 1 define the same
+    if signs == other_signs == ["="]:
+        if {gold.args[0].op, answer.args[0].op} == {"apply", "sym"}:
+            verdicts.append(compare(gold.args[1], answer.args[1], decide))  # y = 2x + 1 and f(x) = 2x + 1
+        bodies = body(gold), body(answer)
+        if bodies[0] is not None and bodies[1] is not None and gold.args[0].name == answer.args[0].name:
+            verdicts.append(compare(bodies[0], bodies[1], decide))  # f(x) = x and f(z) = z
     sides = gold.args + answer.args
     is_movable = len(signs) == len(other_signs) == 1 and signs[0] in MOVABLE and not any(map(is_structure, sides))
     if any_of(verdicts) is not True and is_movable and other_signs[0] in MOVABLE:
@@ -86,8 +93,23 @@ def _moved(gold: Node, answer: Node, sign: str, other_sign: str, decide: Decisio
     return decide.same(op("mul", a, renamed(b)), op("mul", b, renamed(a)))
 
 
-def _unwrapped(gold: Node, answer: Node) -> tuple[Node, Node] | None:
+def _approximated(gold: Node, answer: Node) -> Node | None:
+    """Return the decimal that an answer such as 1/3 \\approx 0.33 ends in, if it is the gold's and may be right."""
+    if gold.op != "num" or gold.places is None or gold.number is None or answer.op != "rel":
+        return None
+    signs, last = answer.name.split(), answer.args[-1]
+    exact = answer.args[signs.index("~")] if "~" in signs else None
+    if exact is None or last.number != gold.number or symbols(exact):
+        return None
+    return None if roughly_rounded(exact, gold.number, gold.places) is False else last
+
+
+def _unwrapped(gold: Node, answer: Node, decide: Decision) -> tuple[Node, Node] | None:
     """Return the pair with one side reduced to the other's kind: an equation to its value, an inequality to its set."""
+    if decide.is_rounding and answer.op == "rel" and not is_structure(gold):
+        told = _approximated(gold, answer) or (None if symbols(gold) else quantity(answer))
+        if told is not None:
+            return gold, told
     for a, b, is_swapped in ((gold, answer, False), (answer, gold, True)):
         inner = None
         if a.op == "rel" and b.op != "rel":
@@ -108,6 +130,10 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
         return decide.by("the same tree", True, gold, answer)
     if decide.effort is not None:
         decide.effort.spend(gold, answer)
+    named = by_name(gold, answer)
+    if named is not None:
+        decide.by("entries by their names, in the order of these", None, *named)
+        return compare(*named, decide)
     kinds = {gold.op, answer.op}
     if kinds == {"rel"}:
         verdict = _relation(gold, answer, decide)
@@ -115,7 +141,7 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
             return decide.by("relations: their sides, swapped, moved over or scaled", verdict, gold, answer)
         if symbols(gold) != symbols(answer):
             return decide.by("relations in different variables", False, gold, answer)
-    reduced = _unwrapped(gold, answer)
+    reduced = _unwrapped(gold, answer, decide)
     if reduced is not None:
         decide.by("an equation stands for its value, an inequality for its set, one element for itself", None, *reduced)
         return compare(*reduced, decide)
@@ -131,6 +157,11 @@ def compare(gold: Node, answer: Node, decide: Decision) -> Ternary:
         return decide.by("answers of different kinds", False, gold, answer)
     if kinds <= {"sym", "const"} and len(gold.name) == len(answer.name) == 1:
         return decide.by("single letters ignore case", gold.name.casefold() == answer.name.casefold(), gold, answer)
+    if contains(gold, "unit") or contains(answer, "unit"):
+        if (converted := in_units(gold, answer)) is None:
+            return decide.by("values in several units", False, gold, answer)
+        gold, answer = converted
+        decide.by("units are converted, or dropped where one side has none", None, gold, answer)
     return same_value(gold, answer, decide)
 
 
@@ -159,7 +190,7 @@ def _tuple(node: Node) -> tuple[Node, ...] | None:
 
 _MARKUP = re.compile(r"\\(?:text|mathrm|mathbf|mbox)(?:bf|rm)?|\\[ ,;:]|[{}$*]")
 _OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)|\b[A-H]\s?[).:]|\b(?:or|and)\b")
-_CHOICE = re.compile(r"(?:\(([A-Ha-h])\)|([A-H])\s?[).:])\s*([^\s+\-*/^=<>_!|,].*)", re.DOTALL)
+_CHOICE = re.compile(r"(?:\(([A-Ha-h])\)|([A-H])\s{0,8}[).:])\s*([^\s+\-*/^=<>_!|,].*)", re.DOTALL)
 
 
 def _choice(text: str) -> tuple[str, str] | None:
@@ -189,7 +220,7 @@ def compare_texts(gold: str, answer: str, decide: Decision) -> Ternary:
         return (
             decide.symbolic(gold, answer) if is_value else decide.by("answers of different kinds", False, left, right)
         )
-    verdict = compare(left, right, decide)
+    verdict = compare(left, right if left == right else with_same_parameter(left, right), decide)
     if verdict is False and (left.op == "list") != (right.op == "list"):
         texts = [_with_decimal_point(text) for text in (gold, answer)]
         if texts != [gold, answer]:

@@ -64,7 +64,7 @@ def exact(node: Node) -> Fraction | None:
     """Return the rational value of a tree without variables, or None."""
     if node.op == "num":
         return node.number
-    if not node.args or node.op not in ("neg", "add", "mul", "div", "pow", "fact", "deg", "fn"):
+    if not node.args or node.op not in ("neg", "add", "mul", "div", "pow", "fact", "deg", "unit", "fn"):
         return None
     values = [exact(child) for child in node.args]
     known = [value for value in values if value is not None]
@@ -74,7 +74,7 @@ def exact(node: Node) -> Fraction | None:
 def _apply(node: Node, values: list[Fraction]) -> Fraction | None:
     first = values[0]
     match node.op:
-        case "deg":
+        case "deg" | "unit":
             return first
         case "neg":
             return -first
@@ -155,7 +155,7 @@ def residue(node: Node, salt: int = 0) -> int | None:
             if node.name == "inf":
                 return None
             return _ROOT_OF_MINUS_ONE if node.name == "i" else _point(f"const {node.name}", salt)
-        case "neg" | "deg" | "add" | "mul" | "div":
+        case "neg" | "deg" | "unit" | "add" | "mul" | "div":
             return _arithmetic(node, salt)
         case "pow":
             return _residue_power(node, salt)
@@ -165,8 +165,10 @@ def residue(node: Node, salt: int = 0) -> int | None:
 
 def _arithmetic(node: Node, salt: int) -> int | None:
     first = residue(node.args[0], salt)
-    if first is None or node.op in ("neg", "deg"):
-        return first if first is None or node.op == "deg" else -first % PRIME
+    if first is None or node.op in ("deg", "unit"):
+        return first
+    if node.op == "neg":
+        return -first % PRIME
     second = residue(node.args[1], salt)
     if second is None:
         return None

@@ -1,8 +1,9 @@
 """Values at high precision (mpmath), in the worker: decides what is not rational.
 
 A subexpression as small or large as 10^m is answered with 2m more digits, so that a tiny term that is added to a
-large one is seen. Variables run over fixed real points, positive, negative and integer; a point where either side is
-not a real number does not count, unless i occurs. Agreement at every point to (40 + m) digits is taken as equality.
+large one is seen. Variables run over fixed real points of several scales, positive, negative and integer, since
+|x - 100| is 100 - x near 0; a point where either side is not a real number does not count, unless i occurs. Agreement
+at every point to (40 + m) digits is taken as equality.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ Number = Any  # mpmath has no types: an mpf, or an mpc whose imaginary part is n
 
 MAX_MAGNITUDE = 3_000  # decimal digits of the largest and smallest value that is evaluated
 _DIGITS = 60
-_NUM_POINTS = 12
+_SCALES = (1, mpmath.mpf(1) / 8, mpmath.mpf(1) / 4, 25, 10_000)
+_POINTS = tuple((scale, sign) for sign in (1, -1, 1, 0) for scale in _SCALES)  # 0: each variable has its own sign
+_NUM_POINTS, _NUM_INTEGER_POINTS, _LEAST = len(_POINTS), 12, 3
+_POINTS += ((1, 1),) * 24  # more, where both are real at few
 
 
 class UndefinedError(ArithmeticError):
@@ -57,8 +61,8 @@ class Evaluator:
         base = point(name, self.salt)
         if self.is_integer:
             return mpmath.mpf(2 + int((base - 1) * 6) + self.salt % 5)
-        sign = -1 if self.salt % 2 and int(base * 1e6) % 3 else 1
-        return mpmath.mpf(sign * base)
+        scale, sign = _POINTS[self.salt]
+        return mpmath.mpf(base) * scale * (sign or (1 if int(base * 1e6) % 2 else -1))
 
     def _value(self, node: Node) -> Number:
         match node.op:
@@ -75,7 +79,7 @@ class Evaluator:
                 return self._unknown(node)
         values = [self.value(child) for child in node.args]
         match node.op:
-            case "deg":
+            case "deg" | "unit":
                 return values[0]
             case "neg":
                 return -values[0]
@@ -203,17 +207,21 @@ def agree(a: Node, b: Node) -> bool | None:
     for is_complex, is_integer in passes:
         if is_complex and not with_i and num_agreed:
             break
-        for salt in range(_NUM_POINTS if names else 1):
+        for salt in range(_NUM_INTEGER_POINTS if is_integer else len(_POINTS)) if names else (0,):
+            if salt >= _NUM_POINTS and num_agreed >= _LEAST:
+                break
             try:
                 (left, right), tolerance = values_at((a, b), salt, is_complex, is_integer)
             except UndefinedError:
                 continue
             except TooLargeError:
-                return None
+                if not names:
+                    return None
+                continue
             if abs(left - right) > tolerance:
                 return False
             num_agreed += 1
-    return True if num_agreed >= (3 if names else 1) else None
+    return True if num_agreed >= (_LEAST if names else 1) else None
 
 
 def rounds_to(node: Node, gold: Fraction, places: int) -> bool | None:

@@ -19,6 +19,8 @@ def is_name(node: Node) -> bool:
         return bool(node.args) and all(child.op == "sym" for child in node.args)
     if node.op == "fn" and node.name == "abs":
         return node.args[0].op == "apply" or (node.args[0].op == "sym" and len(node.args[0].name) > 1)
+    if node.op == "div":  # dy/dx
+        return all(side.op == "mul" and side.args[0].name in ("d", "\\partial") for side in node.args)
     if node.op != "mul" or not all(is_name(child) for child in node.args):
         return False  # 2x = 10 names nothing, and xy = 6 is an equation
     return _is_application(node) or any(child.op == "apply" or child.name.isupper() for child in node.args)
@@ -35,7 +37,7 @@ def named_value(node: Node) -> Node | None:
             return sides[0]
     left, right = sides[0], sides[-1]
     if is_name(left):
-        is_plain = left.op in ("sym", "apply", "seq") or not symbols(right) or _is_application(left)
+        is_plain = left.op in ("sym", "apply", "seq", "div") or not symbols(right) or _is_application(left)
         return right if is_plain else None
     if right.op == "sym" and not symbols(left):
         return left
@@ -53,7 +55,8 @@ def solutions(node: Node) -> Node | None:
     if node.op == "sym" and node.name in _NUMBER_SETS:
         return REALS
     if node.op == "list" and node.name == "or" and all(child.op == "rel" for child in node.args):
-        parts = [solutions(child) for child in node.args]
+        are_values = all(child.name == "=" for child in node.args)
+        parts = [_value_set(child) if child.name == "=" and not are_values else solutions(child) for child in node.args]
         known = [part for part in parts if part is not None]
         return Node("union", tuple(known)) if len(known) == len(parts) else None
     if node.op == "seq" and node.name == "\\setminus":
@@ -75,6 +78,11 @@ def solutions(node: Node) -> Node | None:
     if len(signs) == 1:
         return _half_line(node.args[0], signs[0], node.args[1])
     return _segment(node.args, signs) if len(signs) == 2 else None
+
+
+def _value_set(node: Node) -> Node | None:
+    """Return the set of the one value that x = 2 gives."""
+    return Node("set", (node.args[1],)) if node.args[0].op == "sym" and not symbols(node.args[1]) else None
 
 
 def _excluded(node: Node, name: Node) -> Node | None:

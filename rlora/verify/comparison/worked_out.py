@@ -53,7 +53,7 @@ def _leaves(node: Node) -> Iterator[Node]:
 
 
 def _is_simple(node: Node) -> bool:
-    inner = node.args[0] if node.op in ("neg", "deg") else node
+    inner = node.args[0] if node.op in ("neg", "deg", "unit") else node
     return is_worked_out(inner) or inner.op in _SIMPLE
 
 
@@ -74,7 +74,7 @@ def _key(node: Node) -> Hashable:
 
 def _form(node: Node) -> str:
     match node.op:
-        case "neg" | "deg":
+        case "neg" | "deg" | "unit":
             return _form(node.args[0])
         case "num" if node.number is not None and node.number.denominator > 1:
             return node.name or ("fraction" if node.places is None else "decimal")

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from rlora.verify.reading.nodes import ParseError
+from rlora.verify.reading.units import is_unit
 
 _FUNCTIONS_WORDS = """
     sin cos tan cot sec csc arcsin arccos arctan arccot asin acos atan sinh cosh tanh coth arcsinh arccosh
@@ -12,7 +13,7 @@ _FUNCTIONS_WORDS = """
 FUNCTIONS = frozenset(_FUNCTIONS_WORDS.split())
 _GREEK_WORDS = """
     alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi
-    omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell aleph hbar
+    omega partial Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega ell aleph hbar
 """
 GREEK = frozenset(_GREEK_WORDS.split())
 _WORDS_AS_COMMANDS = {
@@ -22,8 +23,12 @@ _WORDS_AS_COMMANDS = {
 }
 _FONTS_WORDS = """
     text mbox mathrm textrm textbf mathbf textit mathit textsf mathsf texttt boldsymbol bm emph operatorname
-    textnormal hbox underline
+    textnormal textup textsc hbox underline ensuremath mathop mathbin mathord mathup
 """
+_PROSE_FONTS = frozenset({"text", "mbox", "textrm", "textbf", "textit", "emph", "hbox", "texttt", "textsf", "textsc"})
+_WORD = re.compile(r"[A-Za-z]{2}")
+_JOINT = re.compile(r"(?<=\S)\s+(and|or)\s*$")
+_UPRIGHT = frozenset({"text", "mbox", "textrm", "mathrm"})
 _FONTS = frozenset(_FONTS_WORDS.split())
 _TOKEN = re.compile(
     r"(?P<space>(?:\s|~|\\[,;: ]|\\q?quad(?![a-zA-Z])|\\\\(?=\s*$))+)"
@@ -73,19 +78,27 @@ def matching_brace(text: str, start: int) -> int:
     return -1
 
 
-def _font_tokens(command: str, content: str, spaced: bool, depth: int) -> list[Token]:
-    """Return the tokens of a font or text command's content: mathematics is read on, prose stays one token."""
+def _font_tokens(
+    command: str, content: str, spaced: bool, depth: int, is_behind: bool, *, is_joined: bool = False
+) -> list[Token]:
+    """Return the tokens of a font or text command's content: mathematics is read on, prose stays one token, and so do
+    units, if it `is_behind` a value."""
     stripped = content.strip()
     lowered = stripped.strip(" ,").lower()
     if lowered in ("and", "or"):
         return [Token("sep", lowered, True)]
+    if not is_joined and (joint := _JOINT.search(content)):  # "\\text{ goats and }"
+        halves = content[: joint.start()], content[joint.end() :]
+        first, last = (_font_tokens(command, half, spaced, depth, is_behind, is_joined=True) for half in halves)
+        return [*first, Token("sep", joint[1], True), *last]
     if stripped in FUNCTIONS and command in ("operatorname", "mathrm", "rm"):
         return [Token("fn", stripped, spaced)]
     if not stripped:
         return []
-    if content != stripped and len(stripped) == 1 and stripped.islower() and command in ("text", "mbox", "textrm"):
+    if is_behind and command in _UPRIGHT and is_unit(stripped):
         return [Token("text", stripped, spaced)]  # "\\text{ m}" behind a number is metres, not a variable
-    if _PLAIN.fullmatch(stripped) and depth < 8:
+    is_formula = command not in _PROSE_FONTS and not _WORD.search(stripped)
+    if (is_formula or _PLAIN.fullmatch(stripped)) and depth < 8:
         return _tokens(stripped, depth + 1)
     return [Token("text", stripped, spaced)]
 
@@ -101,7 +114,9 @@ def _word_token(word: str, spaced: bool) -> Token:
     return Token("sym" if len(word) == 1 else "word", word, spaced)
 
 
-def _command_token(text: str, end: int, name: str, spaced: bool, depth: int) -> tuple[list[Token], int]:
+def _command_token(
+    text: str, end: int, name: str, spaced: bool, depth: int, is_behind: bool
+) -> tuple[list[Token], int]:
     """Return the tokens of the command `name` whose arguments begin at `end`, and where to go on."""
     bare = name[1:].rstrip("*")
     if bare in _FONTS or bare in ("mathbb", "mathcal", "mathfrak", "mathscr"):
@@ -114,7 +129,7 @@ def _command_token(text: str, end: int, name: str, spaced: bool, depth: int) -> 
                 raise ParseError("unbalanced braces")
             content = text[start + 1 : close]
             if bare in _FONTS:
-                return _font_tokens(bare, content, spaced, depth), close + 1
+                return _font_tokens(bare, content, spaced, depth, is_behind), close + 1
             return [Token("sym", f"\\{bare}{{{content.strip()}}}", spaced)], close + 1
         if bare.startswith("math") and start < len(text) and text[start].isalpha():
             name = text[start] if bare in _FONTS else f"\\{bare}{text[start]}"
@@ -142,7 +157,8 @@ def _tokens(text: str, depth: int) -> list[Token]:
             spaced = True
             continue
         if kind == "cmd":
-            found, position = _command_token(text, position, value, spaced, depth)
+            is_behind = bool(out) and (out[-1].kind in ("num", "sym") or out[-1].text in (")", "}", "\\pi"))
+            found, position = _command_token(text, position, value, spaced, depth, is_behind)
             out.extend(found)
         elif kind == "word" and _GLUED.fullmatch(value) and value not in _NOT_GLUED:
             out.extend(_word_token(part, spaced) for part in _GLUED_PART.findall(value))

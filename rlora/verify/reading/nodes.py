@@ -2,7 +2,8 @@
 
 Operations, by kind:
     leaves     num, big (a numeral too long to convert), base (digits in a base), sym, const (pi, e, i, inf), text
-    scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, ...), apply (an unknown function)
+    scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, ...), apply (an unknown function),
+               unit (a value in a unit; name: its base units, number: its size in them)
     structures list (no brackets), set, seq (name: its brackets), matrix (children: rows), union, rel (name: operators),
                pm (a value of either sign), calculus (left to SymPy; name: the source)
 """
@@ -82,7 +83,7 @@ def cost(node: Node) -> int:
 def is_worked_out(node: Node) -> bool:
     """Whether the node is a number with nothing left to compute: a numeral, a fraction of two integers, a mixed number,
     or a numeral times a power of ten, each with a sign or a degree sign."""
-    if node.op in ("neg", "deg"):
+    if node.op in ("neg", "deg", "unit"):
         return is_worked_out(node.args[0])
     if node.op == "div":
         return all(map(_is_integer, node.args))
@@ -126,9 +127,13 @@ def signed(sign: str, node: Node) -> Node:
     """Return the value with a sign in front: +, -, or either of both."""
     if sign in ("\\pm", "\\mp"):
         return Node("pm", (value(node),), sign)
-    return op("neg", value(node)) if sign == "-" else node
+    return node if sign != "-" else product(num(-1), node) if node.op == "matrix" else op("neg", value(node))
 
 
 def product(left: Node, right: Node) -> Node:
-    """Return the product of two values; raises ParseError for a structure."""
+    """Return the product of two values, of which one may be a matrix; raises ParseError for another structure."""
+    for factor, other in ((left, right), (right, left)):
+        if other.op == "matrix" and not other.name and not is_structure(factor):
+            rows = (Node("list", tuple(op("mul", factor, entry) for entry in row.args)) for row in other.args)
+            return Node("matrix", tuple(rows))
     return op("mul", value(left), value(right))

@@ -46,9 +46,13 @@ _GAP = re.compile(r"\s{9,}")  # patterns that begin with spaces would try every 
 _EIGHT_SPACES = " " * 8
 _NO_SPACE = re.compile(r"\\!")
 _SIZES = re.compile(
-    r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|limits|nolimits)(?![a-zA-Z])"
+    r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?(?:\s{0,8}(?=[\[(|{\])}]|\\[{}]))?"
+    r"|\\(?:(?:display|text|script)style|(?:no)?limits|rm|bf|it|sf|tt|sc|bfseries|itshape|tiny|scriptsize|footnotesize"
+    r"|small|normalsize|[lL]arge|LARGE|[hH]uge|hfill|noindent|centering|(?:math)?strut)(?![a-zA-Z])"
+    r"|\\(?:(?:text)?color|[hv]space\*?)\s?\{[^{}]{0,40}\}"
 )
-_FRACTIONS = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
+_FRACTIONS = re.compile(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])")
+_TIMES_TEN = re.compile(r"(?<=\d) {1,8}x {1,8}(?=10\s?\^)")  # 3 x 10^8
 _MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\\$|\\phantom\s*(?:\{[^{}]*\}|-)|\\label\{[^{}]*\}")
 _REPLACED = [
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<="), r"\\le "),
@@ -58,7 +62,7 @@ _REPLACED = [
     (re.compile(r"\\gt(?![a-zA-Z])"), ">"),
     (re.compile(r"\*\*"), "^"),
     (re.compile(r"\^\s*(?:\{\s*)?\\circ\s*\}?|\\degree(?![a-zA-Z])"), r"\\deg@ "),
-    (re.compile(r"\\[lr]?vert(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\(?:[lr]?vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\[lr]brace(?![a-zA-Z])"), lambda m: r"\{" if m[0][1] == "l" else r"\}"),
     (re.compile(r"\\[lr]brack(?![a-zA-Z])"), lambda m: "[" if m[0][1] == "l" else "]"),
     (re.compile(r"\\(?:cdots|dots|ldots|dotsc)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
@@ -96,12 +100,19 @@ def plain_characters(text: str) -> str:
     return text.translate(digits)
 
 
+def _without_size(match: re.Match[str]) -> str:
+    """Return what stands for a size: nothing before a bracket, so that f\\left(x\\right) stays an application."""
+    return "" if match.string[match.end() : match.end() + 2].lstrip("\\")[:1] in tuple("[({|])}") else " "
+
+
 def plain_latex(text: str) -> str:
     """Return `text` in plain characters, without the LaTeX that only sets sizes, spaces and fonts of whole formulas."""
     text = _GAP.sub(_EIGHT_SPACES, plain_characters(text))
     text = _NO_SPACE.sub("", SPACED_THOUSANDS.sub("", text))
+    if " x " in text:
+        text = _TIMES_TEN.sub(r" \\cdot ", text)
     if any(mark in text for mark in ("\\", "$", "*", "=", "...", "mod")):
-        text = _GAP.sub(_EIGHT_SPACES, _MATH_MARKS.sub(" ", _SIZES.sub(" ", text)))
+        text = _GAP.sub(_EIGHT_SPACES, _MATH_MARKS.sub(" ", _SIZES.sub(_without_size, text)))
         text = _FRACTIONS.sub(r"\\frac", text)
         for pattern, replacement in _REPLACED:
             text = pattern.sub(replacement, text)

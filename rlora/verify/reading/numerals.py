@@ -14,9 +14,10 @@ _NAMES = "two three four five six seven eight nine ten eleven twelve"
 _BASE_WORDS = {word: i for i, word in enumerate(_NAMES.split(), 2)}
 _DOTTED = re.compile(r"(?<=[\d.])\\dot\s*\{?(\d)\}?(?:(\d{0,40})\\dot\s*\{?(\d)\}?)?")
 _REPEATING = re.compile(r"(\d{0,40})\.(\d{0,40})\\(?:overline|bar)\s*\{(\d{1,40})\}")
+_BASE_WORDS |= {"binary": 2, "ternary": 3, "octal": 8, "decimal": 10, "hexadecimal": 16}
 _BASED = re.compile(
     r"\(?\s*([0-9A-Za-z]+(?:\.[0-9A-Za-z]+)?)\s*(?:\)\s*)?"  # never two \s* side by side: that is quadratic
-    r"(?:_\s*(?:\{([^{}]*)\}|(\d))|(?:,\s*)?(?:\(\s*)?(?:in\s+)?base[\s-]+(\w+)\s*\)?)"
+    r"(?:_\s*(?:\{([^{}]*)\}|(\d))|(?:,\s*)?(?:\(\s*)?(?:in\s+)?(?:base[\s-]+(\w+)|((?:bi|ter)nary|octal|(?:hexa)?decimal))\s*\)?)"
 )
 _SHAPE = {"\\frac": "F", "{": "{", "}": "}", "/": "/"}
 _MIXED = (("nF{n}{n}", 3, 6), ("nFn{n}", 2, 4), ("nF{n}n", 3, 5), ("nFnn", 2, 3), ("nFn", 2, 2), ("nn/n", 1, 3))
@@ -26,6 +27,8 @@ def numeral(text: str) -> Node:
     """Return the node of a decimal numeral; one of very many digits stays text, since converting it is slow."""
     if len(text) > MAX_DIGITS:
         return Node("big", name=text.lstrip("0")) if text.isdigit() else Node("big", name=text)
+    if text.isdigit():
+        return num(int(text))
     mantissa, _, exponent = text.lower().partition("e")
     if len(exponent) > 4:
         raise ParseError("exponent out of range")
@@ -78,7 +81,7 @@ def in_base_text(text: str) -> Node | None:
     match = _BASED.fullmatch(text)
     if match is None:
         return None
-    subscript = (match[2] or match[3] or match[4] or "").strip().removeprefix("(").removesuffix(")")
+    subscript = (match[2] or match[3] or match[4] or match[5] or "").strip().removeprefix("(").removesuffix(")")
     base = base_value(subscript.strip())
     digits = match[1].replace(".", "")
     is_number = any(c.isdigit() for c in digits) or (base == 16 and len(digits) > 1)  # x_{12} is a variable

@@ -10,7 +10,7 @@ from typing import Protocol, final
 from rlora.verify.reading.lex import Token
 from rlora.verify.reading.nodes import Node, ParseError, fn, is_structure, letter, num, op, product, signed, sym, value
 from rlora.verify.reading.numerals import in_base, mixed_number, numeral
-from rlora.verify.reading.units import is_product_of_letters, skip_unit
+from rlora.verify.reading.units import compound, is_product_of_letters, unit
 
 MAX_DEPTH = 60
 _PRODUCT_SIGNS = frozenset({"*", "\\cdot", "\\times", "\\ast", "\\cdotp"})
@@ -102,9 +102,11 @@ class Parser:
             elif self.token.text in ("/", "\\div", "\\over"):
                 self.take()
                 node = op("div", value(node), value(self._signed_factor()))
-            elif skip_unit(self):
-                if self.starts_factor():  # 2 hours 30 minutes is not 60
-                    raise ParseError("a value behind a unit")
+            elif self.token.text == "of" and node.op == "div":  # 5% of 40
+                self.take()
+                node = product(node, self.factor())
+            elif (found := unit(self, node)) is not None:
+                node = compound(found, self._term()) if self.starts_factor() else found
             elif self.starts_factor():
                 if self.token.kind == "num" and self.tokens[self.position - 1].kind == "num":
                     raise ParseError("two numerals side by side")
@@ -116,6 +118,16 @@ class Parser:
         if self.token.text in ("+", "-"):
             return signed(self.take().text, self._signed_factor())
         return self.factor()
+
+    def is_applied_name(self) -> bool:
+        """Whether the next token and the bracket behind it are the whole left side of an equation."""
+        depth, offset = 0, 1
+        while self.peek(offset).kind != "end":
+            depth += {"(": 1, ")": -1}.get(self.peek(offset).text, 0)
+            offset += 1
+            if depth == 0:
+                return self.peek(offset).text in ("=", "\\approx")
+        return False
 
     def starts_factor(self) -> bool:
         """Whether the next token begins a factor, so that a product is meant."""
@@ -145,7 +157,8 @@ class Parser:
                 if self.token.text in ("C", "F") and self.peek().kind == "end":
                     self.take()  # Celsius or Fahrenheit, a unit
             elif self.accept("%", "\\%"):
-                continue
+                if self.token.text in (*_PRODUCT_SIGNS, "of"):  # at the end of a value, a unit
+                    node = op("div", value(node), num(100))
             elif self.token.text == "'" and node.op == "sym":
                 self.take()
                 node = sym(node.name + "'")

@@ -61,6 +61,8 @@ def _show(node: Node) -> str:
             return f"{_inside(node.args[0], 8)}!"
         case "deg":
             return f"{_inside(node.args[0], 8)} degrees"
+        case "unit":
+            return f"{_inside(node.args[0], 8)} [{node.name}]"
         case "fn" | "apply":
             return f"{node.name}({_joined(node)})"
         case "rel":

@@ -1,6 +1,12 @@
-"""Plus-or-minus signs, each of which stands for two values; all signs of one value go together."""
+"""Plus-or-minus signs, each of which stands for two values: all signs of one value go together, those of a tuple's
+entries do not, unless one is the opposite of another."""
 
-from rlora.verify.reading.nodes import Node, is_structure, op
+import itertools
+import math
+
+from rlora.verify.reading.nodes import Node, contains, is_structure, op
+
+_MAX_TUPLES = 64
 
 
 def expand_signs(node: Node) -> Node:
@@ -11,7 +17,12 @@ def expand_signs(node: Node) -> Node:
             expanded = expand_signs(child)
             parts.extend(expanded.args if expanded.op == "list" else (expanded,))
         return Node(node.op, tuple(parts), node.name)
-    if not _has_sign(node) or (is_structure(node) and node.op != "rel"):
+    if node.op == "seq" and node.name == "()" and _has_sign(node) and not contains(node, "pm", "\\mp"):
+        entries = [child.args if child.op == "list" else (child,) for child in map(expand_signs, node.args)]
+        if math.prod(map(len, entries)) > _MAX_TUPLES:
+            return node
+        return Node("list", tuple(Node("seq", choice, "()") for choice in itertools.product(*entries)))
+    if not _has_sign(node) or (is_structure(node) and node.op not in ("rel", "seq")):
         return node
     return Node("list", (_choose(node, False), _choose(node, True)))
 

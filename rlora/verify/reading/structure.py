@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from rlora.verify.reading import commands
 from rlora.verify.reading.lex import tokens
-from rlora.verify.reading.nodes import REALS, Node, ParseError, is_structure, num, sym
+from rlora.verify.reading.nodes import REALS, Node, ParseError, is_structure, num, sym, symbols
 from rlora.verify.reading.normalize import plain_latex, plain_words
 from rlora.verify.reading.numerals import in_base_text, without_repeating
 from rlora.verify.reading.parse import Parser
@@ -28,7 +28,10 @@ _WHOLE_TEXT = re.compile(
     r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)(?=\s*[^{}\s])[^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
 )
 _WORD_SIGN = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\])", re.IGNORECASE)
-_TRAILING = re.compile(r"(?:(?<!\\)[.,;]|\\)\s*$")
+_CLAUSE = re.compile(
+    r"\\(?:text|mbox|textrm)\s?\{[\s,]{0,8}(?:for (?:all|every|each|any|some)|where)\b|\\forall|\bfor all\b"
+)
+_TRAILING = re.compile(r"(?:(?:(?<!\\)[.,;]|\\[,;:!]?)\s{0,8}){1,6}$")
 _PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
 _LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
 _SPACED = re.compile(r"^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d|\s*[a-zA-Z%\\])")  # thousands set off by spaces
@@ -37,6 +40,7 @@ _MEANINGS |= {word: num(i) for i, word in enumerate(_NUMBER_WORDS.split())}
 _PROSE = re.compile(r"(?:[A-Za-z0-9 .,;:'\"!?()/&%]|(?<=[A-Za-z])-(?=[A-Za-z]))*")  # no formula that words would hide
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})")
 _CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_BASE = re.compile("_|base|nary|octal|decimal")
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "cases"])
 
 
@@ -47,6 +51,11 @@ def _bracket(parser: Parser) -> Node:
     bars, parser.bars = parser.bars, 0
     opening = parser.take().text
     closing = _CLOSING[opening]
+    condition = _condition(parser) if opening == "\\{" else None
+    if condition is not None:
+        parser.take("\\}")
+        parser.depth, parser.bars = parser.depth - 1, bars
+        return condition
     items: list[Node] = []
     if parser.token.text not in closing:
         items = _items(parser)
@@ -60,6 +69,16 @@ def _bracket(parser: Parser) -> Node:
     if len(items) == 1 and end == closing[0] and opening != "\\langle":
         return items[0]
     return Node("seq", tuple(items), "()" if opening == "\\langle" else opening + end)
+
+
+def _condition(parser: Parser) -> Node | None:
+    """Parse what stands in {x | x > 2} behind the bar: the values are those that it describes; None for other sets."""
+    width = 3 if parser.peek().text == "\\in" else 1
+    if parser.token.kind != "sym" or parser.peek(width).text not in ("|", ":"):
+        return None
+    parser.position += width + 1
+    node = _listed(parser)
+    return node.args[0] if len(node.args) == 1 else node
 
 
 def _items(parser: Parser) -> list[Node]:
@@ -106,8 +125,12 @@ def _union(parser: Parser) -> Node:
 
 
 def _side(parser: Parser) -> Node:
-    """Parse a side of a relation; words may name it, as in "Area = 5"."""
+    """Parse a side of a relation; words or an applied letter may name it, as in "Area = 5" and u(x, y) = 5."""
     token = parser.token
+    if token.kind == "sym" and parser.peek().text == "(" and not parser.peek().spaced and parser.is_applied_name():
+        parser.take()
+        inner = _bracket(parser)
+        return Node("apply", inner.args if inner.op == "seq" else (inner,), token.text)
     is_variables = token.kind == "word" and token.text.islower() and is_product_of_letters(token.text)
     if token.kind in ("text", "word") and not is_variables:
         start = parser.position
@@ -116,7 +139,17 @@ def _side(parser: Parser) -> Node:
             words.append(parser.take().text)
         if parser.token.text in ("=", ":", "\\approx"):
             return sym(" ".join(words))
-        if plain_words(" ".join(words)) in ("about", "approximately", "approx", "exactly", "a total of", "total"):
+        if plain_words(" ".join(words)) in (
+            "about",
+            "approximately",
+            "approx",
+            "exactly",
+            "a total of",
+            "total",
+            "if",
+            "for",
+            "when",
+        ):
             return parser.expression()
         parser.position = start
     return parser.expression()
@@ -135,7 +168,8 @@ def _matrix(parser: Parser) -> Node:
     while parser.token.text != "\\end":
         if parser.accept("\\hline"):
             continue
-        cells.append(_relation(parser))
+        cells.append(sym(parser.take().text) if parser.token.text in ("otherwise", "else") else _relation(parser))
+        parser.accept(",")
         if parser.accept("&"):
             continue
         if parser.token.kind == "row" or parser.token.text == "\\end":
@@ -148,10 +182,10 @@ def _matrix(parser: Parser) -> Node:
     parser.take("\\end")
     if _environment(parser) != name or not rows or cells:
         raise ParseError("unfinished matrix")
-    if name == "cases":  # a system; a function given by cases has a second column and is compared as text
-        if any(len(row.args) != 1 for row in rows):
-            raise ParseError("cases with conditions")
-        return Node("list", tuple(row.args[0] for row in rows))
+    if name == "cases":  # a system of equations, or values with their conditions
+        return Node(
+            "list", tuple(row.args[0] if len(row.args) == 1 else Node("seq", row.args, "cases") for row in rows)
+        )
     return Node("matrix", tuple(rows), "det" if name == "vmatrix" else "")
 
 
@@ -181,6 +215,9 @@ def _read(text: str) -> Node:
     node = _listed(parser)
     if parser.token.kind != "end":
         raise ParseError(f"unexpected {parser.token.text!r}")
+    last = node.args[-1]
+    if len(node.args) > 1 and last.op == "rel" and last.name == "in" and last.args[0].name in symbols(node.args[-2]):
+        node = Node("list", node.args[:-1], node.name)  # k\\pi, k \\in \\mathbb{Z}
     node = node.args[0] if len(node.args) == 1 else node
     if _depth(node) > MAX_TREE_DEPTH:
         raise ParseError("too many terms or levels")
@@ -209,6 +246,8 @@ def parse_answer(text: str) -> Node | None:
 
 def _parse(text: str) -> Node | None:
     plain = plain_latex(text)
+    if clause := _CLAUSE.search(plain):
+        plain = plain[: clause.start()].rstrip(" ,;")
     plain = _WORD_SIGN.sub("-", _TRAILING.sub("", plain))
     if not plain or len(plain) > MAX_CHARACTERS:
         return None
@@ -220,7 +259,7 @@ def _parse(text: str) -> Node | None:
     if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
         return Node("text", name=f"{clock[1].lstrip('0')} {clock[2].lower()}m")
     try:
-        based = in_base_text(_UNFONTED.sub(r"\1", plain).strip()) if "_" in plain or "base" in plain else None
+        based = in_base_text(_UNFONTED.sub(r"\1", plain).strip()) if _BASE.search(plain) else None
         return based or _read(plain)
     except (ParseError, RecursionError):
         words = plain_words(plain)
