@@ -21,6 +21,7 @@ from rlora.train.card import GIB, Card
 from rlora.train.memory_plan import MemoryPlan, Workload, plan_memory
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
+_ROLLOUT_BYTES = 34  # of a token in rollouts/: id, log-probability and text, measured on GSM8K
 _TRAINED_BYTES = 16  # of an adapter's number: vector, gradient and AdamW's two moments
 _FULL_BYTES = (
     20  # of a weight that is trained: those, the model's rounded copy and the base's (rlora/full/parameters.py)
@@ -29,7 +30,14 @@ _LEAST_TOKENS, _LEAST_TOKENS_OF_GPU = 128, 1024  # of a micro-batch, on the CPU 
 
 
 def recommended_rate(
-    model_config: ModelConfig, model: Any, *, method: Method, rank: int, alpha: float, num_steps: int = _SOME_STEPS
+    model_config: ModelConfig,
+    model: Any,
+    *,
+    method: Method,
+    rank: int,
+    alpha: float,
+    num_steps: int = _SOME_STEPS,
+    data: str | None = None,
 ) -> Recommendation:
     """Return the learning rate to start from for a loaded model, or one on the meta device."""
     shape = model.config.get_text_config()
@@ -41,6 +49,7 @@ def recommended_rate(
         rank=rank,
         alpha=alpha,
         num_steps=num_steps,
+        data=data,
     )
 
 
@@ -136,6 +145,10 @@ def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
         f"{config.data.title}: {config.num_steps} iterations of {config.problems_per_step} problems x "
         f"{config.samples_per_problem} samples of at most {config.sampling.max_tokens} tokens"
     )
+    completions = config.num_steps * round(config.oversample * config.problems_per_step) * config.samples_per_problem
+    megabytes = completions * config.sampling.max_tokens * _ROLLOUT_BYTES / 1e6
+    size = f"{megabytes:.2g} MB" if megabytes < 1000 else f"{megabytes / 1000:.3g} GB"
+    yield f"rollouts on disk: at most {size}, if every completion has {config.sampling.max_tokens} tokens"
     rate, recommended = _rate(config), _recommended(config, model)
     yield f"learning rate {rate:.1e} (alpha x rate {recommended.alpha * rate:.1e}); to start from: {recommended}"
     if warning := recommended.warning(rate):
@@ -147,8 +160,13 @@ def model_lines(model_config: ModelConfig, model: Any, lora: LoraConfig) -> Iter
     yield f"rank {lora.rank} on {lora.layers} layers: {num_parameters(model, lora):,} numbers"
     methods: tuple[tuple[Method, str], ...] = (("lora", "LoRA"), ("full", "full fine-tuning"))
     for method, name in methods:
-        recommended = recommended_rate(model_config, model, method=method, rank=lora.rank, alpha=lora.effective_alpha)
-        yield f"learning rate to start from, {name}, {_SOME_STEPS} updates: {recommended}"
+        sums, words = (
+            recommended_rate(model_config, model, method=method, rank=lora.rank, alpha=lora.effective_alpha, data=data)
+            for data in (None, "gsm8k")
+        )
+        yield f"learning rate to start from, {name}, {_SOME_STEPS} updates: {sums}"
+        if words != sums:
+            yield f"the same on problems that it hardly solves: {words}"
 
 
 def _recommended(config: RunConfig, model: Any) -> Recommendation:
@@ -159,6 +177,7 @@ def _recommended(config: RunConfig, model: Any) -> Recommendation:
         rank=config.lora.rank,
         alpha=config.lora.effective_alpha,
         num_steps=config.num_steps,
+        data=config.data.task_name,
     )
 
 

@@ -42,6 +42,7 @@ def test_a_recipe_is_checked_without_loading_weights(capsys) -> None:
     assert "digits: 4 iterations of 4 problems x 16 samples of at most 8 tokens" in said
     assert "learning rate 1.0e-02 (alpha x rate 3.2e-01); to start from: 9.0e-04 (alpha x rate 2.9e-02), window" in said
     assert "Warning: the learning rate 1.0e-02 is above the known window, 3.0e-04 to 3.0e-03" in said
+    assert "rollouts on disk: at most 0.07 MB, if every completion has 8 tokens" in said  # 4 x 4 x 16 x 8 x 34 bytes
     main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--optimizer.learning-rate", "1e-3"])
     assert "Warning" not in capsys.readouterr().out
 
@@ -96,3 +97,16 @@ def test_a_word_that_is_no_command_names_the_one_that_was_meant(capsys) -> None:
     with pytest.raises(SystemExit):
         main(["exprt"])
     assert "Did you mean rlora export?" in capsys.readouterr().err
+
+
+def test_a_models_name_alone_reads_its_configuration_and_samples_nothing(capsys, tmp_path, monkeypatch) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text((model_dir(TOY_MODEL) / "config.json").read_text())  # no weights
+    monkeypatch.setattr("rlora.commands.check.open_sampler", None)
+    main(["check", "--model", str(folder)])
+    said = capsys.readouterr().out
+    assert "rank 1 on all layers: 2,048 numbers" in said
+    assert "learning rate to start from, LoRA, 50 updates: 9.0e-04" in said
+    main(["check", "--model=toy"])
+    assert "add --benchmark NAME" in capsys.readouterr().out

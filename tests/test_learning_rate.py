@@ -148,3 +148,15 @@ def test_both_units_are_told_and_alpha_x_rate_stays() -> None:
         plain.warning(1.4e-4)
     )
     assert "is above the known window" in str(plain.warning(1.1e-3))
+
+
+def test_no_rate_is_advised_at_which_the_log_has_a_collapse() -> None:
+    for num_steps in (50, 120):
+        for data in ("gsm8k", "math", "jsonl"):
+            found = advice("bundled", "llama", 576, num_steps=num_steps, data=data)
+            assert found.rate == pytest.approx(1.5e-4)
+            assert found.high < 3e-4
+            assert "the policy may collapse" in str(found.warning(3e-4))
+            assert found.warning(1.5e-4) is None
+    assert advice("bundled", "llama", 576, data="arithmetic") == advice("bundled", "llama", 576)
+    assert advice("Qwen/Qwen3-8B", "qwen3", 4096, data="gsm8k") == advice("Qwen/Qwen3-8B", "qwen3", 4096)

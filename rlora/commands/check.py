@@ -36,6 +36,9 @@ size of an adapter, and the learning rate to start from. `rlora check RECIPE [it
 configuration instead, and loads no weights. With --gpu GB it also prints where the memory of a GPU of that size would
 go (24, 48, 80, 141, ...); `rlora check --gpu GB --model NAME` prints that alone, for runs like GSM8K's.
 
+`rlora check --model NAME`, without --benchmark, reads the model's config.json alone and prints size and rates. `rlora
+check RUN` and `rlora check FILE.csv` take a run directory, and problems of your own.
+
 Takes the options of `rlora eval`; --limit problems of each benchmark, --samples completions of each (one and one by
 default). Nothing is kept."""
 
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         lines = check_recipe(arguments[0], arguments[1:], gigabytes=gigabytes)
     elif gigabytes is not None:
         lines = check_memory(arguments, gigabytes)
+    elif _is_model_alone(arguments):
+        lines = check_model(parse(arguments, description=DESCRIPTION, program="rlora check"))
     else:
         disable_progress_bar()
         lines = check(parse([*_FEW, *arguments], description=DESCRIPTION, program="rlora check"))
@@ -64,6 +69,19 @@ def _gpu_of(arguments: Sequence[str]) -> tuple[float | None, list[str]]:
     parser.add_argument("--gpu", type=float)
     known, rest = parser.parse_known_args(arguments)
     return known.gpu, rest
+
+
+def _is_model_alone(arguments: Sequence[str]) -> bool:
+    given = {argument.partition("=")[0] for argument in arguments}
+    return "--model" in given and given.isdisjoint(("--run", "--adapter", "--benchmark"))
+
+
+def check_model(config: EvalConfig) -> Iterator[str]:
+    """Yield the size of an adapter of rank 1 on the model and the rates to start from; only its config.json is read."""
+    model_config = resolve(config).model
+    yield model_title(model_config)
+    yield from model_lines(model_config, empty_model(config_dir(model_config), model_config), LoraConfig())
+    yield "To see what it is asked, what it says and how that is judged, add --benchmark NAME."
 
 
 def check_memory(arguments: Sequence[str], gigabytes: float) -> Iterator[str]:
