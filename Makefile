@@ -48,7 +48,7 @@ setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driv
 	@printf '%s\n' 'rlora is in $(VENV). Next:' '  source $(BIN)/activate' '  rlora train gsm8k'
 
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
-	$(BIN)/python recipes/arithmetic.py --run-dir $(RUN_DIR)
+	$(BIN)/python -m rlora train arithmetic --run-dir $(RUN_DIR)
 
 test-fast: setup-dev  ## run the tests that need no whole run and no engine
 	$(BIN)/python -m pytest $(TWO_AT_ONCE) -m "unit and not gpu and not long"

@@ -1,5 +1,6 @@
 """The end of a run: score base and policy on held-out problems, write `summary.json`, print the table."""
 
+import itertools
 import shlex
 import shutil
 import statistics
@@ -62,7 +63,12 @@ def summarize(run: Run) -> dict[str, Any]:
     """
     config, parts, run_dir = run.config, run.parts, run.folder
     sampling, test = config.evaluated_sampling, run.test
-    prove_served = parts.hot_swap.prove_served
+    count = itertools.count(1)
+
+    def prove_served(policy: int | None) -> None:
+        run.log.display.phase(f"final evaluation {next(count)}/4")
+        parts.hot_swap.prove_served(policy)
+
     greedily = replace(sampling, temperature=0.0)
     greedy = compare_with_base(parts.engine, test, greedily, seed=config.seed, prove_served=prove_served)
     drawn = compare_with_base(parts.engine, test, sampling, seed=config.seed, prove_served=prove_served)

@@ -27,9 +27,9 @@ VALUES = {
 @pytest.mark.unit
 def test_a_steps_line_has_at_most_78_characters() -> None:
     line = step_line(VALUES, num_steps=28, seconds_left=215)
-    assert line == "step 12/28  reward 0.123  KL 1.0e-03  cut  41 %    750 tokens/s   left 3:35"
+    assert line == "step   12/28  reward 0.123  KL 1.0e-03  cut  41 %    750 tokens/s   left 3:35"
     scored = step_line(VALUES | {"evaluation/accuracy": 0.62}, num_steps=28, seconds_left=4000)
-    assert scored == "step 12/28  reward 0.123  KL 1.0e-03  cut  41 %  held-out 62.0 %  left 1h06"
+    assert scored == "step   12/28  reward 0.123  KL 1.0e-03  cut  41 %  held-out 62.0 %  left 1h06"
     extreme = VALUES | {
         "step": 123455,
         "reward/mean": -12345.678,
@@ -73,7 +73,7 @@ def test_the_next_commands_begin_with_the_activation_where_rlora_is_not_on_the_p
 def test_a_runs_end_shows_what_was_said_before_and_after_and_what_to_do_next(tmp_path, capsys) -> None:
     run_dir = run(toy(tmp_path / "run", num_steps=1))
     said = capsys.readouterr().err
-    assert "held-out 0.0 %" in next(line for line in said.splitlines() if line.startswith("step 1/1"))
+    assert "held-out 0.0 %" in next(line for line in said.splitlines() if line.startswith("step    1/1"))
     assert said.count("\n  before  reward ") == said.count("\n  after   reward ") == 2
     assert f"  rlora export {run_dir} --to {run_dir}-adapter" in said
     assert "is format" not in said

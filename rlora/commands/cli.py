@@ -1,9 +1,11 @@
 """The `rlora` command: runs, and tools on runs and answers."""
 
 import sys
+import time
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module, metadata
+from types import ModuleType
 
 from rlora.errors import RloraError, message_of
 
@@ -16,6 +18,7 @@ COMMANDS = {
     "verify": "judge answers against gold answers, and say why",
 }
 
+_SLOW = ("train", "eval", "check", "export")
 _REQUIRED = {"torch", "transformers", "safetensors", "numpy", "rich", "psutil", "tyro", "sympy", "datasets"}
 
 
@@ -38,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"rlora has no command {name!r}.{hint}\n{_usage()}", file=sys.stderr)
         raise SystemExit(2)
     try:
-        import_module(f"rlora.commands.{name}").main(rest)
+        _imported(name, rest).main(rest)
     except RloraError as error:
         print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
@@ -50,6 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _imported(name: str, arguments: Sequence[str]) -> ModuleType:
+    """Return a command's module, and say on a terminal that it is imported, since PyTorch takes seconds."""
+    is_said = name in _SLOW and sys.stderr.isatty() and not {"-h", "--help"} & set(arguments)
+    start = time.monotonic()
+    if is_said:
+        print("Importing PyTorch and Transformers ...", end="", file=sys.stderr, flush=True)
+    try:
+        return import_module(f"rlora.commands.{name}")
+    finally:
+        if is_said:
+            print(f" {time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
 def _usage() -> str:

@@ -30,9 +30,10 @@ class Display:
             MofNCompleteColumn(),
             TextColumn("{task.fields[phase]}"),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
             **self._screen.drawn(),
         )
-        self._task = self._progress.add_task("training", total=num_steps, phase="")
+        self._task = self._progress.add_task("training", total=num_steps, phase="", left="")
 
     @property
     def console(self) -> Console:
@@ -69,7 +70,7 @@ class Display:
         recent = self._seconds[-5:]
         left = (self._num_steps - done) * sum(recent) / len(recent)
         self.say(step_line(values, num_steps=self._num_steps, seconds_left=left, width=self.console.width))
-        self._progress.update(self._task, completed=done)
+        self._progress.update(self._task, completed=done, left=f"left {_clock(left)}")
 
 
 def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: float, width: int = 80) -> str:
@@ -78,10 +79,10 @@ def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: floa
     A held-out score stands in the place of the tokens a second. A number that is wider than usual pushes out what is
     least missed.
     """
-    digits, kl, held_out = len(str(num_steps)), values.get("agreement/kl_k3"), values.get("evaluation/accuracy")
+    kl, held_out = values.get("agreement/kl_k3"), values.get("evaluation/accuracy")
     rate = f"{values['throughput/sampled_tokens_per_second']:>5.0f} tokens/s"
     cells = {
-        "step": f"step {int(values['step']) + 1:>{digits}}/{num_steps}",
+        "step": f"step {int(values['step']) + 1:>4}/{num_steps}",
         "reward": f"reward {values['reward/mean']:.3f}",
         "kl": f"KL {'-' if kl is None else f'{kl:.1e}':<7}",
         "cut": f"cut {100 * values['rollout/truncated_share']:>3.0f} %",

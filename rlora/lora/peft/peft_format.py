@@ -165,7 +165,8 @@ def load_adapter_tensors(
         raise AdapterError(f"{folder}: {wrong[0]} holds numbers that are not finite; copy or train the adapter again.")
     if missing := sorted(names.keys() - tensors.keys()):
         raise AdapterError(
-            f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}; check --lora.layers."
+            f"{folder} lacks {len(missing)} tensors of the policy, first {missing[0]}: check --lora.layers. "
+            "(An adapter of fewer layers than that names can be scored, by rlora eval --adapter, not trained on.)"
         )
     if extra := sorted(tensors.keys() - names.keys()):
         raise AdapterError(
