@@ -24,6 +24,21 @@ TAKEN = {
         ("\\boxed{42}\n\nNo, there is no other solution with $x > 50$.", "42"),
         ("\\boxed{42}. Wait, let me verify: $6 \\cdot 7 = 42$, so it holds.", "42"),
     ],
+    "words that take nothing back": [
+        ("\\boxed{42}\n\nThis is incorrect for $n = 0$, but $n$ is positive.", "42"),
+        ("\\boxed{42}\n\nHold on to this formula.", "42"), ("\\boxed{42}. It should be noted that 41 fails.", "42"),
+        ("\\boxed{42}. It is not 41, as some may think.", "42"), ("so $n = 6 \\cdot 7$, or $\\boxed{42}$", "42"),
+        ("the term is $40x + 2x = \\boxed{42}x$", "42"), ("an angle of $\\boxed{42}^\\circ$", "42"),
+    ],
+    "choices": [
+        ("The correct option is B.", "B"), ("The answer is (B), because $x > 3$.", "B"), ("**B**", "B"),
+        ("\\boxed{\\text{Option B}}", "B"), ("The answer is '42'.", "42"),
+    ],
+    "layout": [
+        (r"\boxed{\large 42}", "42"), (r"\boxed{\color{red}{42}}", "42"), (r"\boxed{\vphantom{1}42}", "42"),
+        (r"\boxed{\kern2pt 42}", "42"), (r"\boxed{\boldsymbol{4-2i}}", "4-2i"), (r"\boxed{42\\}", "42"),
+        (r"\boxed{42\tag{7}}", "42"),
+    ],
     "exclamation marks": [
         ("The answer is $4!$.", "24"), ("**5!**", "120"), ("Hence the answer is $3!$!", "6"),
         ("Answer: $4! - 1$", "23"),
@@ -58,6 +73,7 @@ NOT_TAKEN = {
     ],
     "what is taken back": [
         (r"\boxed{42}. Wait, that's wrong: it must be \boxed{7}.", "42"), (r"\boxed{42}. Actually, 7.", "42"),
+        (r"\boxed{42}. I made an error; the right value is 7.", "42"), (r"\boxed{42}. Not quite: 7.", "42"),
         (r"\boxed{42}. No, it should be 7.", "42"), (r"\boxed{42}. That is not right.", "42"),
         (r"\boxed{42} — no, that can't be right.", "42"), ("The answer is 42. Hold on, I made a mistake.", "42"),
         ("The answer is 42. Wait, it should be 7.", "42"),
@@ -69,6 +85,8 @@ NOT_TAKEN = {
         ("If the answer is 42, then we have a contradiction.", "42"), (r"Put your answer in \boxed{42}.", "42"),
         (r"I would box \boxed{42} if it were 42, but I cannot solve this.", "42"), ("The answer is not 42.", "42"),
         ("Let us check whether the answer is 42.", "42"), ("The wrong answer is 42.", "42"),
+        (r"Is it \boxed{42}?", "42"), (r"For example, \boxed{42}.", "42"), (r"Format: \boxed{42}", "42"),
+        ("It is impossible that the answer is 42.", "42"), (r"\boxed{42} should be 41.", "42"), ("Yes and no.", "yes"),
     ],
     "hedges": [
         ("The answer is $41$ (alternatively $42$).", "42"), ("The answer is $41$ (alternatively $42$).", "41"),
@@ -83,7 +101,13 @@ NOT_TAKEN = {
     ],
     "a part of a formula": [
         ("Thus\n$$\nx^2\n+ 4\n$$", "4"), ("x +\n4", "4"), ("\\frac{1}{2} +\\frac{1}{3}", "1/3"), ("x^2\n+ 4", "4"),
-        ("$$\n\\frac{1}{2}\n\\frac{1}{3}\n$$", "1/3"),
+        ("$$\n\\frac{1}{2}\n\\frac{1}{3}\n$$", "1/3"), ("$$x^2$$\n$$+4$$", "4"), ("\\frac{1}\n{2}", "2"),
+        ("$-\\boxed{42}$", "42"), ("$2\\boxed{42}$", "42"), ("$\\boxed{42}^2$", "42"), ("$\\boxed{42} + 1$", "42"),
+        ("$\\frac{\\boxed{42}}{2}$", "42"), ("$\\boxed{42} \\cdot 2$", "42"),
+    ],
+    "hidden text": [
+        (r"\boxed{7\,\text{\small 8}}", "7"), (r"\boxed{7{\color{white}8}}", "7"), (r"\boxed{\phantom{7}}", "7"),
+        (r"\boxed{\tag{7}}", "7"), (r"\boxed{7\llap{8}}", "7"), (r"\boxed{\cancel{8}7}", "7"),
     ],
     "another number": [
         ("The answer is 42% of 100, that is 41.", "42"), ("The answer is 42x.", "42"),

@@ -27,6 +27,7 @@ _SEPARATE = re.compile(
 )
 _CHOICE_LEFT = re.compile(rf"[\s$,(—–-]{{0,9}}{HEDGE.pattern}", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_VALUE = re.compile(r"\d|^\(?[A-H]\)?$")
 _RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
 _MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
 
@@ -171,12 +172,11 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
         return Extraction(text=content, rule=f"what follows {said}")
     if word := prose.YES_OR_NO.match(content):
         return Extraction(text=word[1], rule=f"yes or no behind {said}")
-    found = prose.spans(raw)
+    found, cut = prose.spans(raw), prose.clause(content)
+    if cut and prose.is_mathematics(cut) and (found is None or _VALUE.search(cut)):
+        return Extraction(text=cut, rule=f"the first clause behind {said}")
     if found is not None and prose.is_mathematics(found):
         return Extraction(text=found, rule=f"bold, code or mathematics behind {said}")
-    cut = prose.clause(content)
-    if cut and prose.is_mathematics(cut):
-        return Extraction(text=cut, rule=f"the first clause behind {said}")
     if _RANGE.search(content):
         return Extraction(text=content, rule=f"a range behind {said}")
     number = last_number_of(content) if last_number and not HEDGE.search(content) else None

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from rlora.verify.extraction.scan import Scan, Span
 
 _HASHES = re.compile(r"####(?<!\S####)[ \t]*([^#\s][^\n]*)")  # the literal first, which is searched for fast
-_ANSWER = "answers?|ответ|respuesta|réponse|antwort|resposta|risposta|odpowiedź|cevap|đáp án"
+_ANSWER = (
+    "answers?|(?:correct|right|best) (?:option|choice)|ответ|respuesta|réponse|antwort|resposta|risposta|odpowiedź"
+    "|cevap|đáp án"
+)
 _PHRASE = re.compile(
     rf"(?<![\w\\])(?:{_ANSWER})\b(?:\s+(?:to|for|of|in)\s[^.\n:=]{{1,80}}?)?[\s*_`]*+"
     r"(?:(?<=\s)(?:(?:w|sh)ould\s+be|(?:will|must)\s+be|is|are|equals|comes\s+out\s+to(?:\s+be)?|es|est|ist|lautet|é|è)\b"
@@ -19,36 +22,42 @@ _EAST_ASIAN = re.compile(r"(?:答案|答え|正解|정답|답)\s*[是为為は�
 _COPULA = re.compile(r"\s*(?:です|입니다)[。.]?$")
 _DENIAL = re.compile(r"(?:not|n't|incorrect|wrong|correct|right)\b", re.IGNORECASE)
 _WORDS = re.compile(f"{_ANSWER}|答|正解|답", re.IGNORECASE)
-_UNSAID = re.compile(  # before an answer: if the answer is, we check the answer; not; put your answer in
-    r"(?:\b(?:if|suppose|assum\w+|whether|unless|check|verify|wrong|incorrect)\s+(?:that\s+)?(?:(?:the|our|this|an?)\s+)?(?:final\s+|correct\s+)?"
-    r"|(?:\b(?:not|never|cannot be|rather than|instead of)|n't)[\s$*`\\([]*"
-    r"|\byour (?:final )?(?:answer|result) (?:in|inside|within)[\s$*`\\([]*)$",
+_UNSAID = re.compile(  # before an answer: if the answer is, check the answer; not; your answer in; a part of a formula
+    r"(?:\b(?:if|suppose|assum\w+|whether|unless|check|verify|wrong|incorrect|impossible|example:?)\s+(?:that\s+)?"
+    r"(?:(?:the|our|this|an?)\s+)?(?:final\s+|correct\s+)?"
+    r"|(?:\b(?:not|never|cannot be|rather than|instead of|for (?:example|instance),?|format:)"
+    r"|n't|\be\.g\.,?|\bor (?:maybe|perhaps|possibly)|\byour (?:final )?(?:answer|result) (?:in|inside|within|as))"
+    r"[\s$*`\\([]*"
+    r"|[-+/^\d]|\d\s*[+/]\s*|\\(?:cdot|times|div|pm)\s*|\\(?:[dt]?frac(?:\{[^{}]*\})?|sqrt(?:\[\d\])?)\{)$",
     re.IGNORECASE,
 )
-_DENIED = re.compile(  # behind an answer
-    r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:wrong|incorrect|false|invalid"
-    r"|rejected|extraneous|impossible|if it were|not (?:the answer|right|correct|valid|possible|a sol))\b",
+_DENIED = re.compile(  # behind an answer; or it is a part of a formula, or asked
+    r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:(?:wrong|incorrect|false|invalid"
+    r"|rejected|extraneous|impossible|if it were|should be|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
+    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|_|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)",
     re.IGNORECASE,
 )
 HEDGE = re.compile(
     r"\b(?:or|otherwise|alternatively|maybe|perhaps|possibly|either|(?:one|any) of|could be|might be)\b", re.IGNORECASE
 )
 UNCERTAIN = re.compile(
-    r"\b(?:otherwise|alternatively|maybe|perhaps|possibly|(?:if|suppose|assum\w+|whether|unless|wrong|incorrect) "
-    r"(?:that )?(?:the )?(?:final |correct )?answer)\b",
+    r"\b(?:otherwise|alternatively|maybe|perhaps|possibly|(?:if|suppose|assum\w+|whether|unless|wrong|incorrect"
+    r"|impossible) (?:that )?(?:the )?(?:final |correct )?answer)\b",
     re.IGNORECASE,
 )
 _RETRACTION = re.compile(
-    r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<clear>wait|oops|scratch that|ignore that|on second thought|hold on"
-    r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong|(?:that|this|it)(?:(?:'s| is| was| seems| looks)"
-    r" (?:wrong|incorrect|not (?:right|correct))|\s?(?:can't|cannot) be (?:right|correct)))"
+    r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<doubt>wait(?! times?\b)|hold on(?! to\b))"
+    r"|(?P<denial>oops|scratch that|ignore that|on second thought|not (?:quite|exactly)"
+    r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong|(?:that|this|it)"
+    r"(?:(?:'s| is| was| seems| looks) (?:wrong|incorrect|not (?:right|correct))(?! (?:for|if|when|in|unless)\b)"
+    r"|\s?(?:can't|cannot) be (?:right|correct)))"
     r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize"
     r"|(?:it|that|this) (?:should|must) (?:actually |instead )?(?:be|have been))(?![\w-])",
     re.IGNORECASE,
 )
 _RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
     "wait", "oops", "scratch", "ignore", "second", "hold", "wrong", "mistake", "error", "apolog", "no,", "actually",
-    "hmm", "correct", "right", "sorry", "should", "must",
+    "hmm", "correct", "right", "sorry", "should", "must", "not quite", "not exact",
 )  # fmt: skip
 _BEFORE_RETRACTION = frozenset(".!?;,…)}]$*`—–-\n。0123456789")
 _CONFIRMS = re.compile(
@@ -100,7 +109,7 @@ def markers(scan: Scan) -> list[Span]:
 def kept(text: str, start: int, is_value: Callable[[str], bool]) -> str:
     """Return a text without what it takes back behind `start`.
 
-    "Wait", "that's wrong" and their like take back what stands before, unless what follows only confirms it; "no,",
+    "That's wrong" and its like take back what stands before, "wait" unless what follows only confirms it, "no,",
     "actually" and "it should be" only where a value follows at once, which `is_value` tells of a sentence.
     """
     lowered = text[start:].lower()
@@ -110,8 +119,8 @@ def kept(text: str, start: int, is_value: Callable[[str], bool]) -> str:
         before, rest = text[: match.start()].rstrip(" "), text[match.end() :].lstrip(" ,.:;—–-")
         if not before.strip() or before[-1] not in _BEFORE_RETRACTION:
             continue
-        if match["clear"] and _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(Scan(rest)):
+        if match["doubt"] and _CONFIRMS.search(rest) and not _DENIES.search(rest) and not markers(Scan(rest)):
             return before
-        if match["clear"] or is_value(rest[: Scan(rest[:_MAX_CONTENT]).end_of(0)]):
+        if match["doubt"] or match["denial"] or is_value(rest[: Scan(rest[:_MAX_CONTENT]).end_of(0)]):
             return rest
     return text

@@ -26,11 +26,12 @@ _CLAUSE = re.compile(
 )
 _OPERATION = re.compile(r"[\w)}\]$]\s*(?:[-+*/^]|\\(?:cdot|times|pm|div))\s*$")
 _CONTINUES = re.compile(r"\s*(?:[+/×·÷]\s*\S|\\(?:cdot|times|pm|div)\b)")
+_INSIDE = re.compile(r"\s*[{}^_)\]]")
 _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
 YES_OR_NO = re.compile(
-    r"(yes|no|true|false)\b(?!.*\bor\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
+    r"(yes|no|true|false)\b(?!.*\b(?:or|and)\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
 )
-CHOICE = re.compile(r"\(?[A-H]\)\s*\S|[A-H][.:]\s+\S")
+CHOICE = re.compile(r"\(?[A-H]\)\s*[^\s,.;]|[A-H][.:]\s+\S")
 _STATED = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(\S{1,40})\s+is\s+(?:the\s+)?(?:(?:final|correct|right|best)\b\s*)?"
     r"(?:answer|option|choice|solution)?\.?",
@@ -91,11 +92,12 @@ def last_line(scan: Scan) -> str:
             else ""
         )
     rows = [" ".join(row.split()) for row in re.split(r"\n[^\S\n]*\n", unwrapped(last)) if row.strip()] or [""]
-    if len(rows) > 1 or last[:2] in ("$$", "\\["):
-        last, above = rows[-1], " ".join(rows[-2:-1])
-    if above and (_OPERATION.search(above) or (_CONTINUES.match(last) and is_mathematics(above))):
-        return f"{above} {last}"
-    return last
+    row = last if _CONTINUES.match(last) else rows[-1]
+    above = (" ".join(rows[-2:-1]) or unwrapped(above)).rstrip("\\ ")
+    is_one = _OPERATION.search(above) or _INSIDE.match(row) or (_CONTINUES.match(row) and is_mathematics(above))
+    if above and is_one:
+        return f"{above} {row}"
+    return row if len(rows) > 1 or last[:2] in ("$$", "\\[") else last
 
 
 def last_sentence(line: str) -> str:

@@ -165,7 +165,7 @@ def unwrapped(text: str) -> str:
             text = bare[3:-3]
         elif spans and (spans[0].start, spans[0].end) == (0, len(bare)):
             text = spans[0].content.strip()
-        elif len(bare) > 2 and bare[0] == bare[-1] and bare[0] in '*"' and bare[0] not in bare[1:-1]:
+        elif len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "*\"'" and bare[0] not in bare[1:-1]:
             text = bare[1:-1].strip()
         else:
             break

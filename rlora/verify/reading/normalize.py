@@ -50,10 +50,11 @@ _SIZES = re.compile(
     r"|\\(?:(?:display|text|script)style|(?:no)?limits|rm|bf|it|sf|tt|sc|bfseries|itshape|tiny|scriptsize|footnotesize"
     r"|small|normalsize|[lL]arge|LARGE|[hH]uge|hfill|noindent|centering|(?:math)?strut)(?![a-zA-Z])"
     r"|\\(?:(?:text)?color|[hv]space\*?)\s?\{[^{}]{0,40}\}"
+    r"|\\(?:kern|hskip|mkern|mskip)\s?-?[\d.]{1,9}\s?(?:pt|em|ex|mm|cm|mu|in)(?![a-zA-Z])"
 )
 _FRACTIONS = re.compile(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])")
 _TIMES_TEN = re.compile(r"(?<=\d) {1,8}x {1,8}(?=10\s?\^)")  # 3 x 10^8
-_MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\\$|\\phantom\s*(?:\{[^{}]*\}|-)|\\label\{[^{}]*\}")
+_MATH_MARKS = re.compile(r"\\[()\[\]]|(?<!\\)\$|\\\$|\\[hv]?phantom\s*(?:\{[^{}]*\}|-)|\\(?:label|tag\*?)\s?\{[^{}]*\}")
 _REPLACED = [
     (re.compile(r"\\(?:leq|leqslant)(?![a-zA-Z])|<="), r"\\le "),
     (re.compile(r"\\(?:geq|geqslant)(?![a-zA-Z])|>="), r"\\ge "),
