@@ -17,6 +17,7 @@ TWO_AT_ONCE := -n 2 --dist worksteal
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@echo 'Begin with `make quickstart`; then `source $(BIN)/activate` and `rlora --help`.'
 
 $(VENV)/bin/pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rlora needs Python 3.11 or newer: make PYTHON=python3.11 ...")'

@@ -1,6 +1,7 @@
 """What a recipe script calls: command line in, run directory out, errors as one readable message."""
 
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,13 +56,18 @@ def main(
         raise SystemExit(error.code if isinstance(error, Interrupted) else 130) from None
 
 
+def failures_at(step: int, stated: str) -> int:
+    """Return how many failures at a step the process before states, 0 for anything that it cannot have stated."""
+    found = re.fullmatch(rf"{step}:([1-9]\d{{0,8}})", stated, re.ASCII)
+    return int(found[1]) if found else 0
+
+
 def _start_again(config: RunConfig, error: EngineError) -> None:
     """Replace this process by a new one of the same command, unless the engine failed three times at this step."""
     config, _ = branched(config)
     steps = checkpoints_of(config).steps()
     step = steps[-1] if steps else 0
-    failed_at, _, count = os.environ.get(_FAILURES, "").partition(":")
-    failures = int(count) + 1 if failed_at == str(step) else 1
+    failures = 1 + failures_at(step, os.environ.get(_FAILURES, ""))
     print(message_of(error), file=sys.stderr)
     if failures >= _MAX_FAILURES:
         print(

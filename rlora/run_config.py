@@ -24,7 +24,7 @@ from rlora.train.advantages import AdvantageName
 from rlora.train.batching import BatchConfig
 from rlora.train.losses import LossConfig
 from rlora.train.optimizer import OptimizerConfig
-from rlora.types import SamplingParams
+from rlora.types import MAX_TEMPERATURE, MIN_TEMPERATURE, SamplingParams
 from rlora.verify import VerifierConfig
 
 
@@ -186,6 +186,11 @@ def _check_sampling(sampling: SamplingParams) -> None:
         raise ConfigError(
             f"sampling.top_p is {sampling.top_p}; training needs 1, since cutting the distribution biases the ratio "
             "between trainer and sampler."
+        )
+    if not (sampling.temperature == 0 or MIN_TEMPERATURE <= sampling.temperature <= MAX_TEMPERATURE):
+        raise ConfigError(
+            f"sampling.temperature is {sampling.temperature}; logits are divided by it: take one from "
+            f"{MIN_TEMPERATURE} to {MAX_TEMPERATURE:g}."
         )
     if not sampling.temperature > 0:
         raise ConfigError(

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # vLLM raises a lower one to this; 0 is greedy
+
 
 class VerdictKind(StrEnum):
     """What the verifier concluded about a completion, and why."""

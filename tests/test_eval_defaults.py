@@ -54,12 +54,11 @@ def test_a_run_of_the_gpu_preset_is_evaluated_on_a_machine_without_one(tmp_path,
     ],
 )
 def test_lengths_left_at_their_defaults_give_way_to_the_models_positions(
-    positions, prompt, tokens, expected, said, tmp_path
+    positions, prompt, tokens, expected, said
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
     sampler = dataclasses.replace(PRESETS["gpu"].sampler, max_prompt_tokens=prompt)
     config = dataclasses.replace(PRESETS["gpu"], sampler=sampler, max_tokens=tokens)
-    changed, cut = fitted(config, tmp_path)
+    changed, cut = fitted(config, positions)
     assert (changed.sampler.max_prompt_tokens, changed.max_tokens) == expected
     assert said in cut
     assert bool(said) == bool(cut)

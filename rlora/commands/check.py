@@ -15,6 +15,7 @@ from rlora.evaluation.lengths import fitted
 from rlora.evaluation.run import load_benchmarks
 from rlora.evaluation.subject import resolve
 from rlora.lora.config import LoraConfig
+from rlora.model.limits import longest_row
 from rlora.model.sources import ModelConfig, config_dir, empty_model, model_title
 from rlora.recipes import find_recipe
 from rlora.rewards import Judge, explain
@@ -127,14 +128,14 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     check_gpu(config.sampler)
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
-    config, cut = fitted(config, folder)
+    model = empty_model(folder, subject.model)
+    config, cut = fitted(config, longest_row(model.config))
     if cut:
         yield cut
     check_inputs(config, subject, folder, benchmarks)
     policy_file = subject.policy_file
     served = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
     yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"
-    model = empty_model(folder, subject.model)
     if config.run is not None and config.adapter is None:
         yield from plan_lines(from_json(RunConfig, read_json(Path(config.run) / "config.json")), model)
     else:

@@ -11,7 +11,7 @@ from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
 from rlora.tasks.files import check_own, is_own, own_title
 from rlora.tasks.prompts import TemplateName
-from rlora.types import SamplingParams
+from rlora.types import MAX_TEMPERATURE, MIN_TEMPERATURE, SamplingParams
 from rlora.verify import VerifierConfig
 
 MAX_TOKENS, MAX_PROMPT_TOKENS = 8192, 2048
@@ -118,8 +118,11 @@ class EvalConfig:
             raise ConfigError(f"limit is {self.limit}; it must be at least 0, and 0 takes all problems.")
         if self.num_threads is not None and self.num_threads < 1:
             raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be at least 0.")
+        if not (self.temperature == 0 or MIN_TEMPERATURE <= self.temperature <= MAX_TEMPERATURE):
+            raise ConfigError(
+                f"temperature is {self.temperature}; it must be 0, which is greedy, or from {MIN_TEMPERATURE} to "
+                f"{MAX_TEMPERATURE:g}."
+            )
         if self.temperature == 0 and self.samples > 1:
             raise ConfigError(f"greedy decoding gives one completion a problem, not {self.samples}: add --samples 1.")
         if not 0 < self.top_p <= 1:

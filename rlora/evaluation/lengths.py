@@ -1,18 +1,16 @@
 """Lengths of an evaluation that the model has positions for."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 from rlora.evaluation.config import MAX_PROMPT_TOKENS, MAX_TOKENS, EvalConfig
 
 
-def fitted(config: EvalConfig, folder: Path) -> tuple[EvalConfig, str]:
-    """Return the configuration with lengths that the model in `folder` has positions for, and what was cut ("": none).
+def fitted(config: EvalConfig, positions: int | None) -> tuple[EvalConfig, str]:
+    """Return the configuration with lengths that a model has positions for, and what was cut ("": nothing).
 
     Only a length that was left at its default gives way: the prompts' first, of which half the positions are kept.
     """
-    prompt, tokens, positions = config.sampler.max_prompt_tokens, config.max_tokens, num_positions(folder)
+    prompt, tokens = config.sampler.max_prompt_tokens, config.max_tokens
     if positions is None or prompt + tokens <= positions:
         return config, ""
     if prompt == MAX_PROMPT_TOKENS:
@@ -27,9 +25,3 @@ def fitted(config: EvalConfig, folder: Path) -> tuple[EvalConfig, str]:
     cuts = [f"{name} may have {now:,} tokens in place of {before:,}" for name, before, now in limits if now < before]
     changed = replace(config, max_tokens=tokens, sampler=replace(config.sampler, max_prompt_tokens=prompt))
     return changed, f"The model has {positions:,} positions, so {' and '.join(cuts)}." if cuts else ""
-
-
-def num_positions(folder: Path) -> int | None:
-    """Return how many positions the model in `folder` has, None where its config.json states none."""
-    stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return stored.get("text_config", stored).get("max_position_embeddings")

@@ -19,7 +19,8 @@ from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
 from rlora.evaluation.subject import Subject, known_task, resolve
-from rlora.model.sources import model_dir
+from rlora.model.limits import longest_row
+from rlora.model.sources import empty_model, model_dir
 from rlora.rewards import Judge, measures_of
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
@@ -65,7 +66,7 @@ def _evaluate_benchmarks(
         make_exact()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
-    config, cut = fitted(config, folder)
+    config, cut = fitted(config, longest_row(empty_model(folder, subject.model).config))
     if config.preset == OF_RUN:
         say(
             f"As {config.run} sampled: temperature {config.temperature:g}, completions of at most {config.max_tokens} "

@@ -30,10 +30,7 @@ def check_lengths(config: Any, *, prompt: int, completion: int, option: str) -> 
     for rotation in _rotations(config):
         kind = rotation.get("rope_type", rotation.get("type", "default"))
         if kind in _BY_LENGTH:
-            changes_at = rotation.get("original_max_position_embeddings") or getattr(
-                config, "original_max_position_embeddings", None
-            )
-            changes_at = min((each for each in (changes_at, positions) if each is not None), default=0)
+            changes_at = _changes_at(config, rotation)
             if length > changes_at:
                 raise ConfigError(
                     f"{needs}, and the model's rotary embeddings ({kind}) change for rows of more than {changes_at}: "
@@ -45,10 +42,34 @@ def check_lengths(config: Any, *, prompt: int, completion: int, option: str) -> 
                 f"{', '.join((*_PLAIN_ROTATIONS, *_BY_LENGTH))}."
             )
         elif kind in _STRETCHED and positions is not None:
-            trained = rotation.get("original_max_position_embeddings") or positions
-            positions = max(positions, int(trained * (rotation.get("factor") or 1.0)))
+            positions = _stretched(rotation, positions)
     if positions is not None and length > positions:
         raise ConfigError(f"{needs}, the model has {positions}; {lower}")
+
+
+def longest_row(config: Any) -> int | None:
+    """Return how many tokens `check_lengths` lets a prompt and its completion have, None where nothing bounds them."""
+    config = config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    for rotation in _rotations(config):
+        kind = rotation.get("rope_type", rotation.get("type", "default"))
+        if kind in _BY_LENGTH:
+            positions = _changes_at(config, rotation)
+        elif kind in _STRETCHED and positions is not None:
+            positions = _stretched(rotation, positions)
+    return positions
+
+
+def _changes_at(config: Any, rotation: Mapping[str, Any]) -> int:
+    """Return the longest row whose rotation does not depend on its length."""
+    name = "original_max_position_embeddings"
+    stated = (rotation.get(name) or getattr(config, name, None), getattr(config, "max_position_embeddings", None))
+    return min((each for each in stated if each is not None), default=0)
+
+
+def _stretched(rotation: Mapping[str, Any], positions: int) -> int:
+    trained = rotation.get("original_max_position_embeddings") or positions
+    return max(positions, int(trained * (rotation.get("factor") or 1.0)))
 
 
 def _rotations(config: Any) -> Iterator[Mapping[str, Any]]:

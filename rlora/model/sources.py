@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 
 from rlora.errors import ConfigError, RloraError
+from rlora.model.headers import check_folder
 from rlora.model.made import make_bundled, make_toy
 from rlora.system.files import give_usual_modes
 from rlora.system.screen import stage
@@ -112,6 +113,7 @@ def _named_dir(config: ModelConfig, *, only: list[str] | None = None) -> Path:
         folder = _hub_dir(config.name, config.revision, only)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} holds no config.json; give the folder of a Hugging Face causal model.")
+    check_folder(folder)
     return folder
 
 

@@ -4,14 +4,13 @@ It runs in this process, in order, and nothing bounds its time: a function that 
 """
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any, final
 
 from rlora.errors import ConfigError, RewardError
-from rlora.rewards.judge import shown
+from rlora.rewards.judge import REWARD_RULE, is_reward, shown
 from rlora.system.screen import spoken_to_the_user
 from rlora.types import Problem, Sample, StopReason, Verdict, VerdictKind
 
@@ -75,8 +74,9 @@ class FunctionJudge:
                 f"the reward function {self._name} returned {value!r} on {shown(sample)}; it must return a number, or "
                 "a number and a text as its reason."
             )
-        if not math.isfinite(reward):
+        if not is_reward(reward):
             raise RewardError(
-                f"the reward function {self._name} returned {value!r} on {shown(sample)}; a reward must be finite."
+                f"the reward function {self._name} returned {value!r} on {shown(sample)}; a reward must be "
+                f"{REWARD_RULE}."
             )
         return float(reward), reason

@@ -1,11 +1,14 @@
 """What a judge is: samples in, a verdict with a reward for each out."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from numbers import Real
+from typing import Protocol, cast, runtime_checkable
 
 from rlora.errors import RewardError
 from rlora.types import Sample, Verdict
+
+MAX_REWARD = 1e6
+REWARD_RULE = f"finite, from -{MAX_REWARD:g} to {MAX_REWARD:g}"
 
 
 class Judge(Protocol):
@@ -38,7 +41,7 @@ def judged(judge: Judge, samples: Sequence[Sample]) -> list[Verdict]:
     """Return the judge's verdicts on the samples, checked.
 
     Raises:
-        RewardError: There is not one verdict a sample, or a reward is not a finite number.
+        RewardError: There is not one verdict a sample, or a reward is none (`is_reward`).
     """
     verdicts = judge.judge(samples)
     name = type(judge).__name__
@@ -47,9 +50,16 @@ def judged(judge: Judge, samples: Sequence[Sample]) -> list[Verdict]:
     for sample, verdict in zip(samples, verdicts, strict=True):
         if not isinstance(verdict, Verdict):
             raise RewardError(f"{name} gave {verdict!r} on {shown(sample)}, which is no rlora.types.Verdict.")
-        if not math.isfinite(verdict.reward):
-            raise RewardError(f"{name} gave the reward {verdict.reward} on {shown(sample)}; it must be finite.")
+        if not is_reward(verdict.reward):
+            raise RewardError(
+                f"{name} gave the reward {verdict.reward!r} on {shown(sample)}; it must be {REWARD_RULE}."
+            )
     return verdicts
+
+
+def is_reward(value: object) -> bool:
+    """Return whether a value can be trained on: a number of a size that differences and squares of it are finite."""
+    return isinstance(value, Real) and bool(abs(cast(float, value)) <= MAX_REWARD)
 
 
 def measures_of(judge: Judge) -> Mapping[str, bool]:

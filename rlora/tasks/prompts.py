@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlora.errors import ConfigError
+from rlora.system.bounded import exceeded, time_limit
 from rlora.types import Problem, Prompt
 
 TemplateName = Literal["auto", "chat", "plain"]
 _ADDED = 8  # tokens at most that a tokenizer puts before a text by itself
+_LIMIT_SECONDS, _LIMIT_GIGABYTES = 10.0, 1.0  # of a chat template; a usual one takes a millisecond
 _PLAIN = "Question: {content}\nAnswer:"
 
 
@@ -47,6 +49,24 @@ class PromptRenderer:
                 "prompt.template is 'chat', but the tokenizer has no chat template; use --prompt.template plain."
             )
         self.is_chat = has_template if config.template == "auto" else config.template == "chat"
+        if self.is_chat:
+            self._try_template()
+
+    def _try_template(self) -> None:
+        """Raise ConfigError where the chat template does not end, or takes all memory: it is a program from elsewhere,
+        and only its time can be limited in this process.
+        """
+        passed = exceeded(
+            lambda: self._filled_in(self._messages("What is 3 + 4?"), is_asking=True),
+            seconds=_LIMIT_SECONDS,
+            gigabytes=_LIMIT_GIGABYTES,
+        )
+        if passed:
+            limit = f"{_LIMIT_SECONDS:g} s" if passed == "time" else f"{_LIMIT_GIGABYTES:g} GiB of memory"
+            raise ConfigError(
+                f"the model's chat template takes more than {limit} for one short question. --prompt.template plain "
+                "does without it."
+            )
 
     def turn_end_ids(self) -> tuple[int, ...]:
         """Return the first special token that the chat template writes behind an assistant's message, if any.
@@ -70,15 +90,19 @@ class PromptRenderer:
         system = [] if self._config.system is None else [{"role": "system", "content": self._config.system}]
         return [*system, {"role": "user", "content": content}]
 
+    def _filled_in(self, messages: list[dict[str, str]], *, is_asking: bool) -> str:
+        return self._tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=is_asking,
+            tokenize=False,
+            enable_thinking=self._config.enable_thinking,
+        )
+
     def _templated(self, messages: list[dict[str, str]], *, is_asking: bool) -> str:
         """Return what the chat template makes of messages; ConfigError, in its words, where it refuses them."""
         try:
-            return self._tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=is_asking,
-                tokenize=False,
-                enable_thinking=self._config.enable_thinking,
-            )
+            with time_limit(_LIMIT_SECONDS):
+                return self._filled_in(messages, is_asking=is_asking)
         except Exception as error:  # a template is a program from elsewhere, and raises what it likes
             hint = "" if self._config.system is None else " Leave --prompt.system out if it takes no system message."
             raise ConfigError(

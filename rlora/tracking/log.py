@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rlora.errors import NonFiniteError
 from rlora.system.files import append_line
 from rlora.system.records import line_of
 from rlora.system.screen import spoken_to_the_user
@@ -48,9 +49,9 @@ class MetricsLog:
             self._tell(name, lambda tracker=tracker: tracker.close(has_failed=kind is not None))
 
     def write(self, values: Mapping[str, float]) -> None:
-        """Write the numbers of a finished step; all must be finite."""
+        """Write the numbers of a finished step; NonFiniteError where one is not finite."""
         if wrong := [name for name, value in values.items() if not math.isfinite(value)]:
-            raise ValueError(f"metrics that are not finite: {', '.join(wrong)}")
+            raise NonFiniteError(f"metrics that are not finite: {', '.join(wrong)}; nothing of this step is written.")
         if self._file is None:
             self._file = FileIO(self._path, "a")
         append_line(self._file, line_of(values))

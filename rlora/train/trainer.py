@@ -141,10 +141,12 @@ class Trainer:
 
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back the first of several updates when a later one fails, so that a batch is trained on wholly or not
-        at all.
+        """Take back what was done of a batch when a part of it fails, so that it is trained on wholly or not at all.
+
+        Where every weight is trained and a batch has one update, no copy is held, which would be as large as the model:
+        an update that makes the policy something else than numbers then leaves the last good version on disk alone.
         """
-        if self._config.updates_per_batch == 1:
+        if self._config.updates_per_batch == 1 and self.policy.config is None:
             yield
             return
         theta_D, state = self.policy.flat.theta_D.clone(), self.state()
@@ -231,7 +233,15 @@ class Trainer:
     def _apply(self, grad_norm: torch.Tensor) -> None:
         if self._config.max_grad_norm > 0:
             self.policy.flat.grad_D.mul_((self._config.max_grad_norm / (grad_norm + 1e-12)).clamp(max=1.0))
-        self._optimizer.step(learning_rate_at(self._config, self.policy.version))
+        rate = learning_rate_at(self._config, self.policy.version)
+        self._optimizer.step(rate)
+        if not bool(norm(self.policy.flat.theta_D).isfinite()):
+            raise NonFiniteError(
+                f"at step {self.policy.version} the update made numbers of the policy that are not finite (rate "
+                f"{rate:g}, gradient's norm {float(grad_norm):g}, epsilon {self._config.epsilon:g}); the policy keeps "
+                "its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
+                "--optimizer.learning-rate, or an --optimizer.epsilon above 0."
+            )
         self.policy.refresh_served()
 
 
