@@ -27,6 +27,7 @@ from rlora.tasks import task
 from rlora.tasks.fields import check_problems
 from rlora.tasks.overlap import drop_overlap
 from rlora.tasks.prompts import PromptRenderer
+from rlora.tasks.stream import fingerprint
 from rlora.train.batch_memory import DecoderSizes
 from rlora.train.card import Card
 from rlora.train.memory_plan import MemoryPlan, MicroBatches, fit_micro_batches, plan_memory
@@ -53,11 +54,15 @@ class Parts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problems:
-    """What a run trains on and is tested on, and what was left out of the training set because it is in the test."""
+    """What a run trains on and is tested on, and what was left out of the training set because it is in the test.
+
+    `digests` are those of the whole sets, `train` and `test`.
+    """
 
     train: tuple[Problem, ...]
     test: tuple[Problem, ...]
     overlap: tuple[Problem, ...]
+    digests: Mapping[str, str]
 
 
 def load_problems(config: RunConfig) -> Problems:
@@ -77,7 +82,8 @@ def split_problems(config: RunConfig, train: Sequence[Problem], test: Sequence[P
     if not train or not test:
         raise DataError(f"the data set {config.data.title} has {len(train)} training and {len(test)} test problems.")
     tested = test[: config.evaluation.num_problems or None]
-    return Problems(train=tuple(train), test=tuple(tested), overlap=tuple(overlap))
+    digests = {"train": fingerprint(train), "test": fingerprint(test)}
+    return Problems(train=tuple(train), test=tuple(tested), overlap=tuple(overlap), digests=digests)
 
 
 def assemble(

@@ -9,8 +9,9 @@ from rlora.advice import check_layers
 from rlora.assemble import Problems, assemble, load_problems
 from rlora.config import to_json
 from rlora.inputs import check_inputs
+from rlora.model.identity import base_digests
 from rlora.model.sources import model_dir
-from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore
+from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore, same_inputs
 from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
@@ -108,9 +109,12 @@ def _run(
     problems = problems or load_problems(config)
     folder = model_dir(config.model)
     check_layers(config, folder)
-    check_inputs(config, folder, problems, is_new=is_new)
+    inputs = {"base": base_digests(folder), "data": problems.digests}
+    renamed = same_inputs(config, point, inputs)
+    check_inputs(config, folder, problems, base=inputs["base"], is_new=is_new)
+    parent = None if point is None else str(point)
     with (
-        closing(open_run_dir(config, parent=None if point is None else str(point))) as run_dir,
+        closing(open_run_dir(config, parent=parent, inputs=inputs, renamed=renamed)) as run_dir,
         Interrupts() as interrupts,
         Verifier(config.verifier) as verifier,
     ):

@@ -1,14 +1,16 @@
 """Going on: which checkpoint a run starts from, what may differ from when it was written, and what is written next."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rlora.assemble import Parts, Problems
 from rlora.config import differences, to_json
-from rlora.errors import CheckpointError, ConfigError
+from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.run_config import RunConfig
 from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
+from rlora.store.origin import inputs_of_run, refuse_other_base
 from rlora.store.run_dir import METRICS_FILE, RunDir, read_json
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
@@ -34,6 +36,9 @@ MAY_CHANGE = (
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
+_NAMES = {"base": ("model.name", "model.revision"), "data": ("data.train", "data.test")}  # what names an input
+Inputs = Mapping[str, Mapping[str, str]]
+"""Digests of what a run is given: `base` by part (rlora/model/identity.py) and `data` by split."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +80,13 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
     if found is None:
         raise CheckpointError(f"{old.run_dir} has no checkpoints to branch from; --run-dir must name the old run.")
     here = to_json(new)
-    changed = [line for name in _FIXED_IN_A_BRANCH for line in differences(found.config.get(name), here[name], name)]
+    free = _NAMES["base"] if "base" in found.environment else ()  # what they name is compared by `same_inputs`
+    changed = [
+        line
+        for name in _FIXED_IN_A_BRANCH
+        for line in differences(found.config.get(name), here[name], name)
+        if line.partition(":")[0] not in free
+    ]
     if changed:
         raise CheckpointError(
             f"a branch keeps the model and the adapter of {old.run_dir}, but these differ:\n  "
@@ -85,16 +96,44 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
     return replace(found, best=NO_SCORE, seconds=0.0)
 
 
-def open_run_dir(config: RunConfig, *, parent: str | None) -> RunDir:
-    """Claim the run's directory; RunDirError when it holds another run, or one that another process writes."""
+def same_inputs(config: RunConfig, point: BranchPoint | None, inputs: Inputs) -> tuple[str, ...]:
+    """Return the fields that may name base and data otherwise than before, since what they name is the same.
+
+    `inputs` are the digests of what is there now. Raises RunDirError where the base is another than the one that the
+    run (or the one that it branches from) was trained on, or the test is another than the run's.
+    """
+    if point is not None:
+        stated = point.checkpoint.environment
+    elif checkpoints_of(config).steps():
+        stated = inputs_of_run(Path(config.run_dir))
+    else:
+        return ()
+    whose = config.run_dir if point is None else point.run_dir
+    refuse_other_base(stated.get("base", {}), inputs["base"], whose=whose, name=config.model.name)
+    before, now = stated.get("data", {}), inputs["data"]
+    if point is None and before and before["train"] == now["train"] and before["test"] != now["test"]:
+        raise RunDirError(
+            f"the test problems are not those that {whose} was scored on. Restore them, or start a new run with them "
+            "by --branch NEW_DIR."
+        )
+    same = [name for name, digests in inputs.items() if stated.get(name) == digests]
+    return tuple(field for name in same for field in _NAMES[name])
+
+
+def open_run_dir(config: RunConfig, *, parent: str | None, inputs: Inputs, renamed: Sequence[str] = ()) -> RunDir:
+    """Claim the run's directory; RunDirError when it holds another run, or one that another process writes.
+
+    `inputs` are the digests of base and data, `renamed` the fields that may name them otherwise than before.
+    """
     defaults = to_json(RunConfig(run_dir=config.run_dir).resolved())
     return RunDir(
         Path(config.run_dir),
         to_json(config),
-        may_change=MAY_CHANGE,
+        may_change=(*MAY_CHANGE, *renamed),
         extends=EXTENDS,
         parent=parent,
         defaults=defaults,
+        inputs=inputs,
     )
 
 

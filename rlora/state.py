@@ -10,7 +10,7 @@ from rlora.config import to_json
 from rlora.evaluation.held_out import evaluate
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
-from rlora.store.run_dir import RunDir, environment
+from rlora.store.run_dir import RunDir
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog
@@ -83,7 +83,7 @@ class Run:
             tokens_per_micro_batch=trainer.budget.tokens,
             problems=self.stream.fingerprint,
             config=to_json(self.config),
-            environment=environment(),
+            environment=self.folder.environment(),
             tally=self.progress.tally.to_json(),
             engine=plan.engine if isinstance(plan, MemoryPlan) else {},
             solved_P2=None if self.stream.solve_rates is None else self.stream.solve_rates.counts_P2.clone(),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 def read(path: Path, text: str | bytes) -> list[Problem]:
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return read_own(path, DataConfig())[0]
+    return read_own(str(path), DataConfig(), split="train")[0]
 
 
 def row(**fields: object) -> str:
@@ -119,7 +119,7 @@ def test_half_of_an_emoji_becomes_a_replacement_that_is_counted(tmp_path, capfd)
     assert "t.jsonl: 1 rows hold half of a surrogate pair" in capfd.readouterr().err
     mended = [one for one in rollouts(run_dir) if one["problem"] == "t/25"]
     assert {(one["question"], one["gold"]) for one in mended} <= {("What is 2 + 3 \ufffd?", "5 \ufffd")}
-    found = {problem.question for problem in read_own(path, DataConfig())[0]}
+    found = {problem.question for problem in read_own(str(path), DataConfig(), split="train")[0]}
     assert {"What is 2 + 3 \ufffd?", "What is \U0001f600?"} <= found
 
 

