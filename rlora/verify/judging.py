@@ -55,7 +55,7 @@ def judge_cheaply(request: JudgeRequest, trace: list[Step] | None = None) -> Out
     """Return the kind of verdict and the text taken as the answer, or what a worker must decide.
 
     The rules that decided are added to `trace`, if given. `last_number` is read in three places: the last number behind
-    a phrase, the last number or formula of an unmarked text, and the right-hand side of an equation with numbers on its
+    a phrase, the last number of an unmarked text, and the right-hand side of an equation with numbers on its
     left. What comes through none of them is the strict rule's outcome too, which is what `is_strict` says.
     """
     found = extract(

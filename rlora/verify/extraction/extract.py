@@ -192,12 +192,8 @@ def _unmarked(scan: Scan, last_number: bool) -> Extraction:
     if (answer := prose.plain_final(line)) is not None:
         rule = "the last line, which is or ends in an expression or a few words"
         return Extraction(text=answer, is_plain=True, rule=rule)
-    lenient = (
-        ("the last number of the last line", last_number_of, line),
-        ("the formula that ends the last line", prose.last_formula, line),
-        ("the last number of the text", last_number_of, scan.text),
-    )
-    for rule, find, text in lenient if last_number and not UNCERTAIN.search(line) else ():
-        if (answer := find(text)) is not None:
+    lenient = {"the last number of the last line": line, "the last number of the text": scan.text}
+    for rule, text in lenient.items() if last_number and not UNCERTAIN.search(line) else ():
+        if (answer := last_number_of(text)) is not None:
             return Extraction(text=answer, is_plain=True, rule=rule, is_strict=False)
     return _none("no mark, and the last line is prose")

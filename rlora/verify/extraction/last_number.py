@@ -34,11 +34,6 @@ CONNECTOR = re.compile(
 )
 
 
-def is_changed(before: str) -> bool:
-    """Whether the words before a number deny it, bound it or make another one of it: not 7, less than 7, half of 7."""
-    return bool(_NEGATED.search(before) or _OPERATOR_BEFORE.search(before))
-
-
 def last_number(text: str) -> str | None:
     """Return the last number of a text; the whole list where it ends one, None where it is part of a larger formula."""
     text = _WORD_SIGN.sub(r"\1-", SPACED_THOUSANDS.sub("", text[-4000:]))
@@ -66,7 +61,7 @@ def last_number(text: str) -> str | None:
     before = text[max(0, group[0].start() - 60) : group[0].start()]
     if _OPEN_ENDED.match(after) or _OPERATOR_AFTER.match(after):
         return None
-    if is_changed(before) or text.rstrip().endswith("?"):
+    if _NEGATED.search(before) or _OPERATOR_BEFORE.search(before) or text.rstrip().endswith("?"):
         return None
     if is_row:  # 1 2 3, or 6 3/4
         return text[group[0].start() : group[-1].end()]

@@ -21,7 +21,8 @@ _PHRASE = re.compile(
 _EAST_ASIAN = re.compile(r"(?:答案|答え|正解|정답|답)\s*[是为為は은는:：]{1,2}\s*")
 _COPULA = re.compile(r"\s*(?:です|입니다)[。.]?$")
 _DENIAL = re.compile(r"(?:not|n't|incorrect|wrong|correct|right)\b", re.IGNORECASE)
-_WORDS = re.compile(f"{_ANSWER}|答|正解|답", re.IGNORECASE)
+_LATIN = "answer option choice ответ respuesta réponse antwort resposta risposta odpowied cevap đáp"
+_WORDS = (*_LATIN.split(), *"答解답")  # to search for first
 _UNSAID = re.compile(  # before an answer: if the answer is, check the answer; not; your answer in; a part of a formula
     r"(?:\b(?:if|suppose|assum\w+|whether|unless|check|verify|wrong|incorrect|impossible|example:?)\s+(?:that\s+)?"
     r"(?:(?:the|our|this|an?)\s+)?(?:final\s+|correct\s+)?"
@@ -77,7 +78,8 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
     """Return what stands behind "the answer is" and its like, from `start` on, to the end of the sentence or of what is
     bold."""
     text, found = scan.text, []
-    if not _WORDS.search(text, start):
+    lowered = text[start:].lower()
+    if not any(word in lowered for word in _WORDS):
         return []
     matches = sorted([*_PHRASE.finditer(text, start), *_EAST_ASIAN.finditer(text, start)], key=re.Match.start)
     for match in matches[-_MAX_PHRASES:]:

@@ -2,7 +2,7 @@
 
 import re
 
-from rlora.verify.extraction.last_number import CONNECTOR, is_changed
+from rlora.verify.extraction.last_number import CONNECTOR
 from rlora.verify.extraction.markers import HEDGE
 from rlora.verify.extraction.scan import Scan, unwrapped
 from rlora.verify.reading.structure import parse_answer
@@ -17,6 +17,7 @@ _LEAD = re.compile(
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
 _PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])")
 _TWO_WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _NOT_ANOTHER = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
 _CLAUSE = re.compile(
@@ -59,7 +60,6 @@ _DANGLING = """
 _UNFINISHED = re.compile(
     rf"(?:[=+\-*/^_({{\[,:<>&\\]|(?<!\d )\btimes|\b[A-Za-z]+ a|\bI|\b(?:{'|'.join(_DANGLING.split())}))\s*$"
 )
-_MAX_FORMULA = 2000  # characters of it; each of its words is tried as its beginning
 
 
 def without_gloss(text: str) -> str:
@@ -101,8 +101,8 @@ def last_line(scan: Scan) -> str:
 
 
 def last_sentence(line: str) -> str:
-    """Return the last sentence of a line; a point inside a number or mathematics does not end one."""
-    return re.split(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])", line.strip())[-1]
+    """Return the last sentence of a line."""
+    return _SENTENCES.split(line.strip())[-1]
 
 
 def is_unfinished(scan: Scan) -> bool:
@@ -164,36 +164,18 @@ def is_value(sentence: str) -> bool:
 
 def plain_final(line: str) -> str | None:
     """Return the answer of a last line that is an expression or a few words, or that ends in marked text."""
-    bare = without_gloss(unwrapped(line))
-    if stated := _STATED.fullmatch(bare):
-        bare = stated[1]
-    if word := YES_OR_NO.match(bare):
-        return word[1]
     if (found := expression(line)) is not None:
         return found
+    bare = without_gloss(unwrapped(line))
+    bare = stated[1] if (stated := _STATED.fullmatch(bare)) else bare
+    if word := YES_OR_NO.match(bare):
+        return word[1]
     if CHOICE.match(bare):
         return bare
-    sentence = last_sentence(line.strip())
+    sentence = last_sentence(line)
     found = spans(sentence)
     is_symbol = found is not None and re.fullmatch(r"[a-z]\.?", found) and re.search(r"\d", sentence)
     if found is not None and not is_symbol and (is_mathematics(found) or len(found.split()) <= 4):
         return found
-    if 0 < len(bare.split()) <= 3 and not re.search(r"\d", bare) and not bare.endswith((":", "?", ",")):
-        return bare
-    return None
-
-
-def last_formula(line: str) -> str | None:
-    """Return the longest formula that ends a line, as in "so we get x = 2\\sqrt{3}."; None if words end it."""
-    sentence = last_sentence(line.strip()).rstrip(". ")
-    words = sentence[-_MAX_FORMULA:].split(" ")[-40:]
-    if len(sentence) > _MAX_FORMULA:
-        words.pop(0)  # it may be half a word
-    for start, word in enumerate(words):
-        if re.search(r"[\d\\$]|^[(\[]?[A-Za-z]\b", word):
-            tail = " ".join(words[start:])
-            if is_changed(" ".join(words[:start]) + " "):
-                return None
-            if is_mathematics(tail) and not _PROSE.search(tail):
-                return tail
-    return None
+    is_short = len(bare.split()) <= 3 and not re.search(r"\d", bare) and not bare.endswith((":", "?", ","))
+    return bare if bare and is_short else None
