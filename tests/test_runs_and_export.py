@@ -20,6 +20,7 @@ from rlora.evaluation.subject import resolve as evaluated
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import loadable_name, model_dir, short_name
 from rlora.store.merge import save_merged
+from rlora.store.origin import other_base
 from rlora.system.lock import FolderLock
 from rlora.train.optimizer import OptimizerConfig
 from rlora.train.policy import Policy
@@ -128,6 +129,11 @@ def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:
     assert f"vllm serve {base} --enable-lora" in card
     assert "AutoPeftModelForCausalLM" in card
     assert (tmp_path / "newest" / "tokenizer.json").is_file()
+    digests = json.loads((tmp_path / "newest" / "rlora.json").read_text()).get("base", {})
+    assert other_base(tmp_path / "newest", "toy", digests) == ""
+    (tmp_path / "newest" / "rlora.json").unlink()
+    assert other_base(tmp_path / "newest", "toy", digests) == ""
+    assert "was trained on the base" in other_base(tmp_path / "newest", "bundled", digests)
     assert evaluated(parse(["--adapter", str(tmp_path / "newest")])).model.name == "toy"
     assert "training reward in the step before" in (tmp_path / "third" / "README.md").read_text()
 

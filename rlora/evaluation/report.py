@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -59,15 +60,16 @@ def _text(estimate: Mapping[str, Any] | None) -> str:
     return str(Estimate(mean=estimate["mean"], low=low, high=high))
 
 
-def terminal_table(results: Mapping[str, Any]) -> Table:
-    """Return the table for the terminal."""
-    header, *rows = table_rows(results)
-    table = Table(*header, caption=Text(printable(caption(results))), caption_justify="left")
-    for index, row in enumerate(rows):
-        table.add_row(
-            *(Text(printable(cell)) for cell in row), end_section=index + 1 < len(rows) and bool(rows[index + 1][0])
-        )
-    return table
+def terminal_tables(results: Mapping[str, Any]) -> Group:
+    """Return the table for the terminal, a part for each benchmark so that it fits 80 columns, and its caption."""
+    (_, *header), *rows = table_rows(results)
+    tables: list[Table] = []
+    for title, *cells in rows:
+        if title:
+            shown = Text(printable(title))
+            tables.append(Table(*header, title=shown, title_justify="left", box=None, padding=(0, 2, 0, 0)))
+        tables[-1].add_row(*(Text(printable(cell)) for cell in cells))
+    return Group(*(Group(table, "") for table in tables), Text(printable(caption(results))))
 
 
 def markdown(results: Mapping[str, Any]) -> str:

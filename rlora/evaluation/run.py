@@ -197,7 +197,7 @@ def _evaluate(
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
     width = None if diversion.output.isatty() else 120  # a file has no width; rich would take 80 and break the cells
-    Console(file=diversion.output, width=width).print(report.terminal_table(results))
+    Console(file=diversion.output, width=width).print(report.terminal_tables(results))
     for warning in report.warnings(results):
         console.print(printable(warning), markup=False)
     console.print(printable(f"Results and samples: {output}"), markup=False)

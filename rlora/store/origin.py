@@ -6,7 +6,7 @@ from pathlib import Path
 from rlora.errors import AdapterError, RunDirError
 from rlora.lora.peft.peft_format import CONFIG_FILE, read_adapter_config
 from rlora.model.identity import changed_parts
-from rlora.model.sources import BUNDLED, BUNDLED_HUB
+from rlora.model.sources import BUNDLED, BUNDLED_HUB, short_name
 from rlora.store.run_dir import read_json
 from rlora.system.stamp import STAMP_FILE, read_stamp
 
@@ -67,5 +67,6 @@ def other_base(adapter: Path, name: str, now: Mapping[str, str]) -> str:
 
 
 def _same(one: str, other: str) -> bool:
+    one, other = short_name(one), short_name(other)
     is_folder = Path(one).is_dir() and Path(other).is_dir()
     return (is_folder and Path(one).samefile(other)) or _SAME_NAMES.get(one, one) == _SAME_NAMES.get(other, other)
