@@ -32,6 +32,7 @@ TAKEN = {
     ],
     "choices": [
         ("The correct option is B.", "B"), ("The answer is (B), because $x > 3$.", "B"), ("**B**", "B"),
+        ("Hence (D) is correct.", "D"), ("**No**, it diverges.", "no"), ("*Answer: 42*", "42"),
         ("\\boxed{\\text{Option B}}", "B"), ("The answer is '42'.", "42"),
     ],
     "layout": [
@@ -74,6 +75,7 @@ NOT_TAKEN = {
     "what is taken back": [
         (r"\boxed{42}. Wait, that's wrong: it must be \boxed{7}.", "42"), (r"\boxed{42}. Actually, 7.", "42"),
         (r"\boxed{42}. I made an error; the right value is 7.", "42"), (r"\boxed{42}. Not quite: 7.", "42"),
+        (r"\boxed{42}. Sorry, I meant 7.", "42"),
         (r"\boxed{42}. No, it should be 7.", "42"), (r"\boxed{42}. That is not right.", "42"),
         (r"\boxed{42} — no, that can't be right.", "42"), ("The answer is 42. Hold on, I made a mistake.", "42"),
         ("The answer is 42. Wait, it should be 7.", "42"),
@@ -95,6 +97,7 @@ NOT_TAKEN = {
         (r"\boxed{41} (or maybe 42)", "41"), (r"\boxed{41}. Alternatively, \boxed{42}.", "42"), ("42 or 41", "42"),
         (r"\boxed{41}, otherwise \boxed{42}", "42"), ("The answer is either 41 or 42.", "42"),
         ("The answer is one of 40, 41, 42.", "42"), ("The answer is 42 (or 41).", "42"), ("Either (B) or (C).", "C"),
+        ("The answer is 42; or is it 41?", "42"),
     ],
     "exclamation marks": [
         ("The answer is $5!$.", "5"), ("**4!**", "4"), ("Answer: $5! - 3$", "5"), ("The answer is 42!.", "42"),

@@ -27,6 +27,7 @@ _SEPARATE = re.compile(
 )
 _CHOICE_LEFT = re.compile(rf"[\s$,(—–-]{{0,9}}{HEDGE.pattern}", re.IGNORECASE)
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_OR_ELSE = re.compile(r"[;,—(]\s{0,9}(?:or|otherwise|alternatively|maybe|perhaps|possibly)\b", re.IGNORECASE)
 _VALUE = re.compile(r"\d|^\(?[A-H]\)?$")
 _RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
 _MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
@@ -172,7 +173,7 @@ def _phrase(content: str, raw: str, last_number: bool) -> Extraction:
         return Extraction(text=content, rule=f"what follows {said}")
     if word := prose.YES_OR_NO.match(content):
         return Extraction(text=word[1], rule=f"yes or no behind {said}")
-    found, cut = prose.spans(raw), prose.clause(content)
+    found, cut = prose.spans(raw), "" if _OR_ELSE.search(content) else prose.clause(content)
     if cut and prose.is_mathematics(cut) and (found is None or _VALUE.search(cut)):
         return Extraction(text=cut, rule=f"the first clause behind {said}")
     if found is not None and prose.is_mathematics(found):

@@ -52,13 +52,13 @@ _RETRACTION = re.compile(
     r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong|(?:that|this|it)"
     r"(?:(?:'s| is| was| seems| looks) (?:wrong|incorrect|not (?:right|correct))(?! (?:for|if|when|in|unless)\b)"
     r"|\s?(?:can't|cannot) be (?:right|correct)))"
-    r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize"
+    r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize|i (?:mean|meant)"
     r"|(?:it|that|this) (?:should|must) (?:actually |instead )?(?:be|have been))(?![\w-])",
     re.IGNORECASE,
 )
 _RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
     "wait", "oops", "scratch", "ignore", "second", "hold", "wrong", "mistake", "error", "apolog", "no,", "actually",
-    "hmm", "correct", "right", "sorry", "should", "must", "not quite", "not exact",
+    "hmm", "correct", "right", "sorry", "should", "must", "not quite", "not exact", "i mean",
 )  # fmt: skip
 _BEFORE_RETRACTION = frozenset(".!?;,…)}]$*`—–-\n。0123456789")
 _CONFIRMS = re.compile(
@@ -87,6 +87,7 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
         ends = [span.end - 2 for span in scan.spans if span.kind == "bold" and span.start < at < span.end]
         end = min(scan.end_of(begin), begin + _MAX_CONTENT, *(end for end in ends if end >= begin))
         content = _COPULA.sub("", text[begin:end].strip())
+        content = content[:-1] if content.find("*") == len(content) - 1 else content  # *Answer: 42*
         if content and not _DENIAL.match(content) and is_said(text, at, at):
             found.append(Span(kind="phrase", start=at, end=end, content=content))
     return found

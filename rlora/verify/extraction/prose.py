@@ -145,7 +145,7 @@ def clause(content: str) -> str:
 def expression(line: str) -> str | None:
     """Return the expression that a line is, but for a word that leads to it, an equals sign, or what it denies."""
     bare = without_gloss(unwrapped(line))
-    if stated := _STATED.fullmatch(bare):
+    if stated := _STATED.fullmatch(_LEAD.sub("", bare)):
         bare = stated[1]
     elif spelled := _SPELLED.fullmatch(bare):
         bare = f"{spelled[1]} = {spelled[2]}"
@@ -167,8 +167,8 @@ def plain_final(line: str) -> str | None:
     if (found := expression(line)) is not None:
         return found
     bare = without_gloss(unwrapped(line))
-    bare = stated[1] if (stated := _STATED.fullmatch(bare)) else bare
-    if word := YES_OR_NO.match(bare):
+    bare = stated[1] if (stated := _STATED.fullmatch(_LEAD.sub("", bare))) else bare
+    if word := YES_OR_NO.match(bare.replace("*", "")):
         return word[1]
     if CHOICE.match(bare):
         return bare

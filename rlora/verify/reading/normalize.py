@@ -48,8 +48,8 @@ _NO_SPACE = re.compile(r"\\!")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?(?:\s{0,8}(?=[\[(|{\])}]|\\[{}]))?"
     r"|\\(?:(?:display|text|script)style|(?:no)?limits|rm|bf|it|sf|tt|sc|bfseries|itshape|tiny|scriptsize|footnotesize"
-    r"|small|normalsize|[lL]arge|LARGE|[hH]uge|hfill|noindent|centering|(?:math)?strut)(?![a-zA-Z])"
-    r"|\\(?:(?:text)?color|[hv]space\*?)\s?\{[^{}]{0,40}\}"
+    r"|small|normalsize|[lL]arge|LARGE|[hH]uge|hfill|nonumber|notag|blacksquare|noindent|centering|(?:math)?strut)(?![a-zA-Z])"
+    r"|\\(?:(?:text)?color(?:box)?|[hv]space\*?)\s?\{[^{}]{0,40}\}"
     r"|\\(?:kern|hskip|mkern|mskip)\s?-?[\d.]{1,9}\s?(?:pt|em|ex|mm|cm|mu|in)(?![a-zA-Z])"
 )
 _FRACTIONS = re.compile(r"\\(?:[dtcs]|nice)frac(?![a-zA-Z])")
