@@ -62,6 +62,7 @@ RIGHT = {  # family: (gold, answer)
         (r"\arccos(1-2a)", r"2\arcsin\sqrt a"), (r"\sqrt{x-50}^2", "x-50"),
     ],
     "letters that are no units": [("11t+3", "3 + 11 t"), ("6sz-6s", "6 s z - 6 s"), ("3", "3 m")],
+    "times of day": [("3:00 PM", r"3\text{ p.m.}"), (r"11\text{ a.m.}", "11 AM"), ("08:15 AM", r"8:15\text{ am}")],
     "layout": [
         ("42", r"\rm 42"), ("42", r"\color{blue}{42}"), ("42", r"\hspace{2pt}\Large 42"),
         ("5-2i", r"\mathbf{5-2i}"), ("42", r"42\\"),
@@ -107,6 +108,7 @@ WRONG = {
         ("|x-40|", "40-x"), ("|x-2000|", "x-2000"), ("x", r"\max(x,-20)"), ("1", r"\frac{|t+15|}{t+15}"),
         ("y-9", r"\sqrt{y^2-18y+81}"), (r"\sqrt{1-x}", "1-x"),
     ],
+    "times of day": [("3:00 PM", "3:00 AM"), ("3:00 PM", "3"), ("3:10 PM", "3 PM")],
     "letters that are no units": [("9", "4+5 h"), ("14", "3 + 11 t"), ("8", "10 - 2 g")],
 }  # fmt: skip
 SYMMETRIC = ["bound names", "named entries", "set-builder", "tuples, matrices and cases", "number words", "units"]

@@ -116,6 +116,7 @@ def test_training_asks_for_it_and_an_evaluation_where_it_is_told_to(verifier) ->
         ("a+b+c", "c+(b+a)"), ("2(a+b)", "2a+2b"), ("ab/c", "bac^{-1}"), ("-(a-b)", "b-a"),
         (r"\sqrt{8}", "(4+4)^{1/2}"),
         ("a^2a", "a^3"), ("a-a+1", "1"), ("0x+y", "y"), (r"\sqrt{x}\sqrt{x}", "x"), ("2^{10}", "1024"),
+        ("(2t+2)^2/4", "(t+1)^2"), ("(2a+2b)(c-d)", "2(a+b)(c-d)"), ("3(x/3+1)^3", "(x+3)^3/9"),
     ],
 )  # fmt: skip
 def test_trivial_rewriting_has_one_spelling(a: str, b: str) -> None:

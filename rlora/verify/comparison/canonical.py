@@ -5,6 +5,7 @@ Rational numbers are folded, sums and products flattened and collected, roots be
 used, so \\sin 60^\\circ is not \\sqrt{3}/2.
 """
 
+import math
 from collections.abc import Hashable, Iterable
 from fractions import Fraction
 
@@ -91,6 +92,8 @@ def _product(powers: Iterable[tuple[Hashable, Fraction]]) -> Hashable:
         inner: list[tuple[Hashable, Fraction]] = [(base, _ONE)]
         if isinstance(base, tuple) and base[0] == "mul" and exponent.denominator == 1:
             inner = [(base[1], _ONE), *base[2]]
+        elif isinstance(base, tuple) and base[0] == "add" and exponent.denominator == 1:
+            inner = _primitive(base[1])
         for part, power in inner:
             factors[part] = factors.get(part, Fraction(0)) + power * exponent
     for base, exponent in list(factors.items()):
@@ -106,6 +109,13 @@ def _product(powers: Iterable[tuple[Hashable, Fraction]]) -> Hashable:
     if isinstance(bare, tuple) and bare[0] == "add":
         return ("add", frozenset((part, multiple * number) for part, multiple in bare[1]))
     return ("mul", number, frozenset(factors.items()))
+
+
+def _primitive(terms: frozenset[tuple[Hashable, Fraction]]) -> list[tuple[Hashable, Fraction]]:
+    """Return a sum as a number times the sum of integer multiples without a common factor: 4t + 2 is 2 times 2t + 1."""
+    top = math.gcd(*(multiple.numerator for _, multiple in terms))
+    content = Fraction(top, math.lcm(*(multiple.denominator for _, multiple in terms)))
+    return [(content, _ONE), (("add", frozenset((part, multiple / content) for part, multiple in terms)), _ONE)]
 
 
 def _power(base: Hashable, exponent: Hashable) -> Hashable:

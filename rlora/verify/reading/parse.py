@@ -10,7 +10,7 @@ from typing import Protocol, final
 from rlora.verify.reading.lex import Token
 from rlora.verify.reading.nodes import Node, ParseError, fn, is_structure, letter, num, op, product, signed, sym, value
 from rlora.verify.reading.numerals import in_base, mixed_number, numeral
-from rlora.verify.reading.units import compound, is_product_of_letters, unit
+from rlora.verify.reading.units import compound, is_product_of_letters, percent, unit
 
 MAX_DEPTH = 60
 _PRODUCT_SIGNS = frozenset({"*", "\\cdot", "\\times", "\\ast", "\\cdotp"})
@@ -157,8 +157,8 @@ class Parser:
                 if self.token.text in ("C", "F") and self.peek().kind == "end":
                     self.take()  # Celsius or Fahrenheit, a unit
             elif self.accept("%", "\\%"):
-                if self.token.text in (*_PRODUCT_SIGNS, "of"):  # at the end of a value, a unit
-                    node = op("div", value(node), num(100))
+                is_factor = self.token.text in (*_PRODUCT_SIGNS, "of")  # else it is a unit
+                node = op("div", value(node), num(100)) if is_factor else percent(value(node))
             elif self.token.text == "'" and node.op == "sym":
                 self.take()
                 node = sym(node.name + "'")

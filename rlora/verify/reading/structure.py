@@ -39,7 +39,7 @@ _NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven tw
 _MEANINGS |= {word: num(i) for i, word in enumerate(_NUMBER_WORDS.split())}
 _PROSE = re.compile(r"(?:[A-Za-z0-9 .,;:'\"!?()/&%]|(?<=[A-Za-z])-(?=[A-Za-z]))*")  # no formula that words would hide
 _ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})")
-_CLOCK = re.compile(r"(\d{1,2}:\d{2})\s*([ap])\.?\s?m\.?", re.IGNORECASE)
+_CLOCK = re.compile(r"(\d{1,2})(?:(:\d{2})\s*|\s+)([ap])\.?\s?m\.?", re.IGNORECASE)
 _BASE = re.compile("_|base|nary|octal|decimal")
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "cases"])
 
@@ -78,6 +78,8 @@ def _condition(parser: Parser) -> Node | None:
         return None
     parser.position += width + 1
     node = _listed(parser)
+    if any(child.op != "rel" for child in node.args):
+        raise ParseError("a set by a condition that is none")
     return node.args[0] if len(node.args) == 1 else node
 
 
@@ -257,7 +259,7 @@ def _parse(text: str) -> Node | None:
     while whole := _WHOLE_TEXT.fullmatch(plain):
         plain = _PREFIX.sub("", whole[1] or whole[2]).strip()
     if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
-        return Node("text", name=f"{clock[1].lstrip('0')} {clock[2].lower()}m")
+        return Node("text", name=f"{clock[1].lstrip('0')}{clock[2] or ':00'} {clock[3].lower()}m")
     try:
         based = in_base_text(_UNFONTED.sub(r"\1", plain).strip()) if _BASE.search(plain) else None
         return based or _read(plain)
