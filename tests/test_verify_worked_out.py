@@ -42,6 +42,7 @@ COPIED = {
         ("Which power of 2 has 4 digits and is largest?", "8192", "2^{13}"),
         ("Find the angle.", r"\frac{\pi}{4}", r"\arctan 1"),
         ("Find the height.", r"\frac{\sqrt3}{2}", r"\sin 60^\circ"), ("Find $(a,b)$.", "(6,4)", "(3!,4)"),
+        ("Solve $3x=21$ for x.", "x=7", "6x=42"), ("Write 0.375 as a fraction.", "3/8", r"3.75\cdot10^{-1}"),
         ("Solve for x.", "x=12", r"x=\lfloor 12.5\rfloor"),
     ],
 }  # fmt: skip
@@ -116,6 +117,7 @@ def test_training_asks_for_it_and_an_evaluation_where_it_is_told_to(verifier) ->
         ("a+b+c", "c+(b+a)"), ("2(a+b)", "2a+2b"), ("ab/c", "bac^{-1}"), ("-(a-b)", "b-a"),
         (r"\sqrt{8}", "(4+4)^{1/2}"),
         ("a^2a", "a^3"), ("a-a+1", "1"), ("0x+y", "y"), (r"\sqrt{x}\sqrt{x}", "x"), ("2^{10}", "1024"),
+        (r"\sqrt[4]{48^2}", r"\sqrt{48}"), (r"\sqrt{1/3}", r"1/\sqrt3"),
         ("(2t+2)^2/4", "(t+1)^2"), ("(2a+2b)(c-d)", "2(a+b)(c-d)"), ("3(x/3+1)^3", "(x+3)^3/9"),
     ],
 )  # fmt: skip

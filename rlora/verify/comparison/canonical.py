@@ -97,6 +97,11 @@ def _product(powers: Iterable[tuple[Hashable, Fraction]]) -> Hashable:
         for part, power in inner:
             factors[part] = factors.get(part, Fraction(0)) + power * exponent
     for base, exponent in list(factors.items()):
+        if isinstance(base, Fraction) and base > 0 and exponent.denominator > 1:
+            del factors[base]
+            root, power = _rooted(base, exponent)
+            factors[root] = factors.get(root, Fraction(0)) + power
+    for base, exponent in list(factors.items()):
         folded = _folded(base, exponent) if isinstance(base, Fraction) else None
         if folded is not None or not exponent:
             number *= _ONE if folded is None else folded
@@ -120,6 +125,17 @@ def _primitive(terms: frozenset[tuple[Hashable, Fraction]]) -> list[tuple[Hashab
 
 def _power(base: Hashable, exponent: Hashable) -> Hashable:
     return _product([(base, exponent)]) if isinstance(exponent, Fraction) else ("pow", base, exponent)
+
+
+def _rooted(base: Fraction, exponent: Fraction) -> tuple[Fraction, Fraction]:
+    """Return a root of a number as the root of the least number at least 1: the fourth root of 48^2 is that of 48."""
+    if base < 1:
+        base, exponent = 1 / base, -exponent
+    for index in range(exponent.denominator, 1, -1):
+        root = exact_root(base, index) if exponent.denominator % index == 0 else None
+        if root is not None:
+            return root, exponent * index
+    return base, exponent
 
 
 def _folded(base: Fraction, exponent: Fraction) -> Fraction | None:

@@ -7,6 +7,7 @@ out: to a gold of 2/3 the answer 36/54 is the question's if the question has it,
 import math
 import re
 from collections.abc import Hashable, Iterator
+from fractions import Fraction
 from functools import lru_cache
 
 from rlora.verify.comparison.canonical import canonical
@@ -38,7 +39,10 @@ def is_left_to_work_out(answer: Node, gold: Node, question: str) -> bool:
             return True
         if _key(leaf) in _said(question):
             return True
-    return _key(answer) not in known and answer.op == "rel" and _key(answer) in _said(question)
+    if answer.op != "rel" or _key(answer) in known:
+        return False
+    is_solved = gold.op == "rel" and gold.args[0].op == "sym" and not symbols(gold.args[-1])  # x = 2, but 2x = 4
+    return (is_solved and all(side.op != "sym" for side in answer.args)) or _key(answer) in _said(question)
 
 
 def _leaves(node: Node) -> Iterator[Node]:
@@ -83,7 +87,10 @@ def _form(node: Node) -> str:
             return "fraction" if bottom > 1 and math.gcd(top, bottom) == 1 else "fraction that can be reduced"
         case "add":
             return "mixed"
-    return "power of ten" if node.op in ("mul", "pow") else "integer"
+    if node.op in ("mul", "pow"):
+        value = canonical(node)
+        return "power of ten" if isinstance(value, Fraction) and value.denominator == 1 else "decimal"
+    return "integer"
 
 
 def _whole(node: Node) -> int | None:
