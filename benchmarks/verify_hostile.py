@@ -8,10 +8,9 @@ from rlora.verify import JudgeRequest
 NUM_ORDINARY = 10_000
 
 TO_A_WORKER = [
-    *(rf"\sum_{{k=1}}^{{10^{{9}}}} \sin(k^{{{n}}})" for n in range(2, 12)),
-    *(rf"\int_0^1 e^{{x^{{{n}}}+\sin(x^7)}} \ln(1+x^{{3}}) dx" for n in range(2, 10)),
-    *(rf"\prod_{{k=1}}^{{10^{{8}}}} (k^{{{n}}}+1)" for n in range(2, 10)),
-    *(rf"\sum_{{k=1}}^{{10^{{7}}}} \frac{{1}}{{k^{{{n}}}+1}}" for n in range(2, 6)),
+    *(rf"(10^{{1200}})^2+(\sqrt{{{n}}})!" for n in (2, 3, 5, 6, 7, 8, 10, 11, 12, 13)),
+    *(rf"(10^{{1200}})^2+\binom{{\sqrt{{{n}}}}}{{\pi}}" for n in (2, 3, 5, 6, 7, 8, 10, 11, 12, 13)),
+    *(rf"(10^{{1200}})^2x+(x+\sqrt{{{n}}})!" for n in (2, 3, 5, 6, 7, 8, 10, 11, 12, 13)),
 ]
 """Past every cheap guard: only a worker's deadline ends them."""
 

@@ -39,7 +39,7 @@ RIGHT = {
     "congruences": [
         (r"3 \pmod 5", r"3 \pmod{5}"), (r"x\equiv 3\pmod 5", r"3\pmod5"), ("3 (mod 5)", r"3\pmod5"),
     ],
-    "integrals": [(r"\int_0^1 x^2dx", r"\frac13"), (r"\int_0^\pi \sin x\,dx", r"\frac42")],
+    "integrals": [(r"\int_0^1 x^2dx=\frac13", r"\frac13"), (r"\int_0^1 x^2dx", r"\int_0^1  x^2 dx")],
 }  # fmt: skip
 
 WRONG = {
@@ -55,6 +55,7 @@ WRONG = {
     ],
     "numerals": [("12 34", "1234")],
     "bases": [("52 in base 9", "52_8"), ("52 base 8", "52"), ("x_{12}", "X_{16}")],
+    "integrals": [(r"\int_0^1 x^2dx", r"\frac13"), (r"\sum_{k=1}^{3}k", "6"), (r"\lim_{x\to0}\frac{\sin x}{x}", "1")],
     "congruences": [(r"3 \pmod 5", r"3 \pmod 7"), (r"3 \pmod 5", "3")],
     "values excluded of different names": [(r"x\ne 1, y\ne 2", r"(-\infty,1)\cup(1,2)\cup(2,\infty)")],
 }  # fmt: skip

@@ -17,7 +17,7 @@ from rlora.verify import JudgeRequest, Verifier, VerifierConfig, VerifierError
 
 pytestmark = pytest.mark.unit
 
-SLOW = JudgeRequest(text=r"\boxed{\sum_{k=1}^{10^{9}} \sin(k^2)}", gold="1")
+SLOW = JudgeRequest(text=r"\boxed{(10^{1200})^2+(\sqrt2)!}", gold="1")  # the gamma function to 5,000 digits
 HARD = JudgeRequest(text=r"\boxed{\sqrt{6}}", gold=r"\sqrt2\sqrt3")
 EASY = JudgeRequest(text="7", gold="7")
 
@@ -38,10 +38,12 @@ def test_a_deadline_ends_one_answer_and_not_its_neighbours() -> None:
     assert seconds < 20
 
 
-def test_a_memory_limit_ends_an_answer() -> None:
-    with Verifier(VerifierConfig(num_workers=1, memory_mb=256)) as verifier:
-        heavy = JudgeRequest(text=r"\boxed{\sum_{k=1}^{2} 2^{10^{10}}}", gold="5")  # a number of 1.2 GB
-        assert [v.kind for v in verifier.judge_many([heavy, HARD])] == [VerdictKind.TIMEOUT, VerdictKind.CORRECT]
+def test_a_workers_memory_is_limited() -> None:
+    """No answer is known that reaches the limit, since numbers are bounded; so the limit alone is tried."""
+    code = "from rlora.verify.workers.worker import limit_memory; limit_memory(256); bytearray(2**29)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert found.stderr.rstrip().endswith("MemoryError")
 
 
 def test_easy_answers_need_no_worker() -> None:
@@ -140,7 +142,7 @@ def test_equal_within_the_deadline() -> None:
     with Verifier(VerifierConfig(deadline_seconds=0.3)) as verifier:
         assert verifier.equal(r"\sqrt6", r"\sqrt2\sqrt3")
         assert not verifier.equal("0.33", "1/3")
-        assert not verifier.equal(r"\sum_{k=1}^{10^{9}} \sin(k^2)", "1")
+        assert not verifier.equal(r"(10^{1200})^2+(\sqrt2)!", "1")
 
 
 @pytest.mark.parametrize("field", [{"num_workers": 0}, {"deadline_seconds": 0.0}, {"memory_mb": 10}])
@@ -156,7 +158,7 @@ def test_a_stopped_worker_costs_five_deadlines_of_wall_time_and_is_replaced() ->
         (worker,) = _children() - before
         (child,) = psutil.Process(worker).children()
         assert not verifier.judge(SLOW.text, SLOW.gold).is_correct
-        assert verifier.judge(HARD.text, HARD.gold).is_correct  # now SymPy is loaded, and the child another
+        assert verifier.judge(HARD.text, HARD.gold).is_correct  # by another child
         (other,) = psutil.Process(worker).children()
         assert other.pid != child.pid
         stopper = threading.Timer(0.1, other.suspend)
@@ -185,7 +187,7 @@ def test_a_worker_killed_from_outside_while_it_compares_is_replaced_and_the_answ
     with Verifier(VerifierConfig(num_workers=1, deadline_seconds=0.5)) as verifier:
         before = _children()
         assert not verifier.judge(SLOW.text, SLOW.gold).is_correct
-        assert verifier.judge(HARD.text, HARD.gold).is_correct  # now SymPy is loaded, and the child another
+        assert verifier.judge(HARD.text, HARD.gold).is_correct  # by another child
         (worker,) = _children() - before
 
         def kill() -> None:

@@ -19,7 +19,7 @@ COMMANDS = {
 }
 
 _SLOW = ("train", "eval", "check", "export")
-_REQUIRED = {"torch", "transformers", "safetensors", "numpy", "rich", "psutil", "tyro", "sympy", "datasets"}
+_REQUIRED = {"torch", "transformers", "safetensors", "numpy", "rich", "psutil", "tyro", "mpmath", "datasets"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -99,6 +99,9 @@ def _compared(request: JudgeRequest, found: Extraction, trace: list[Step] | None
             trace.append(Step(rule="of an equation in prose, its right-hand side", verdict=None, answer=found.text))
     if request.is_number and not is_worked_out(right):
         return _decided("a number is asked for, and this is not worked out", VerdictKind.NOT_WORKED_OUT, found, trace)
+    if left != right and contains(right.args[-1] if right.op == "rel" else right, "calculus"):
+        rule = "a sum, a product, an integral or a limit that is left to compute"
+        return _decided(rule, VerdictKind.NOT_WORKED_OUT, found, trace)
     verdict = cheap_verdict(gold, found.text, is_rounding=True, trace=trace)
     is_asked = request.is_worked_out and request.question and verdict is not False and left != right
     if is_asked and is_left_to_work_out(right, left, request.question):

@@ -104,12 +104,11 @@ class Effort:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How single values are compared: the rules for two values, for a decimal gold (`is_rounding` allows it), and for
-    the texts of sums, integrals and limits; each list is tried in order."""
+    """How single values are compared: the rules for two values, and for a decimal gold (`is_rounding` allows it, and
+    other forms that only an answer may have); each list is tried in order."""
 
     values: tuple[Rule, ...] = CHEAP_VALUES
     decimals: tuple[Rule, ...] = CHEAP_DECIMALS
-    formulas: tuple[Rule, ...] = ()
     is_rounding: bool = False
     trace: list[Step] | None = None
     """Where the steps are recorded; None records nothing."""
@@ -130,14 +129,6 @@ class Decision:
             verdict = rule.decide(node, value, places)
             if verdict is not None:
                 return self.by(rule.name, verdict, gold, node)
-        return None
-
-    def symbolic(self, gold: str, answer: str) -> Ternary:
-        """Decide two texts of which one holds a sum, a product, an integral or a limit."""
-        for rule in self.formulas:
-            verdict = rule.decide(gold, answer)
-            if verdict is not None:
-                return self.by(rule.name, verdict, gold, answer)
         return None
 
     def by(self, rule: str, verdict: Ternary, gold: Node | str = "", answer: Node | str = "") -> Ternary:
@@ -210,13 +201,8 @@ def _decimal(gold: Node) -> tuple[Fraction, int] | None:
 
 
 def full_decision(is_rounding: bool, trace: list[Step] | None = None) -> Decision:
-    """Return the decision of a worker, which uses high precision and SymPy and may take long."""
+    """Return the decision of a worker, which uses high precision and may take long."""
     from rlora.verify.comparison.precise import agree, rounds_to  # mpmath, which the parent does without
-
-    def closed(gold: str, answer: str) -> Ternary:
-        from rlora.verify.comparison.calculus import same_closed_form  # SymPy
-
-        return same_closed_form(gold, answer)
 
     digits = "a worker, at 60 digits or more"
     return Decision(
@@ -225,7 +211,6 @@ def full_decision(is_rounding: bool, trace: list[Step] | None = None) -> Decisio
             *CHEAP_DECIMALS,
             Rule(name=f"{digits}: a value without an end that rounds to the gold", decide=rounds_to),
         ),
-        formulas=(Rule(name="a worker, SymPy: the closed forms", decide=closed),),
         is_rounding=is_rounding,
         trace=trace,
     )

@@ -63,8 +63,6 @@ def _is_simple(node: Node) -> bool:
 
 def _unworked(node: Node) -> Iterator[str]:
     """Yield the kinds of functions that the tree applies to numbers, so that a number is left to compute."""
-    if node.op == "calculus":
-        yield "calculus"
     if node.op in ("fn", "fact") and node.name not in ("sqrt", "root") and not symbols(node):
         yield _FAMILIES.get(node.name, node.name or node.op)
     for child in node.args:

@@ -134,9 +134,11 @@ def _bracketed(parser: Parser) -> Node:
 
 
 def _calculus(parser: Parser) -> Node:
-    """Keep a sum, product, integral or limit as the tokens it was written with: only SymPy can give its value."""
+    """Keep a sum, product, integral or limit as the tokens it was written with: it is not computed."""
     words: list[str] = []
-    while parser.token.kind != "end":
+    depth = 0
+    while parser.token.kind != "end" and (depth or parser.token.text not in ("=", "\\approx", ",", ")", "}")):
         token = parser.take()
+        depth += {"{": 1, "(": 1, "}": -1, ")": -1}.get(token.text, 0)
         words.append(token.text if token.kind != "text" else f"\\text{{{token.text}}}")
     return Node("calculus", name=" ".join(words))

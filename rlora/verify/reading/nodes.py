@@ -5,7 +5,7 @@ Operations, by kind:
     scalars    add, mul, div, neg, pow, fact, deg (a degree sign), fn (name: sin, ...), apply (an unknown function),
                unit (a value in a unit; name: its base units, number: its size in them)
     structures list (no brackets), set, seq (name: its brackets), matrix (children: rows), union, rel (name: operators),
-               pm (a value of either sign), calculus (left to SymPy; name: the source)
+               pm (a value of either sign), calculus (a sum, integral or limit that is not computed; name: the source)
 """
 
 from dataclasses import dataclass
@@ -118,7 +118,7 @@ def letter(name: str) -> Node:
 
 def value(node: Node) -> Node:
     """Return the node if arithmetic on it has a meaning; raises ParseError for a structure."""
-    if is_structure(node) and node.op != "calculus":
+    if is_structure(node):
         raise ParseError(f"arithmetic on a {node.op}")
     return node
 

@@ -83,7 +83,7 @@ def _structure(node: Node) -> str:
         case "matrix":
             return "matrix [" + "; ".join(_joined(row) for row in node.args) + "]"
         case "calculus":
-            return f"a formula for SymPy: {node.name}"
+            return f"a formula that is not computed: {node.name}"
     return f"{node.op} {node.name}({_joined(node)})"
 
 

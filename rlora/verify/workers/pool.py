@@ -2,7 +2,7 @@
 
 Workers are fresh interpreters (never forks: the parent may have threads, torch and vLLM) that import this package and
 mpmath alone, and never the user's script. The deadline counts a worker's CPU time (see worker.py); wall time, five
-times as long, is the backstop; it starts when the worker has loaded what the task needs. Callers may be any threads:
+times as long, is the backstop; it starts when the worker takes the task up. Callers may be any threads:
 each takes an idle worker, or starts one, or waits.
 """
 
@@ -26,7 +26,7 @@ from rlora.verify.workers.faults import Faults
 from rlora.verify.workers.protocol import Reply, Task
 
 _WALL_FACTOR = 5
-_START_SECONDS = 120.0  # wall time that importing Python, mpmath or SymPy may take on a busy machine
+_START_SECONDS = 120.0  # wall time that importing Python and mpmath may take on a busy machine
 _MAX_DEATHS = 2  # workers that may die at one task by something outside it
 
 
@@ -44,7 +44,7 @@ class _Worker:
     def __init__(self, deadline_seconds: float, memory_mb: int) -> None:
         root = str(Path(rlora.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        # -P keeps the working directory off the module path: a user's own sympy.py there must not be imported.
+        # -P keeps the working directory off the module path: a user's own mpmath.py there must not be imported.
         command = [
             sys.executable,
             "-P",
@@ -80,7 +80,7 @@ class _Worker:
             self.process.stdin.write(protocol.pack(task.message()))
         except OSError as error:
             raise _DiedError from error
-        message = self._receive(_START_SECONDS)  # it says when it has loaded what the task needs
+        message = self._receive(_START_SECONDS)  # it says when it takes the task up
         if message is not None and "loaded" in message:
             message = self._receive(seconds)
         if message == protocol.DIED:

@@ -3,8 +3,8 @@
 It forks, and the child does the comparing: each task runs under a timer of the child's own CPU time whose signal the
 kernel delivers as death (SIGPROF's default), so no code, not even C, can outlast it, and a busy machine does not
 shorten it. The parent, a fresh interpreter without threads whose state no answer ever touched, answers for the dead
-child and forks the next, which so finds mpmath and SymPy loaded. A task is answered twice: when what it needs is
-loaded, so that no import counts towards its deadline, and when it is decided.
+child and forks the next, which so finds mpmath loaded. A task is answered twice: when its timer starts, and when it
+is decided.
 
 Both end when their input ends or their parent is another. PR_SET_PDEATHSIG is not used: it fires when the *thread*
 that started the worker ends.
@@ -22,10 +22,11 @@ from typing import BinaryIO
 
 _POLL_SECONDS = 2.0
 _OVER_MEMORY = 3
-_IS_BUSY, _NEEDS_SYMPY = 0, 1  # the bytes that a child shares with its parent
+_IS_BUSY = 0  # the byte that a child shares with its parent
 
 
-def _limit_memory(megabytes: int) -> None:
+def limit_memory(megabytes: int) -> None:
+    """Bound this process's address space, so that what needs more raises MemoryError."""
     size = megabytes * 2**20
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
@@ -43,7 +44,7 @@ def serve(parent: int, seconds: float, output: BinaryIO, shared: mmap.mmap) -> N
     from rlora.verify.comparison.decide import Step
     from rlora.verify.workers import protocol
     from rlora.verify.workers.faults import described
-    from rlora.verify.workers.judge_pair import judge_pair, load_for
+    from rlora.verify.workers.judge_pair import judge_pair
 
     source = os.fdopen(0, "rb", buffering=0, closefd=False)
     while True:
@@ -55,7 +56,6 @@ def serve(parent: int, seconds: float, output: BinaryIO, shared: mmap.mmap) -> N
             return
         shared[_IS_BUSY] = 1
         task = protocol.task_of(request)
-        shared[_NEEDS_SYMPY] |= load_for(task.gold, task.answer)
         output.write(protocol.pack({"loaded": True}))
         steps: list[Step] = []
         error = ""
@@ -105,11 +105,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     output = _private_output()
-    _limit_memory(megabytes)
-    from rlora.verify.workers import judge_pair, protocol
+    limit_memory(megabytes)
+    from rlora.verify.workers import judge_pair, protocol  # noqa: F401 - loads mpmath before the first fork
 
     output.write(protocol.pack({"ready": True}))
-    shared = mmap.mmap(-1, 2)
+    shared = mmap.mmap(-1, 1)
     own = os.getpid()
     while True:
         status = _ended(lambda: serve(own, seconds, output, shared), parent)
@@ -119,8 +119,6 @@ def main() -> None:
             message = protocol.reply_message("timeout", [], "") if _is_limit(status) else protocol.DIED
             output.write(protocol.pack(message))
             shared[_IS_BUSY] = 0
-        if shared[_NEEDS_SYMPY]:
-            judge_pair.load_sympy()
 
 
 if __name__ == "__main__":
