@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from rich.text import Text
 
 from rlora.advice import rate_warning
 from rlora.assemble import Parts, Problems
@@ -22,7 +21,6 @@ from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
 from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
-from rlora.text import printable
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.tracking.tally import Tally
 from rlora.train.memory_plan import MemoryPlan
@@ -98,6 +96,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "run_dir": str(run_dir.path),
     }
     run_dir.save_summary(summary)
+    run.log.display.say(_title(summary))
     run.log.display.console.print(_table(summary, greedy, drawn))
     for line in (*_footing(summary), "", *_examples(test, greedy), *next_commands(run_dir.path)):
         run.log.display.say(line)
@@ -154,16 +153,16 @@ def _agreement(tally: Tally, rows: Sequence[Mapping[str, float]]) -> dict[str, f
     return found
 
 
-def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
+def _title(summary: dict[str, Any]) -> str:
     too_long = summary["num_prompts_too_long"]
-    wrong = f", {too_long} of them too long and so wrong" if too_long else ""
-    about = f"{summary['num_problems']} held-out problems{wrong}"
-    table = Table(
-        title=Text(printable(f"{summary['data']}, {about}, {summary['model']} (95 % intervals)")),
-        title_justify="left",
-        box=None,
-        padding=(0, 2, 0, 0),
+    about = f"{summary['num_problems']} held-out problems" + (
+        f", {too_long} of them too long and so wrong" if too_long else ""
     )
+    return f"{summary['data']}, {about}, {summary['model']} (95 % intervals)"
+
+
+def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("", "base", "policy", "difference"):
         table.add_column(column)
     temperature = summary["sampled"]["temperature"]
