@@ -129,6 +129,13 @@ def rate_warning(config: RunConfig, model: Any) -> str | None:
     return warning and f"{warning} To start from: {recommended.rate:.1e}; `rlora check` says where that is from."
 
 
+def rollout_bytes(config: RunConfig) -> int:
+    """Return what the rollouts that a run keeps take on disk, if every completion is as long as it may be."""
+    completions = round(config.oversample * config.problems_per_step) * config.samples_per_problem
+    num_steps = config.rollouts.num_kept(config.num_steps)
+    return num_steps * completions * config.sampling.max_tokens * _ROLLOUT_BYTES
+
+
 def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
     """Yield what a run will train, on how much, and at which rate; `model` may be on the meta device."""
     lora, base = config.adapters, sum(parameter.numel() for parameter in model.parameters())
@@ -145,8 +152,7 @@ def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
         f"{config.data.title}: {config.num_steps} iterations of {config.problems_per_step} problems x "
         f"{config.samples_per_problem} samples of at most {config.sampling.max_tokens} tokens"
     )
-    completions = config.num_steps * round(config.oversample * config.problems_per_step) * config.samples_per_problem
-    megabytes = completions * config.sampling.max_tokens * _ROLLOUT_BYTES / 1e6
+    megabytes = rollout_bytes(config) / 1e6
     size = f"{megabytes:.2g} MB" if megabytes < 1000 else f"{megabytes / 1000:.3g} GB"
     yield f"rollouts on disk: at most {size}, if every completion has {config.sampling.max_tokens} tokens"
     rate, recommended = _rate(config), _recommended(config, model)

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "tracking",
     "evaluation",
     "checkpoint",
+    "rollouts",
     "verifier.num_workers",
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
@@ -134,6 +135,7 @@ def open_run_dir(config: RunConfig, *, parent: str | None, inputs: Inputs, renam
         parent=parent,
         defaults=defaults,
         inputs=inputs,
+        rollouts=config.rollouts,
     )
 
 

@@ -17,6 +17,7 @@ from rlora.rollout import Collection
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.capabilities import check_servable, check_shareable
 from rlora.store.checkpoint import CheckpointConfig
+from rlora.store.rollouts import RolloutsConfig
 from rlora.tasks import DataConfig, task
 from rlora.tasks.prompts import PromptConfig
 from rlora.tracking import TrackingConfig
@@ -94,6 +95,7 @@ class RunConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -109,6 +111,7 @@ class RunConfig:
             self.batch,
             self.sampler,
             self.checkpoint,
+            self.rollouts,
             self.evaluation,
             self.tracking,
         ):

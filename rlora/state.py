@@ -64,6 +64,7 @@ class Run:
 
     def save(self) -> None:
         """Write a checkpoint, and the policy in the form that servers read."""
+        self.folder.rollouts.flush()  # of the steps before, which a run that goes on from here does not do again
         self.folder.check_in_place()
         with self.interrupts.held_back():
             checkpoints_of(self.config).save(self.checkpoint())

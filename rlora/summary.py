@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from rlora.advice import rate_warning
+from rlora.advice import rate_warning, rollout_bytes
 from rlora.assemble import Parts, Problems
 from rlora.evaluation.held_out import Comparison, compare_with_base
 from rlora.evaluation.intervals import Estimate
@@ -42,6 +42,12 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
         lines.append(f"Layers of rows{above} are computed again in the backward pass, to save memory.")
     if warning := rate_warning(config, policy.model):
         lines.append(f"Warning: {warning}")
+    free, needed = shutil.disk_usage(config.run_dir).free, rollout_bytes(config)
+    if needed > free:
+        lines.append(
+            f"Warning: rollouts may take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in {config.run_dir}: "
+            "--rollouts.keep-last and --rollouts.keep-every say which are kept."
+        )
     if problems.overlap:
         lines.append(overlap_report(problems.overlap))
     if config.sampler.kind == "auto" and kind == "torch":

@@ -23,6 +23,7 @@ from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
 from rlora.store.merge import MAX_KL, mean_kl, save_merged
 from rlora.store.origin import refuse_other_base
+from rlora.store.rollouts import RolloutFolder
 from rlora.store.run_dir import rollout_rows, write_snapshot
 from rlora.system.files import write_folder_atomically
 from rlora.tasks import task
@@ -166,8 +167,7 @@ def _merge(config: RunConfig, folder: Path, adapter: Adapter, options: ExportOpt
 
 def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[tuple[Sequence[int], Completion]]:
     """Return prompts and completions of the last rollouts before the step, or of it."""
-    files = sorted((run_dir / "rollouts").glob("step-*.jsonl"))
-    files = [file for file in files if int(file.stem.removeprefix("step-")) <= step]
+    files = [file for number, file in RolloutFolder(run_dir / "rollouts").steps().items() if number <= step]
     if not files:
         raise RunDirError(f"{run_dir} has no rollouts up to step {step} to measure the merged model on.")
     instruction = task(config.data.task_name).instruction

@@ -7,6 +7,7 @@ from typing import Any
 from rlora.errors import RunDirError
 from rlora.full.weights import WEIGHTS_FILE
 from rlora.lora.peft.peft_format import TENSOR_FILE
+from rlora.store.rollouts import RolloutFolder
 from rlora.store.run_dir import metrics_rows, read_json, rollout_rows
 from rlora.system.stamp import check_stamp
 
@@ -46,11 +47,10 @@ class Results:
         Raises:
             RunDirError: There are none of this step, or a line of them was changed.
         """
-        files = sorted((self.path / "rollouts").glob("step-*.jsonl"))
-        numbers = {int(file.stem.removeprefix("step-")): file for file in files}
+        numbers = RolloutFolder(self.path / "rollouts").steps()
         wanted = max(numbers, default=0) if step < 0 else step
         if wanted not in numbers:
-            raise RunDirError(f"{self.path} has no rollouts of step {wanted}; there are {len(files)} steps.")
+            raise RunDirError(f"{self.path} has no rollouts of step {wanted}; there are {len(numbers)} steps.")
         return rollout_rows(numbers[wanted])
 
     def save_policy(self, folder: Path | str, *, is_best: bool = False) -> Path:

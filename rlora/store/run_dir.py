@@ -23,6 +23,7 @@ from rlora.lora.peft.peft_format import CONFIG_FILE as ADAPTER_CONFIG
 from rlora.lora.peft.peft_format import TENSOR_FILE, save_adapter, scale_fields
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.store.environment import environment
+from rlora.store.rollouts import RolloutFolder, RolloutsConfig
 from rlora.system.files import explained, write_atomically
 from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
@@ -49,17 +50,21 @@ class RunDir:
         parent: str | None = None,
         defaults: Mapping[str, Any] = MappingProxyType({}),
         inputs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        rollouts: RolloutsConfig | None = None,
     ):
         """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
 
         `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
         that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
         run branches from; `defaults` are those of fields that did not exist yet when an old run began; `inputs` are the
-        digests of what it is given, `base` and `data`, which are stated beside what it leaves. Raises RunDirError
+        digests of what it is given, `base` and `data`, which are stated beside what it leaves, `rollouts` says which
+        of those are kept. Raises RunDirError
         when another process writes there, when it holds a run that differs in other fields (naming them), or something
         else than a run. A run that finished no step is nobody's: one that differs takes its place.
         """
         self.path, stored, self._inputs = path, path / CONFIG_FILE, inputs
+        self.path, stored = path, path / CONFIG_FILE
+        self.rollouts = RolloutFolder(path / "rollouts", rollouts)
         self._lock = claim(path, holds="a run directory", option="--run-dir")
         try:
             old = read_json(stored) if stored.is_file() else None
@@ -93,7 +98,8 @@ class RunDir:
         self._lock.check_in_place()
 
     def close(self) -> None:
-        """Let another process write here."""
+        """Let another process write here, once the rollouts that were handed over are written."""
+        self.rollouts.close()
         self._lock.release()
 
     @property
@@ -119,10 +125,7 @@ class RunDir:
         if not is_as_written or len(kept) < len(rows) or not file.exists():
             with write_atomically(file) as path:
                 path.write_text("".join(f"{line_of(row)}\n" for row in kept), encoding="utf-8")
-        for file in (self.path / "rollouts").glob("step-*.jsonl"):
-            if file.stem.removeprefix("step-").isdecimal() and int(file.stem.removeprefix("step-")) >= step:
-                with explained(file):
-                    file.unlink()
+        self.rollouts.remove_from(step)
         here, stored = environment(), self.path / "environment.json"
         before = read_json(stored) if stored.is_file() and step > 0 else here
         write_json(stored, self.environment())
@@ -137,11 +140,12 @@ class RunDir:
         return metrics_rows(self.path)
 
     def save_rollouts(self, step: int, groups: Sequence[Group]) -> None:
-        """Write a step's rollouts, one JSON line each, with everything that was said and judged."""
+        """Have a step's rollouts written, one JSON line each, with everything that was said and judged.
+
+        They are on disk once `rollouts.flush` returned.
+        """
         self.check_in_place()
-        with write_atomically(self.path / "rollouts" / f"step-{step:06d}.jsonl") as path:
-            lines = [line_of(row) for group in groups for row in _rollout_rows(group)]
-            path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self.rollouts.save(step, groups)
 
     def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
         """Write the newest (or best) policy into `adapter/`, in PEFT format, or into `model/` where all is trained."""
@@ -197,27 +201,6 @@ def _is_allowed(line: str, may_change: Collection[str]) -> bool:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _rollout_rows(group: Group) -> list[dict[str, Any]]:
-    problem = group.prompt.problem
-    return [
-        {
-            "problem": problem.id,
-            "question": problem.question,
-            "gold": problem.answer,
-            "text": rollout.completion.text,
-            "verdict": rollout.verdict.kind.value,
-            "extracted": rollout.verdict.extracted,
-            **({"reason": rollout.verdict.reason} if rollout.verdict.reason else {}),
-            "reward": rollout.reward,
-            "stop": rollout.completion.stop.value,
-            "version": rollout.completion.version,
-            "token_ids": rollout.completion.token_ids,
-            "logprobs": [round(value, 6) for value in rollout.completion.logprobs],
-        }
-        for rollout in group.rollouts
-    ]
 
 
 def metrics_rows(run_dir: Path) -> list[dict[str, float]]:
