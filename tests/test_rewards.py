@@ -94,7 +94,8 @@ def test_the_strict_measure_is_what_the_strict_rule_alone_says_on_real_solutions
         bare = re.sub(mark, "", solution).strip()
         last = bare.rpartition("\n")[0] or bare
         for text in (solution, bare, last, f"The answer is that {last}", f"{last} = {gold.rpartition('#### ')[2]}"):
-            requests.append(JudgeRequest(text=text, gold=gold, question=row.get("question", row.get("problem", ""))))
+            question = row.get("question", row.get("problem", ""))
+            requests.append(JudgeRequest(text=text, gold=gold, question=question, last_number=True))
     num_apart, num_lenient = assert_strict_as_judged_alone(verifier, requests)
     assert num_apart > 100
     assert num_lenient > 20
