@@ -11,7 +11,7 @@ from rlora.config import to_json
 from rlora.inputs import check_inputs
 from rlora.model.identity import base_digests
 from rlora.model.sources import model_dir
-from rlora.resume import BranchPoint, branched, find_start, open_run_dir, restore, same_inputs
+from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs
 from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
@@ -19,7 +19,7 @@ from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
 from rlora.state import Run, checkpoints_of
-from rlora.summary import opening, summarize
+from rlora.summary import opening, summarize, without_update
 from rlora.system.exactness import make_exact
 from rlora.system.interrupts import Interrupts
 from rlora.system.memory import let_blocks_grow
@@ -28,6 +28,8 @@ from rlora.tasks import task
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
 from rlora.verify import Verifier
+
+_FIRST_STEPS = 5  # after which a run that has made no update says so
 
 
 def train(run: Run) -> Iterator[dict[str, float]]:
@@ -66,6 +68,9 @@ def train(run: Run) -> Iterator[dict[str, float]]:
 
         values = metrics.finished()
         run.finish(values)
+        if run.progress.step == _FIRST_STEPS < config.num_steps:
+            for line in without_update(run.folder.rows()):
+                run.log.display.say(line)
         yield values
     run.save()
 
@@ -89,6 +94,7 @@ def run(
     if reward is not None:
         config = replace(config, reward=name_of(reward))
     config, point = branched(config.resolved())
+    config = dated(config, point)
     with Diversion(is_on=not config.tracking.verbose) as diversion:
         return _run(config, point, problems, own_judge, make_sampler, diversion)
 

@@ -10,10 +10,11 @@ from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.run_config import RunConfig
 from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
-from rlora.store.origin import inputs_of_run, refuse_other_base
+from rlora.store.origin import date_of, inputs_of_run, refuse_other_base
 from rlora.store.run_dir import METRICS_FILE, RunDir, read_json
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
+from rlora.tasks.prompts import today
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
 from rlora.tracking.tally import Tally
@@ -95,6 +96,16 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
             + "\nStart a run of its own with them: another --run-dir, without --branch."
         )
     return replace(found, best=NO_SCORE, seconds=0.0)
+
+
+def dated(config: RunConfig, point: BranchPoint | None) -> RunConfig:
+    """Return the configuration with the day that chat templates write: that on which the run, or its parent, began."""
+    if config.prompt.date is not None:
+        return config
+    run_dir = Path(config.run_dir if point is None else point.run_dir)
+    has_begun = point is not None or bool(checkpoints_of(config).steps())
+    day = date_of(run_dir) if has_begun and (run_dir / "run.json").is_file() else today()
+    return replace(config, prompt=replace(config.prompt, date=day))
 
 
 def same_inputs(config: RunConfig, point: BranchPoint | None, inputs: Inputs) -> tuple[str, ...]:

@@ -109,6 +109,7 @@ class RunConfig:
             self.optimizer,
             self.loss,
             self.batch,
+            self.prompt,
             self.sampler,
             self.checkpoint,
             self.rollouts,

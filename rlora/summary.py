@@ -17,6 +17,7 @@ from rlora.advice import rate_warning, rollout_bytes
 from rlora.assemble import Parts, Problems
 from rlora.evaluation.held_out import Comparison, compare_with_base
 from rlora.evaluation.intervals import Estimate
+from rlora.lora.inject import left_out
 from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
 from rlora.state import Run
@@ -48,6 +49,8 @@ def opening(config: RunConfig, parts: Parts, problems: Problems) -> str:
             f"Warning: rollouts may take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free in {config.run_dir}: "
             "--rollouts.keep-last and --rollouts.keep-every say which are kept."
         )
+    if config.adapters is not None and (names := left_out(policy.model, config.adapters.layers)):
+        lines.append(f"Without an update of their own: {', '.join(names)}.")
     if problems.overlap:
         lines.append(overlap_report(problems.overlap))
     if config.sampler.kind == "auto" and kind == "torch":
@@ -104,9 +107,35 @@ def summarize(run: Run) -> dict[str, Any]:
     run_dir.save_summary(summary)
     run.log.display.say(_title(summary))
     run.log.display.console.print(_table(summary, greedy, drawn))
-    for line in (*_footing(summary), "", *_examples(test, greedy), *next_commands(run_dir.path)):
+    for line in (
+        *without_update(run_dir.rows()),
+        *_footing(summary),
+        "",
+        *_examples(test, greedy),
+        *next_commands(run_dir.path),
+    ):
         run.log.display.say(line)
     return summary
+
+
+def without_update(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
+    """Yield that none of the steps in the log trained anything, with the shares of verdicts; nothing if one did."""
+    if not rows or not all(row["optimizer/is_empty_batch"] for row in rows):
+        return
+    count = sum(row["rollout/num_completions"] for row in rows)
+    shares = {
+        name.removeprefix("verdict/").removesuffix("_share"): sum(
+            row[name] * row["rollout/num_completions"] for row in rows
+        )
+        / max(1, count)
+        for name in rows[-1]
+        if name.startswith("verdict/")
+    }
+    said = [f"{100 * share:.3g} % {kind}" for kind, share in sorted(shares.items(), key=lambda one: -one[1]) if share]
+    yield (
+        f"Warning: 0 of {len(rows)} updates were made: no group had rewards that differ, so nothing was trained. Of "
+        f"{count:.0f} completions: {', '.join(said) or 'none'}. `rlora check` shows why single ones are right or wrong."
+    )
 
 
 def _trained(config: RunConfig) -> str:

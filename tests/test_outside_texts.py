@@ -1,16 +1,21 @@
 """What is judged is what was said, and a prompt is what the model's template makes of a question."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+from support import evaluations
 from support.outside import config_of, rollouts, says, sums, toy_folder
 from transformers import AutoTokenizer
 
-from rlora.errors import ConfigError
+from rlora.errors import ConfigError, RunDirError
+from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.model.tokens import said_text
+from rlora.store.run_dir import read_json
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.types import Problem
 
 pytestmark = pytest.mark.unit
 TURNS = (
@@ -89,3 +94,37 @@ def test_a_broken_generation_config_is_named(tmp_path, text) -> None:
     (folder / "generation_config.json").write_text(text)
     with pytest.raises(ConfigError, match=r"generation_config.json"):
         end_token_ids(folder, load_tokenizer(folder, ModelConfig()))
+
+
+@pytest.mark.loop
+def test_the_day_that_a_template_writes_is_the_runs_and_stays(tmp_path, monkeypatch) -> None:
+    template = "{{ strftime_now('%d %m %Y') + '\\n' + messages[0]['content'] }}"
+    model = toy_folder(tmp_path / "model", template=template)
+    config = config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl"), num_steps=2)
+    days = iter(["2026-11-30", "2026-12-01", "2026-12-02", "2026-12-03", "2026-12-04"])
+    for module in ("rlora.resume", "rlora.evaluation.subject"):
+        monkeypatch.setattr(f"{module}.today", lambda: next(days))
+    problem = Problem(id="x", question="What is 2 + 3?", answer="5", source="t")
+    assert renderer_of(model, date="2026-11-30").render(problem).text == "30 11 2026\nWhat is 2 + 3?"
+
+    straight = run(dataclasses.replace(config, run_dir=str(tmp_path / "straight"), num_steps=3))
+    assert read_json(straight / "config.json")["prompt"]["date"] == "2026-11-30"
+    dated = dataclasses.replace(config, prompt=PromptConfig(date="2026-11-30"))
+    run(dated)
+    run(dataclasses.replace(config, num_steps=3))  # without the option, and on whichever day
+    assert rollouts(tmp_path / "run", 2) == rollouts(straight, 2)
+    run(dataclasses.replace(config, branch=f"{tmp_path / 'branch'}@2", num_steps=3))
+    assert rollouts(tmp_path / "branch", 2) == rollouts(straight, 2)
+    with pytest.raises(RunDirError, match=r"prompt.date: '2026-11-30' -> '2027-01-01'"):
+        run(dataclasses.replace(config, prompt=PromptConfig(date="2027-01-01"), num_steps=4))
+
+    of_run = evaluate_benchmarks(evaluations.toy(tmp_path / "a", run=str(straight), limit=1))
+    assert of_run["subject"]["prompt"]["date"] == "2026-11-30"
+    for limit in (1, 2):  # an evaluation that is prolonged keeps its day
+        config = evaluations.toy(tmp_path / "b", model=str(model), limit=limit)
+        assert evaluate_benchmarks(config)["subject"]["prompt"]["date"] == "2026-12-01"
+
+
+def test_a_date_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"prompt.date is 'tomorrow'; it must be a day"):
+        PromptConfig(date="tomorrow").check()

@@ -18,7 +18,7 @@ from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.score import differences, estimate_json, score_arm
-from rlora.evaluation.subject import Subject, identified, known_task, resolve
+from rlora.evaluation.subject import Subject, dated, identified, known_task, resolve
 from rlora.model.limits import longest_row
 from rlora.model.sources import empty_model, model_dir
 from rlora.rewards import Judge, measures_of
@@ -66,6 +66,8 @@ def _evaluate_benchmarks(
     if config.sampler.exact:
         make_exact()
     subject = resolve(config)
+    output = Path(config.output) if config.output is not None else _default_output(config, subject)
+    subject = dated(subject, config, output / CONFIG_FILE)
     folder, benchmarks = load_benchmarks(config, subject)
     subject = identified(subject, folder)
     config, cut = fitted(config, longest_row(empty_model(folder, subject.model).config))
@@ -79,7 +81,6 @@ def _evaluate_benchmarks(
     check_inputs(config, subject, folder, benchmarks)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    output = Path(config.output) if config.output is not None else _default_output(config, subject)
     lock = _claimed(output, {"config": config.identity(), "subject": subject.describe()})
     diversion.keep_in(output / LOG_FILE)
     try:
@@ -138,6 +139,7 @@ def _changed(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
     no digests of it.
     """
     base, same = before["subject"].setdefault("base", values["subject"]["base"]), values["subject"]["base"]
+    before["subject"]["prompt"].setdefault("date", values["subject"]["prompt"]["date"])
     free = ("subject.model.name", "subject.model.revision", "subject.model_title") if base == same else ()
     return [line for line in config_differences(before, values) if line.partition(":")[0] not in free]
 

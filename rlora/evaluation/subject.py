@@ -15,13 +15,13 @@ from rlora.lora.peft.foreign import stored_shape
 from rlora.lora.peft.peft_format import CONFIG_FILE, TENSOR_FILE
 from rlora.model.identity import base_digests
 from rlora.model.sources import ModelConfig, model_title
-from rlora.store.origin import inputs_of_run, other_base, refuse_other_base, version_of
+from rlora.store.origin import date_of, inputs_of_run, other_base, refuse_other_base, version_of
 from rlora.store.run_dir import read_json
 from rlora.system.screen import say
 from rlora.tasks import DataConfig, Task, task
 from rlora.tasks.data import OWN
 from rlora.tasks.files import is_own
-from rlora.tasks.prompts import PromptConfig
+from rlora.tasks.prompts import PromptConfig, today
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +132,15 @@ def resolve(config: EvalConfig) -> Subject:
         enable_thinking=found.prompt.enable_thinking if config.enable_thinking is None else config.enable_thinking,
     )
     return replace(found, prompt=prompt, instruction=config.instruction)
+
+
+def dated(subject: Subject, config: EvalConfig, stored: Path) -> Subject:
+    """Return the subject with the day that chat templates write: the run's, or that on which the evaluation began, of
+    which `stored` is the configuration.
+    """
+    begun = read_json(stored).get("subject", {}).get("prompt", {}).get("date") if stored.is_file() else None
+    day = subject.prompt.date or (date_of(Path(config.run)) if config.run is not None else begun or today())
+    return replace(subject, prompt=replace(subject.prompt, date=day))
 
 
 def identified(subject: Subject, folder: Path) -> Subject:

@@ -1,12 +1,13 @@
 """Choose a model's linear layers and experts, and let them carry low-rank updates.
 
-Left out: convolutions, and routers, which stay frozen.
+Left out: convolutions, routers, which stay frozen, and what lies beside the blocks.
 """
 
 from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
+import torch
 from torch import nn
 
 from rlora.errors import ConfigError
@@ -38,8 +39,36 @@ def adapted_layers(model: nn.Module, layers: str) -> dict[str, Any]:
 
     found = {name: module for name, module in modules.items() if is_adapted(name, module)}
     if not found:
-        raise ConfigError(f"the model has no linear layers for lora.layers={layers!r}. Try --lora.layers all.")
+        others = sorted({type(module).__name__ for name, module in modules.items() if _has_matrix(name, module, head)})
+        raise ConfigError(
+            f"the model has no linear layers for lora.layers={layers!r}: only torch.nn.Linear and known experts carry "
+            f"an update, and the matrices in its blocks are of {', '.join(others) or 'no class'}. Take another model, "
+            "or other --lora.layers where there are some."
+        )
     return found
+
+
+def left_out(model: nn.Module, layers: str) -> list[str]:
+    """Return the names of matrices in the model's blocks that carry no update though their kinds are asked for, without
+    numbers: routers, and what is no linear layer.
+
+    Example:
+        >>> left_out(model, "all")  # of a mixture of experts
+        ['mlp.gate']
+    """
+    if not {"attention", "mlp"} <= layer_kinds(layers):
+        return []
+    adapted, modules = adapted_layers(model, layers), dict(_as_loaded(model))
+    head = _loaded(getattr(model, "get_output_embeddings", lambda: None)())
+    names = [name for name, module in modules.items() if _has_matrix(name, module, head) and name not in adapted]
+    return sorted({".".join(part for part in name.split(".")[-2:] if not part.isdigit()) for name in names})
+
+
+def _has_matrix(name: str, module: nn.Module, head: nn.Module | None) -> bool:
+    """Whether a module in one of the blocks, or behind them, computes with a matrix of its own."""
+    weight = getattr(module, "weight", None)
+    is_matrix = isinstance(weight, torch.Tensor) and weight.dim() >= 2 and not isinstance(module, nn.Embedding)
+    return is_matrix and module is not head and "." in name
 
 
 def _loaded(module: Any) -> Any:
@@ -63,7 +92,8 @@ def _is_chosen(name: str, kinds: frozenset[str]) -> bool:
         return "attention" in kinds
     if "experts" in parts:
         return "experts" in kinds
-    return "mlp" in kinds and any(part in ("mlp", "feed_forward", "ffn") for part in parts)
+    is_in_block = any(part.isdigit() or part in ("mlp", "feed_forward", "ffn") for part in parts[:-1])
+    return "mlp" in kinds and is_in_block
 
 
 def _refuse_tied(model: nn.Module, head: nn.Module | None) -> None:

@@ -30,6 +30,13 @@ def inputs_of_run(run_dir: Path) -> dict[str, dict[str, str]]:
     return {name: found[name] for name in ("base", "data") if isinstance(found.get(name), dict)}
 
 
+def date_of(run_dir: Path) -> str:
+    """Return the day that chat templates write in a run: the one that it states, else the one on which it began."""
+    prompt = read_json(run_dir / "config.json").get("prompt")
+    stated = prompt.get("date") if isinstance(prompt, dict) else None
+    return str(stated or read_json(run_dir / "run.json").get("created", "")[:10])
+
+
 def refuse_other_base(stated: Mapping[str, str], now: Mapping[str, str], *, whose: str, name: str) -> None:
     """Raise RunDirError where the base in use is another than the one that `whose` trained on, by the parts stated."""
     if parts := changed_parts(stated, now):

@@ -6,6 +6,7 @@ beginning-of-sequence token is there at most once.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import date, datetime, time
 from typing import Any, Literal
 
 from rlora.errors import ConfigError
@@ -32,6 +33,26 @@ class PromptConfig:
     """System message of the chat template; the template's own when left out."""
     enable_thinking: bool = False
     """Ask the template of a thinking model to think; it needs thousands of tokens."""
+    date: str | None = None
+    """The day (YYYY-MM-DD) that a chat template writes as today's: the day on which the run or the evaluation began,
+    when left out, also when it goes on another day.
+    """
+
+    def check(self) -> None:
+        """Raise ConfigError for a date that is none."""
+        try:
+            self.day()
+        except ValueError as error:
+            raise ConfigError(f"prompt.date is {self.date!r}; it must be a day, as in 2026-11-30.") from error
+
+    def day(self) -> datetime:
+        """Return the day that is today's for a template, at midnight; ValueError for a text that is no day."""
+        return datetime.combine(date.fromisoformat(self.date or today()), time())
+
+
+def today() -> str:
+    """Return the day, as in 2026-11-30."""
+    return datetime.now().date().isoformat()
 
 
 class PromptRenderer:
@@ -96,6 +117,7 @@ class PromptRenderer:
             add_generation_prompt=is_asking,
             tokenize=False,
             enable_thinking=self._config.enable_thinking,
+            strftime_now=self._config.day().strftime,  # in place of the clock's
         )
 
     def _templated(self, messages: list[dict[str, str]], *, is_asking: bool) -> str:
