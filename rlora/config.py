@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import sys
 import types
 import typing
@@ -131,6 +132,20 @@ def likely_options(name: str, options: Collection[str]) -> list[str]:
     ends = {each.rpartition(".")[2]: each for each in options}
     close += [ends[each] for each in difflib.get_close_matches(last, list(ends), n=2, cutoff=0.75)]
     return list(dict.fromkeys(exact or close or within))[:3]
+
+
+def with_home(config: C) -> C:
+    """Return the configuration, at any depth, with `~` at the beginning of a text as the home folder: no shell expands
+    it in `--run-dir=~/runs/a`, nor in a script.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = with_home(value)
+        elif isinstance(value, str) and any(part.startswith("~/") for part in value.split(",")):
+            changes[field.name] = ",".join(os.path.expanduser(part) for part in value.split(","))
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 
 
 def check_choices(config: Any, prefix: str = "") -> None:

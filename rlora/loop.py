@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlora.advice import check_layers
 from rlora.assemble import Problems, assemble, load_problems
-from rlora.config import to_json
+from rlora.config import to_json, with_home
 from rlora.inputs import check_inputs
 from rlora.model.identity import base_digests
 from rlora.model.sources import model_dir
@@ -88,6 +88,7 @@ def run(
     first. A signal raises Interrupted between two writes. What libraries write meanwhile goes to `log.txt` in the run
     directory, from the whole process, unless `config.tracking.verbose`.
     """
+    config = with_home(config)
     config.check()
     check_gpu(config.sampler)
     own_judge = None if reward is None else as_judge(reward, name=name_of(reward))

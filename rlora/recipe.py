@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.config import cli
+from rlora.config import cli, with_home
 from rlora.errors import EngineError, EngineStartError, RloraError, message_of
 from rlora.loop import run
 from rlora.resume import branched
@@ -32,7 +32,7 @@ def main(
     An engine that fails is replaced together with the process, which goes on from the last checkpoint. Exit codes:
     0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
     """
-    config = cli(presets, description=description or "", arguments=arguments, program=program)
+    config = with_home(cli(presets, description=description or "", arguments=arguments, program=program))
     disable_progress_bar()  # of Transformers, whose bars for loading weights would fill the log
     try:
         run(config)

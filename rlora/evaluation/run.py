@@ -53,6 +53,7 @@ def evaluate_benchmarks(
     benchmarks adds them. Raises RunDirError when the output folder holds an evaluation that differs in anything that
     samples depend on. What libraries write meanwhile goes to `log.txt` in the output folder, unless `config.verbose`.
     """
+    config = with_home(config)
     config.check()
     check_gpu(config.sampler)
     with Diversion(is_on=not config.verbose) as diversion:

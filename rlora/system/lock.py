@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from rlora.errors import RunDirError, WriteError
+from rlora.system.screen import say
 
 LOCK_FILE = "lock"
 
@@ -36,6 +37,11 @@ class FolderLock:
                 f"{folder} is being written by process {by.get('pid', 'unknown')} on {by.get('host', 'unknown')}; "
                 f"wait for it, stop it, or choose another {option}."
             ) from error
+        except OSError as error:  # some network file systems have no locks
+            say(
+                f"Warning: {folder} lies on a file system that cannot lock files ({error.strerror}), so a second "
+                "process that writes there would not be noticed: start one at a time."
+            )
         self._file.truncate(0)
         self._file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
         self._file.flush()
@@ -78,6 +84,8 @@ def holder(folder: Path) -> dict[str, object] | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return _read(file)
+        except OSError:  # no locks there
+            return None
     return None
 
 

@@ -81,7 +81,8 @@ class Diversion:
                 os.close(saved)
         for stream, before in zip(self._users, self._streams, strict=True):
             if stream is not before:
-                stream.close()
+                with suppress(OSError):  # its reader has gone
+                    stream.close()
         self._file.close()
 
     @property

@@ -12,6 +12,12 @@ from rich.text import Text
 from rlora.text import printable
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Go on quietly where whoever read the output has gone: a display ends nothing."""
+        self.quiet = True
+
+
 class Screen:
     """What the user sees: lines, and stages of a start with their seconds.
 
@@ -20,7 +26,7 @@ class Screen:
 
     def __init__(self, stream: IO[str], *, is_alone: bool = True):
         """Write to `stream`; unless rlora `is_alone` there, a stage begins and ends with a line of its own."""
-        console = Console(file=stream, highlight=False)
+        console = _Console(file=stream, highlight=False)
         console.soft_wrap = not console.is_terminal  # a terminal breaks lines inside words, a file has no width
         self.console = console
         self._is_alone, self._open_line = is_alone, ""
