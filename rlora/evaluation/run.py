@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from rlora.config import differences as config_differences
-from rlora.config import to_json
+from rlora.config import to_json, with_home
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
 from rlora.evaluation.config import OF_RUN, EvalConfig, title_of
