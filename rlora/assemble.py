@@ -120,7 +120,13 @@ def assemble(
     else:
         sampler = shared.sampler
         sampler.restore_cache()
-    engine = RolloutEngine(renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
+    engine = RolloutEngine(
+        renderer,
+        sampler,
+        judge,
+        max_prompt_tokens=config.sampler.max_prompt_tokens,
+        num_tokens=policy.base.num_tokens,
+    )
     prompts = engine.render(problems[:_CANARY_CANDIDATES]) or engine.render(problems)[:_CANARY_CANDIDATES]
     if not prompts:
         raise DataError(f"all prompts are longer than {config.sampler.max_prompt_tokens} tokens.")
@@ -132,7 +138,7 @@ def assemble(
             policy,
             sampler,
             [prompt.token_ids for prompt in prompts],
-            temperature=config.sampling.temperature,
+            sampling=config.sampling,
             seed=config.seed,
             longest=config.sampler.max_prompt_tokens,
         ),

@@ -51,7 +51,13 @@ class LayoutError(RloraError, ValueError):
     """The engine's weights do not lie as the trainer's model would read them; the trainer can load a copy instead."""
 
 
-class StaleAdapterError(RloraError, RuntimeError):
+class ProofError(RloraError, RuntimeError):
+    """What the sampler serves is not what it was given, or its tokens were not drawn from it; the message says what it
+    looks like.
+    """
+
+
+class StaleAdapterError(ProofError):
     """The sampler does not serve the policy version that it was given: it serves another one, or the base."""
 
 

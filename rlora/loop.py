@@ -61,7 +61,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
             advantages = [
                 advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups
             ]
-            metrics.update(parts.trainer.step(groups, advantages))
+            metrics.update(parts.trainer.step(groups, advantages, check_tokens=parts.hot_swap.check_tokens))
         with metrics.timed("swap"):
             parts.sampler.restore_cache()
             metrics.update(parts.hot_swap.swap())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from rlora.rewards import Judge, judged, measures_of
 from rlora.sampler.base import Sampler
+from rlora.sampler.contract import check_completions
 from rlora.tasks.prompts import PromptRenderer
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import StepMetrics
@@ -37,9 +38,20 @@ class Sampled:
 class RolloutEngine:
     """Collects rollouts with one renderer, sampler and judge."""
 
-    def __init__(self, renderer: PromptRenderer, sampler: Sampler, judge: Judge, *, max_prompt_tokens: int):
-        """Reward as `judge` says; prompts above `max_prompt_tokens` are dropped."""
+    def __init__(
+        self,
+        renderer: PromptRenderer,
+        sampler: Sampler,
+        judge: Judge,
+        *,
+        max_prompt_tokens: int,
+        num_tokens: int | None = None,
+    ):
+        """Reward as `judge` says; prompts above `max_prompt_tokens` are dropped. Completions must keep their contract:
+        tokens are below `num_tokens`, the rows of the model's embedding.
+        """
         self._renderer, self._sampler, self._max_prompt_tokens = renderer, sampler, max_prompt_tokens
+        self._num_tokens = num_tokens
         self._judge = judge
 
     @property
@@ -80,6 +92,7 @@ class RolloutEngine:
             for index, prompt in enumerate(prompts)
         ]
         completions_PG = self._sampler.sample(requests, sampling, seed=seed)
+        check_completions(requests, completions_PG, sampling, num_tokens=self._num_tokens)
         return [
             Sampled(prompt=prompt, completions=tuple(completions))
             for prompt, completions in zip(prompts, completions_PG, strict=True)

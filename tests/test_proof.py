@@ -10,10 +10,13 @@ from support.rollouts import completion
 from rlora.errors import StaleAdapterError
 from rlora.lora.config import LoraConfig
 from rlora.proof.canary import canary_prompts
-from rlora.proof.hot_swap import HotSwap, _first_occurrences, compare
+from rlora.proof.comparison import compare
+from rlora.proof.evidence import first_occurrences
+from rlora.proof.hot_swap import HotSwap
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.torch_sampler import TorchSampler
 from rlora.train.policy import Policy
+from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.unit
 
@@ -64,7 +67,7 @@ def test_one_uncertain_token_that_agrees_by_chance_decides_nothing() -> None:
 
 def test_repeated_beginnings_count_once() -> None:
     completions = [completion([5, 6]), completion([5, 7]), completion([5, 6]), completion([6])]
-    assert _first_occurrences(completions).tolist() == [True, True, False, True, False, False, True]
+    assert first_occurrences(completions, length=64).tolist() == [True, True, False, True, False, False, True]
 
 
 def test_equal_versions_are_undecided() -> None:
@@ -127,7 +130,7 @@ def test_a_policy_that_is_certain_is_not_accused(toy_dir) -> None:
     """
     policy = make_policy(toy_dir, lora=LoraConfig(), scale_b=0.02)
     sampler = TorchSampler(spec(policy, toy_dir, TOY_MODEL, SamplerConfig(kind="torch")))
-    swap = HotSwap(policy, sampler, [range(2, 20), range(20, 38)], temperature=0.002, seed=1)
+    swap = HotSwap(policy, sampler, [range(2, 20), range(20, 38)], sampling=SamplingParams(temperature=0.002), seed=1)
     swap.swap()
     policy.flat.theta_D += 1e-6
     policy.version = 1

@@ -86,6 +86,11 @@ class Base:
         return self._head.weight.dtype
 
     @property
+    def num_tokens(self) -> int:
+        """Rows of the embedding: a token's id is below it."""
+        return self.model.get_input_embeddings().weight.shape[0]
+
+    @property
     def head_VH(self) -> torch.Tensor:
         """The unembedding (V, H) as it is computed with now, without an update."""
         return self._head.weight.detach()

@@ -15,6 +15,7 @@ from rlora.lora.adapter import Adapter
 from rlora.model.sources import load_tokenizer
 from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
+from rlora.sampler.distribution import log_probabilities
 from rlora.seeding import generator
 from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
@@ -71,7 +72,7 @@ class TorchSampler:
         random = generator(seed, "sample", *request.key, device=device)
         cache = DynamicCache()
         tokens_B1 = torch.tensor([request.token_ids], device=device)
-        log_p_BV = _log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)
+        log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)
         cache.batch_repeat_interleave(rows)
         tokens, logprobs = [], []
         is_done_B = torch.zeros(rows, dtype=torch.bool, device=device)
@@ -86,7 +87,7 @@ class TorchSampler:
                 )
             if len(tokens) == sampling.max_tokens or bool(is_done_B.all()):
                 break
-            log_p_BV = _log_probabilities(self._policy.next_token_logits(tokens_B[:, None], cache), sampling)
+            log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B[:, None], cache), sampling)
         tokens_BT, logprobs_BT = torch.stack(tokens, 1).cpu(), torch.stack(logprobs, 1).cpu()
         return [
             self._completion(request, row_T.tolist(), logprobs_T.tolist(), sampling)
@@ -128,19 +129,6 @@ class TorchSampler:
 
     def close(self) -> None:
         """Nothing to free beyond the object itself."""
-
-
-def _log_probabilities(logits_BV: torch.Tensor, sampling: SamplingParams) -> torch.Tensor:
-    """Return the log-probabilities that are drawn from: after temperature and top-p; greedy leaves the logits as they
-    are.
-    """
-    log_p_BV = (logits_BV / (sampling.temperature or 1.0)).log_softmax(-1)
-    if sampling.top_p < 1:
-        ordered_BV, order_BV = log_p_BV.sort(-1, descending=True)
-        before_BV = ordered_BV.exp().cumsum(-1) - ordered_BV.exp()
-        is_out_BV = torch.zeros_like(log_p_BV, dtype=torch.bool).scatter(1, order_BV, before_BV >= sampling.top_p)
-        log_p_BV = log_p_BV.masked_fill(is_out_BV, float("-inf")).log_softmax(-1)
-    return log_p_BV
 
 
 def _draw(log_p_BV: torch.Tensor, sampling: SamplingParams, random: torch.Generator) -> torch.Tensor:

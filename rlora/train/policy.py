@@ -153,20 +153,27 @@ class Policy:
     def _select(self) -> None:
         self.base.select(None if self._is_off else self.parametrization)
 
-    def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
-        """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
+    def hidden_states(self, micro_batch: MicroBatch) -> torch.Tensor:
+        """Return the last layer's output (N, H) where it predicts the trained tokens."""
         self._select()
         hidden_BTH = self.base.hidden_states(micro_batch.tokens_BT, micro_batch.positions_BT, micro_batch.segments_BT)
-        hidden_NH = hidden_BTH.flatten(0, 1)[micro_batch.source_N]
+        return hidden_BTH.flatten(0, 1)[micro_batch.source_N]
+
+    def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
+        """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
+        hidden_NH = self.hidden_states(micro_batch)
         head = self.base if self._is_off else self.parametrization
         logprobs_N, entropy_N = head.token_logprobs(hidden_NH, micro_batch.target_N, temperature)
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
 
+    def logits(self, hidden_NH: torch.Tensor) -> torch.Tensor:
+        """Return fp32 logits (N, V) of what `hidden_states` returned."""
+        return (self.base if self._is_off else self.parametrization).logits(hidden_NH)
+
     def next_token_logits(self, tokens_BT: torch.Tensor, cache: Any = None) -> torch.Tensor:
         """Return fp32 logits (B, V) of the token after `tokens_BT` (rows of one length), appended to `cache`."""
         self._select()
-        last_BH = self.base.last_hidden_state(tokens_BT, cache)
-        return (self.base if self._is_off else self.parametrization).logits(last_BH)
+        return self.logits(self.base.last_hidden_state(tokens_BT, cache))
 
     def refresh_served(self) -> None:
         """Let what is computed with follow a change of the numbers."""

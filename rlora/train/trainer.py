@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,9 @@ from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, le
 from rlora.train.policy import Policy, TokenScores
 from rlora.train.token_budget import TokenBudget, is_out_of_memory
 from rlora.types import Group
+
+TokenCheck = Callable[[torch.Tensor, torch.Tensor], None]
+"""Told the trainer's and the sampler's log-probabilities of N tokens, in nats; raises where they do not fit."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,8 +84,17 @@ class Trainer:
         self.policy.refresh_served()
         self.policy.version = version
 
-    def step(self, groups: Sequence[Group], advantages_PG: Sequence[Sequence[float]]) -> dict[str, float]:
+    def step(
+        self,
+        groups: Sequence[Group],
+        advantages_PG: Sequence[Sequence[float]],
+        *,
+        check_tokens: TokenCheck | None = None,
+    ) -> dict[str, float]:
         """Train on a step's groups, advance the policy's version, and return the metrics of docs/metrics.md.
+
+        `check_tokens` is told the trainer's and the sampler's log-probabilities of all trained tokens before the policy
+        is updated; what it raises leaves the policy as it was.
 
         The groups are cut into micro-batches that memory has room for; where it runs out, they are cut again, half as
         large. With a KL term rollouts without advantage are trained on too.
@@ -95,7 +107,7 @@ class Trainer:
             limits, version = self.budget.limits(), self.policy.version
             batch = build_batch(groups, advantages_PG, limits, version=version, keep_all=keep_all)
             try:
-                metrics = self.apply(batch)
+                metrics = self.apply(batch, check_tokens=check_tokens)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -106,8 +118,8 @@ class Trainer:
             forget_shared_inputs(self.policy.model)
             self.budget.halve(self.policy.base, reason)
 
-    def apply(self, batch: Batch) -> dict[str, float]:
-        """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md.
+    def apply(self, batch: Batch, *, check_tokens: TokenCheck | None = None) -> dict[str, float]:
+        """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md; see `step`.
 
         A batch without rows makes no optimizer step and leaves the moments. Raises StaleBatchError for a batch of
         another version, and NonFiniteError, with the policy unchanged, when a loss or the gradient is not finite.
@@ -120,7 +132,7 @@ class Trainer:
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
             with self._unchanged_on_error(), deterministic(is_on=self._is_exact):
-                metrics = self._updates(micro_batches, batch.num_trained_tokens)
+                metrics = self._updates(micro_batches, batch.num_trained_tokens, check_tokens)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
         metrics["optimizer/step_size"] = rate_of_b * self.policy.parametrization.rate_factor
@@ -158,12 +170,15 @@ class Trainer:
             self.policy.refresh_served()
             raise
 
-    def _updates(self, micro_batches: Sequence[MicroBatch], num_trained: int) -> dict[str, float]:
+    def _updates(
+        self, micro_batches: Sequence[MicroBatch], num_trained: int, check_tokens: TokenCheck | None
+    ) -> dict[str, float]:
         old = self._old_logprobs(micro_batches)
         metrics: dict[str, float] = {}
         for update in range(self._config.updates_per_batch):
-            update_metrics = self._update(micro_batches, old, num_trained)
-            if update == 0:  # agreement with the sampler is meant at the version that sampled
+            # agreement with the sampler is meant at the version that sampled
+            update_metrics = self._update(micro_batches, old, num_trained, None if update else check_tokens)
+            if update == 0:
                 metrics = update_metrics
             metrics |= {name: value for name, value in update_metrics.items() if _is_of_last_update(name)}
         return metrics
@@ -181,7 +196,11 @@ class Trainer:
         return self.policy.score(micro_batch, temperature=self._temperature)
 
     def _update(
-        self, micro_batches: Sequence[MicroBatch], old: Sequence[torch.Tensor], num_trained: int
+        self,
+        micro_batches: Sequence[MicroBatch],
+        old: Sequence[torch.Tensor],
+        num_trained: int,
+        check_tokens: TokenCheck | None,
     ) -> dict[str, float]:
         """Make one update and return its metrics, which are made first: what fails leaves the policy as it was."""
         flat = self.policy.flat
@@ -224,6 +243,8 @@ class Trainer:
                 "the policy keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
                 "--optimizer.learning-rate or another --seed."
             )
+        if check_tokens is not None:
+            check_tokens(torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu())
         metrics = token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm)}
         if self._loss.kl_coefficient:
             metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())

@@ -45,7 +45,7 @@ class StopsAfter(Around):
         self._sampler.load(adapters)
 
     def sample(self, requests, sampling, *, seed):
-        if requests[0].key[0] == "train":
+        if requests[0].key[0] == "train" and requests[0].key[1] != "probe":
             if self._left == 0:
                 raise Stop
             self._left -= 1

@@ -1,0 +1,55 @@
+"""What the trainer says of drawn tokens: the rows they are computed in, and their scores under a policy or the base."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from rlora.proof.evidence import Scores, first_occurrences, scores_of
+from rlora.sampler.distribution import log_probabilities
+from rlora.seeding import generator
+from rlora.train.batching import MicroBatch, Row, stack
+from rlora.train.policy import Policy
+from rlora.types import Completion, SamplingParams
+
+_CHUNK = 32  # tokens whose whole distribution exists at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Drawn:
+    """N drawn tokens: `micro_batch` computes them, `is_first_N` says which are no repetitions."""
+
+    micro_batch: MicroBatch
+    is_first_N: torch.Tensor
+
+    @property
+    def sampler_N(self) -> torch.Tensor:
+        """The sampler's log-probabilities, nats."""
+        return self.micro_batch.sampler_logprobs_N
+
+
+def drawn(answers: Sequence[tuple[Sequence[int], Sequence[Completion]]], *, length: int) -> Drawn:
+    """Return the first `length` tokens of completions, given with their prompts (token ids)."""
+    rows, is_first = [], []
+    for prompt, completions in answers:
+        cut = tuple(
+            replace(one, token_ids=one.token_ids[:length], logprobs=one.logprobs[:length]) for one in completions
+        )
+        rows.append(Row(prompt=tuple(prompt), completions=cut, advantages=(0.0,) * len(cut)))
+        is_first.append(first_occurrences(cut, length=length))
+    return Drawn(micro_batch=stack(rows), is_first_N=torch.cat(is_first))
+
+
+@torch.no_grad()
+def score(policy: Policy, tokens: Drawn, sampling: SamplingParams) -> Scores:
+    """Return what the policy, as it computes now, says of drawn tokens; on the CPU, which waits for a GPU once."""
+    micro_batch = tokens.micro_batch.to(policy.device)
+    hidden_NH = policy.hidden_states(micro_batch)
+    random_N = torch.rand(len(hidden_NH), generator=generator("ranks", *micro_batch.target_N.tolist()))
+    parts = zip(hidden_NH.split(_CHUNK), micro_batch.target_N.split(_CHUNK), random_N.split(_CHUNK), strict=True)
+    return Scores.joined(
+        [
+            scores_of(log_probabilities(policy.logits(part_NH), sampling), targets_N, random_N.to(policy.device))
+            for part_NH, targets_N, random_N in parts
+        ]
+    )
