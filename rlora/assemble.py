@@ -14,6 +14,7 @@ from rlora.errors import DataError, LayoutError, OutOfMemoryError
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, model_title, num_weights
+from rlora.model.tokens import said_text
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge
 from rlora.rollout import RolloutEngine
@@ -126,6 +127,7 @@ def assemble(
         judge,
         max_prompt_tokens=config.sampler.max_prompt_tokens,
         num_tokens=policy.base.num_tokens,
+        text_of=partial(said_text, tokenizer, end_token_ids=spec.end_token_ids),
     )
     prompts = engine.render(problems[:_CANARY_CANDIDATES]) or engine.render(problems)[:_CANARY_CANDIDATES]
     if not prompts:

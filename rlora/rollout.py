@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlora.rewards import Judge, judged, measures_of
@@ -46,12 +46,13 @@ class RolloutEngine:
         *,
         max_prompt_tokens: int,
         num_tokens: int | None = None,
+        text_of: Callable[[Sequence[int]], str] | None = None,
     ):
         """Reward as `judge` says; prompts above `max_prompt_tokens` are dropped. Completions must keep their contract:
-        tokens are below `num_tokens`, the rows of the model's embedding.
+        tokens are below `num_tokens`, the rows of the model's embedding, and texts what `text_of` says of the tokens.
         """
         self._renderer, self._sampler, self._max_prompt_tokens = renderer, sampler, max_prompt_tokens
-        self._num_tokens = num_tokens
+        self._num_tokens, self._text_of = num_tokens, text_of
         self._judge = judge
 
     @property
@@ -92,7 +93,7 @@ class RolloutEngine:
             for index, prompt in enumerate(prompts)
         ]
         completions_PG = self._sampler.sample(requests, sampling, seed=seed)
-        check_completions(requests, completions_PG, sampling, num_tokens=self._num_tokens)
+        check_completions(requests, completions_PG, sampling, num_tokens=self._num_tokens, text_of=self._text_of)
         return [
             Sampled(prompt=prompt, completions=tuple(completions))
             for prompt, completions in zip(prompts, completions_PG, strict=True)

@@ -4,9 +4,11 @@ Axes, used as suffixes of names everywhere: P problems of a step, G rollouts of 
 batch, T tokens, V vocabulary, R rank, I inputs, O outputs, D numbers of a policy. Log-probabilities are natural (nats).
 """
 
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from zlib import crc32
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0  # vLLM raises a lower one to this; 0 is greedy
 
@@ -57,7 +59,8 @@ class Completion:
 
     `logprobs[t]` is the log-probability (nats) of `token_ids[t]` under the distribution it was drawn from, that is
     after temperature. An end-of-sequence token that ended the completion is its last token. `policy` is the policy's
-    number in the sampler and `version` its step.
+    number in the sampler and `version` its step. `prompt` is a digest (`digest_of`) of the tokens that the engine says
+    it was given as a prompt; None if it does not say.
     """
 
     token_ids: tuple[int, ...]
@@ -66,6 +69,12 @@ class Completion:
     stop: StopReason
     policy: int
     version: int
+    prompt: int | None = None
+
+
+def digest_of(token_ids: Sequence[int]) -> int:
+    """Return a digest (32 bits) of token ids and of their number."""
+    return crc32(array("q", token_ids).tobytes(), len(token_ids))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

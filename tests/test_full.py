@@ -5,13 +5,13 @@ import dataclasses
 import pytest
 import torch
 import transformers
-from support.engines import IgnoresAdapter, ServesPrevious
+from support import liars
 from support.full import KINDS, reference_gradient
 from support.models import folder_of
 from support.policies import TOY_MODEL
 from support.training import ADVANTAGES, SGD_LIKE, groups, groups_at
 
-from rlora.errors import ConfigError, ModelError, StaleAdapterError
+from rlora.errors import ConfigError, ModelError, ProofError, StaleAdapterError
 from rlora.full import head, parameters
 from rlora.full.head import trained_token_logprobs
 from rlora.full.parameters import Full
@@ -300,10 +300,11 @@ def test_an_honest_sampler_is_proven_and_asked_for_base_and_policy_by_turns(toy_
     assert mine != bases
 
 
-@pytest.mark.parametrize("wrap", [IgnoresAdapter, lambda sampler: ServesPrevious(sampler, after=2)])
+@pytest.mark.parametrize("lie", [liars.ServesBase, liars.ServesPrevious])
 @pytest.mark.parametrize("scale", [0.1, 1e-6])
-def test_a_lying_sampler_is_caught(toy_dir, wrap, scale) -> None:
+def test_a_sampler_that_begins_to_lie_is_caught(toy_dir, lie, scale) -> None:
     policy = load(toy_dir, TOY_MODEL)
+    wrap = liars.later(lie, num_honest_loads=3)  # two probes, and the policy as it starts
     swap = HotSwap(policy, wrap(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
     swap.swap()
 
@@ -317,26 +318,30 @@ def test_a_lying_sampler_is_caught(toy_dir, wrap, scale) -> None:
         go_on()
 
 
-class ForgetsTheBase:
-    """Answers requests for the base with the policy, once the first weights are loaded."""
+class ForgetsTheBase(liars.Liar):
+    """Answers requests for the base with the policy, once weights are loaded."""
 
-    def __init__(self, sampler):
-        self._sampler, self._is_loaded = sampler, False
-        self.close = sampler.close
-
-    def load(self, snapshots) -> None:
-        self._sampler.load(snapshots)
-        self._is_loaded = True
-
-    def sample(self, requests, sampling, *, seed):
-        if self._is_loaded:
-            requests = [dataclasses.replace(request, policy=0) for request in requests]
-        return self._sampler.sample(requests, sampling, seed=seed)
+    def answers(self, requests, sampling, seed):
+        if not self.loaded:
+            return self.honest(requests, sampling, seed)
+        asked = self.honest([dataclasses.replace(request, policy=0) for request in requests], sampling, seed)
+        is_base = [request.policy is None for request in requests]
+        return [
+            [dataclasses.replace(one, version=-1) for one in group] if base else group
+            for base, group in zip(is_base, asked, strict=True)
+        ]
 
 
-def test_an_engine_that_answers_for_the_base_with_the_policy_is_caught(toy_dir) -> None:
+def test_an_engine_that_answers_for_the_base_with_the_policy_is_caught_before_the_first_step(toy_dir) -> None:
+    swap = HotSwap(load(toy_dir, TOY_MODEL), ForgetsTheBase(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
+    with pytest.raises(ProofError, match="the base's are answered by something else"):
+        swap.swap()
+
+
+def test_an_engine_that_begins_to_answer_for_the_base_with_the_policy_is_caught(toy_dir) -> None:
     policy = load(toy_dir, TOY_MODEL)
-    swap = HotSwap(policy, ForgetsTheBase(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
+    forgetful = liars.later(ForgetsTheBase, num_honest_loads=3)
+    swap = HotSwap(policy, forgetful(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
     swap.swap()
     disturb(policy, 0.1)
     policy.version = 1

@@ -134,19 +134,19 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
         yield cut
     check_inputs(config, subject, folder, benchmarks)
     policy_file = subject.policy_file
-    served = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
-    yield f"{model_title(subject.model)} {served}, temperature {config.temperature:g}, {config.max_tokens} tokens"
+    adapter = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
+    yield f"{model_title(subject.model)} {adapter}, temperature {config.temperature:g}, {config.max_tokens} tokens"
     if config.run is not None and config.adapter is None:
         yield from plan_lines(from_json(RunConfig, read_json(Path(config.run) / "config.json")), model)
     else:
         yield from model_lines(subject.model, model, subject.lora)
     with (
         Verifier(config.verifier) as verifier,
-        open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, _, _),
+        open_sampler(config, subject, folder, benchmarks, make_sampler) as served,
     ):
         for benchmark in benchmarks:
             judge = judge_of(config, benchmark, verifier)
-            engine = engine_of(config, benchmark, sampler, judge)
+            engine = engine_of(config, benchmark, served, judge)
             for problem in benchmark.problems:
                 sampled = draw(config, engine, [problem], policy=None if policy_file is None else 0)
                 if not sampled:

@@ -1,11 +1,10 @@
 """The engine of an evaluation: the model with its policy in the sampler, proven there before the first sample."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import torch
 
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.samples import SampleFile
@@ -16,6 +15,7 @@ from rlora.lora.peft.foreign import padded_tensors
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.limits import check_lengths
 from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, model_title, num_weights
+from rlora.model.tokens import said_text
 from rlora.proof.hot_swap import HotSwap
 from rlora.rewards import Judge, open_judge
 from rlora.rollout import RolloutEngine, Sampled
@@ -28,8 +28,10 @@ from rlora.train.batch_memory import DecoderSizes
 from rlora.train.card import Card
 from rlora.train.memory_plan import plan_evaluation
 from rlora.train.policy import Policy
-from rlora.types import Problem
+from rlora.types import Group, Problem
 from rlora.verify import Verifier
+
+_PROOF_PROMPTS = 16  # from which those of the proof are chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +50,29 @@ def load_renderer(folder: Path, subject: Subject, name: str, task: Task) -> Prom
     return PromptRenderer(tokenizer, subject.prompt_for(name), instruction=task.instruction)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Served:
+    """A sampler with the subject's policy, and what proves that it serves it; `swap` is None for a base alone."""
+
+    sampler: Sampler
+    end_token_ids: tuple[int, ...]
+    proof: Mapping[str, float]
+    swap: HotSwap | None
+    holds_one: bool
+
+    def prove(self, policy: int | None) -> None:
+        """Prove anew what is served, the base (None) or the policy, before it is asked for, where an engine that holds
+        all weights of one of the two changes between them. An adapter stays where it is beside the base.
+        """
+        if self.swap is not None and self.holds_one:
+            self.swap.prove_served(policy)
+
+    def check(self, groups: Sequence[Group], *, policy: int | None) -> None:
+        """Check samples of the base (None) or the policy, as those of training are; what `HotSwap.check` raises."""
+        if self.swap is not None:
+            self.swap.check(groups, policy=policy)
+
+
 @contextmanager
 def open_sampler(
     config: EvalConfig,
@@ -55,12 +80,11 @@ def open_sampler(
     folder: Path,
     benchmarks: Sequence[Benchmark],
     make_sampler: Callable[[EngineSpec], Sampler],
-) -> Iterator[tuple[Sampler, dict[str, float], Callable[[int | None], None]]]:
+) -> Iterator[Served]:
     """Start the sampler with the subject's policy, prove that it serves it, and yield it with the proof's numbers.
 
-    The third thing proves anew what is served, base (None) or policy (0), before it is asked for: an engine that holds
-    all weights of one of the two changes between them. An adapter's policy is freed before the block starts. Raises
-    AdapterError or ModelError for a policy that does not fit, StaleAdapterError when something else is served.
+    The trainer's copy of the policy stays, since samples are checked against it. Raises AdapterError or ModelError for
+    a policy that does not fit, ProofError when something else is served.
     """
     max_length = config.sampler.max_prompt_tokens + config.max_tokens
     if subject.policy_file is not None and subject.adapters is not None:
@@ -70,15 +94,14 @@ def open_sampler(
         with stage(f"Loading {model_title(subject.model)} and its policy"):
             policy = _load_policy(folder, subject)
     cache_bytes, num_sequences = _engine_room(config, subject, folder, max_length)
+    ends = end_token_ids(folder, load_tokenizer(folder, subject.model), benchmarks[0].renderer.turn_end_ids())
     sampler = make_sampler(
         EngineSpec(
             folder=folder,
             model=subject.model,
             lora=subject.adapters,
             config=config.sampler,
-            end_token_ids=end_token_ids(
-                folder, load_tokenizer(folder, subject.model), benchmarks[0].renderer.turn_end_ids()
-            ),
+            end_token_ids=ends,
             target_modules=_target_modules(folder, subject, policy),
             max_length=max_length,
             run_name="eval",
@@ -88,19 +111,14 @@ def open_sampler(
     )
     try:
         proof: dict[str, float] = {}
-        prove_served: Callable[[int | None], None] = _is_proven
+        swap = None
         if policy is not None:
-            prompts = [one.renderer.render(problem).token_ids for one in benchmarks[:1] for problem in one.problems[:2]]
-            temperature = config.temperature or 1.0
-            swap = HotSwap(policy, sampler, prompts, temperature=temperature, seed=config.seed)
+            problems = benchmarks[0].problems[:_PROOF_PROMPTS]
+            prompts = [benchmarks[0].renderer.render(problem).token_ids for problem in problems]
+            swap = HotSwap(policy, sampler, prompts, sampling=config.sampling, seed=config.seed)
             with stage("Proving that the sampler serves the policy"):
                 proof = swap.swap()
-            if subject.weights is not None:
-                prove_served = swap.prove_served
-            del policy, swap
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        yield sampler, proof, prove_served
+        yield Served(sampler=sampler, end_token_ids=ends, proof=proof, swap=swap, holds_one=subject.weights is not None)
     finally:
         sampler.close()
 
@@ -142,10 +160,6 @@ def _load_policy(folder: Path, subject: Subject) -> Policy:
     return policy
 
 
-def _is_proven(_: int | None) -> None:
-    """An adapter stays where it is beside the base: the proof at its loading stands."""
-
-
 def _target_modules(folder: Path, subject: Subject, policy: Policy | None) -> tuple[str, ...]:
     if subject.adapters is None:
         return ()
@@ -165,11 +179,12 @@ def collect(
     benchmark: Benchmark,
     samples: SampleFile,
     engine: RolloutEngine,
+    served: Served,
     *,
     policy: int | None,
     after_batch: Callable[[int, int], None],
 ) -> None:
-    """Draw, judge and keep the samples that are not there yet; `policy` None is the base.
+    """Draw, check, judge and keep the samples that are not there yet; `policy` None is the base.
 
     A request's seed derives from the problem and `config.seed` alone, so neither the batch nor a restart moves it, and
     base and policy draw with the same seeds. `after_batch` is told the problems and the tokens of each batch.
@@ -179,6 +194,7 @@ def collect(
     for start in range(0, len(left), size):
         batch = left[start : start + size]
         groups = engine.judge(draw(config, engine, batch, policy=policy))
+        served.check(groups, policy=policy)
         asked = {group.prompt.problem.id for group in groups}
         samples.append(groups, [problem for problem in batch if problem.id not in asked])
         after_batch(len(batch), sum(len(each.completion.token_ids) for group in groups for each in group.rollouts))
@@ -199,9 +215,16 @@ def draw(
     )
 
 
-def engine_of(config: EvalConfig, benchmark: Benchmark, sampler: Sampler, judge: Judge) -> RolloutEngine:
+def engine_of(config: EvalConfig, benchmark: Benchmark, served: Served, judge: Judge) -> RolloutEngine:
     """Return what renders, samples and judges a benchmark's problems."""
-    return RolloutEngine(benchmark.renderer, sampler, judge, max_prompt_tokens=config.sampler.max_prompt_tokens)
+    return RolloutEngine(
+        benchmark.renderer,
+        served.sampler,
+        judge,
+        max_prompt_tokens=config.sampler.max_prompt_tokens,
+        num_tokens=served.swap and served.swap.num_tokens,
+        text_of=partial(said_text, benchmark.renderer.tokenizer, end_token_ids=served.end_token_ids),
+    )
 
 
 def judge_of(config: EvalConfig, benchmark: Benchmark, verifier: Verifier) -> Judge:

@@ -180,16 +180,16 @@ def _evaluate(
             for arm in arms
         }
         if any(problem not in files[one.name, arm] for one in benchmarks for arm in arms for problem in one.problems):
-            with open_sampler(config, subject, folder, benchmarks, make_sampler) as (sampler, proof, prove_served):
-                results["proof"] = proof
+            with open_sampler(config, subject, folder, benchmarks, make_sampler) as served:
+                results["proof"] = dict(served.proof)
                 for one in benchmarks:
-                    engine = engine_of(config, one, sampler, judges[one.name])
+                    engine = engine_of(config, one, served, judges[one.name])
                     for arm in arms:
                         samples = files[one.name, arm]
                         with Display(console, one, arm, samples) as progress:
                             policy = None if arm == "base" else 0
-                            prove_served(policy)
-                            collect(config, one, samples, engine, policy=policy, after_batch=progress.advance)
+                            served.prove(policy)
+                            collect(config, one, samples, engine, served, policy=policy, after_batch=progress.advance)
         trained = training_problems(subject)
         for one in benchmarks:
             of_arm = {arm: files[one.name, arm] for arm in arms}

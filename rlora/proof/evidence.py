@@ -26,7 +26,7 @@ from rlora.types import Completion
 
 CLIP = 30.0  # times the noise
 MAX_ERROR = 3.0  # times the noise: above it, what is served is neither the version nor anything like it
-LEAST_NOISE = 1e-5  # nats; what fp32 can differ by on any model
+LEAST_NOISE = 1e-4  # nats; what fp32 can differ by on any model
 MAX_NOISE = 0.2  # nats at temperature 1: a sampler that differs by more on the base computes another model
 MAX_DEVIATIONS = 6.0  # of a sum from what is expected
 LEAST_LACK = 0.05  # of the update: rounding that shrinks it by less is no lie

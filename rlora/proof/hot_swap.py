@@ -66,6 +66,11 @@ class HotSwap:
         self._num_checks = policy.version
         self._served_fraction, self._draws = Pooled(), Draws()
 
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the model's embedding."""
+        return self._policy.base.num_tokens
+
     def rehearse(self) -> dict[str, float]:
         """Let the engine serve probes of the policy, and draw the base's canary.
 
@@ -218,7 +223,7 @@ class HotSwap:
     def _draw(self, requests: Sequence[SampleRequest], sampling: SamplingParams, seed: int) -> list[list[Completion]]:
         """Return what the sampler draws, which keeps the contract of completions."""
         completions = self._sampler.sample(requests, sampling, seed=seed)
-        check_completions(requests, completions, sampling, num_tokens=self._policy.base.num_tokens)
+        check_completions(requests, completions, sampling, num_tokens=self.num_tokens)
         return completions
 
     @torch.no_grad()

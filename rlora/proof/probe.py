@@ -14,7 +14,7 @@ import torch
 
 from rlora.full.weights import Snapshot
 from rlora.lora.flat import Slot
-from rlora.proof.evidence import clipped_error
+from rlora.proof.evidence import clipped_error, root_mean_square
 from rlora.proof.scoring import Drawn, score
 from rlora.seeding import generator
 from rlora.train.policy import Policy
@@ -22,7 +22,9 @@ from rlora.types import SamplingParams
 
 EFFECT = 6.0  # of one tensor's disturbance, times the noise
 LEAST_EFFECT = 0.3  # nats
-_ROUNDS = 2  # the first measures at the policy, the second at the disturbed one
+_SEEN = 0.6  # of the effect that is wanted
+_ROUNDS = 4  # in which tensors that are not seen grow
+_MOST_GROWTH, _LEAST_GROWTH = 4.0, 1.5  # of a size from round to round; the most over the median at the start
 _PASSES = 3  # of random signs, over which a gradient's norm is averaged
 _SCALES = (0.0, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
 _IS_BETTER = 0.5  # of the error: an explanation must halve it
@@ -53,33 +55,68 @@ def _assign(policy: Policy, theta_D: torch.Tensor) -> None:
     policy.refresh_served()
 
 
-def make_probe(policy: Policy, tokens: Drawn, *, temperature: float, noise: float, seed: int, number: int) -> Probe:
-    """Return a disturbance of `policy`, every tensor of which moves the log-probabilities of `tokens` by about `EFFECT`
-    times the `noise` (nats). A tensor without a gradient here (an expert that nobody asked) gets the median size.
+def make_probe(policy: Policy, tokens: Drawn, sampling: SamplingParams, *, noise: float, seed: int) -> Probe:
+    """Return a disturbance of `policy`, every tensor of which moves the log-probabilities of `tokens` by several times
+    the `noise` (nats).
+
+    Sizes come from the gradient at the policy, whose norm is the root mean square over all directions. It is blind
+    where attention is (a query counts once keys differ), so tensors that the gradient at the disturbed policy does not
+    show are left out one by one, and grow until they are seen. One without any gradient (an expert that nobody asked)
+    gets the median size.
     """
-    flat = policy.flat
-    start_D = flat.theta_D.detach().to("cpu", copy=True)
-    slots = [slot for slot in flat.slots if not slot.name.endswith("lora_A")]
-    with torch.no_grad():
-        for index, slot in enumerate(flat.slots):
-            if slot not in slots and not flat.view(start_D, slot).any():  # A of a layer that an adapter left out
-                random = generator(seed, "probe", number, index)
-                start = torch.randn(slot.shape, generator=random) * slot.shape[-1] ** -0.5
-                flat.view(start_D, slot).copy_(start)
-    direction_D = torch.zeros_like(start_D)
+    slots = [slot for slot in policy.flat.slots if not slot.name.endswith("lora_A")]
+    start_D, direction_D = _start(policy, seed), torch.zeros(policy.flat.theta_D.shape)
     for index, slot in enumerate(slots):
-        drawn = torch.randn(slot.shape, generator=generator(seed, "probe", number, "direction", index))
-        flat.view(direction_D, slot).copy_(drawn)
-    added_D = torch.zeros_like(start_D)
+        random = torch.randn(slot.shape, generator=generator(seed, "probe", "direction", index))
+        policy.flat.view(direction_D, slot).copy_(random)
     wanted = max(EFFECT * noise, LEAST_EFFECT)
-    for round_number in range(_ROUNDS):
-        with computing(policy, start_D + added_D):
-            effects = _effects(policy, tokens, slots, temperature=temperature, seed=seed + round_number)
-        median = effects[effects > 0].median() if bool((effects > 0).any()) else effects.new_tensor(1.0)
-        sizes = wanted / torch.where(effects > 0, effects, median)
+    with computing(policy, start_D):
+        effects = _effects(policy, tokens, slots, temperature=sampling.temperature, seed=seed)
+    median = effects[effects > 0].median() if bool((effects > 0).any()) else effects.new_tensor(1.0)
+    sizes = (wanted / torch.where(effects > 0, effects, median)).clamp(max=_MOST_GROWTH * wanted / median)
+
+    def disturbed() -> Probe:
+        added_D = torch.zeros_like(start_D)
         for slot, size in zip(slots, sizes.tolist(), strict=True):
-            flat.view(added_D, slot).copy_(flat.view(direction_D, slot) * size)
-    return Probe(start_D=start_D, added_D=added_D)
+            policy.flat.view(added_D, slot).copy_(policy.flat.view(direction_D, slot) * size)
+        return Probe(start_D=start_D, added_D=added_D)
+
+    probe = disturbed()
+    with computing(policy, probe.start_D + probe.added_D):
+        shown = sizes * _effects(policy, tokens, slots, temperature=sampling.temperature, seed=seed + 1)
+    unseen = (shown < wanted * _SEEN).nonzero().flatten().tolist()
+    for _ in range(_ROUNDS):
+        found = {
+            index: lost
+            for index in unseen
+            if (lost := _lost(policy, probe, tokens, sampling, slots[index])) < wanted * _SEEN
+        }
+        if not found:
+            break
+        for index, lost in found.items():
+            sizes[index] *= min(_MOST_GROWTH, max(_LEAST_GROWTH, wanted / max(lost, 1e-9)))
+        probe, unseen = disturbed(), list(found)
+    return probe
+
+
+def _start(policy: Policy, seed: int) -> torch.Tensor:
+    """Return the policy's numbers, with an A in place of one that an adapter left zero."""
+    start_D = policy.flat.theta_D.detach().to("cpu", copy=True)
+    for index, slot in enumerate(policy.flat.slots):
+        if slot.name.endswith("lora_A") and not policy.flat.view(start_D, slot).any():
+            random = torch.randn(slot.shape, generator=generator(seed, "probe", "start", index))
+            policy.flat.view(start_D, slot).copy_(random * slot.shape[-1] ** -0.5)
+    return start_D
+
+
+def _lost(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams, slot: Slot) -> float:
+    """Return by how much log-probabilities change when one tensor is left as it was, nats (root mean square)."""
+    without_D = probe.start_D + probe.added_D
+    with computing(policy, without_D):
+        with_N = score(policy, tokens, sampling).logprobs_N
+    policy.flat.view(without_D, slot).copy_(policy.flat.view(probe.start_D, slot))
+    with computing(policy, without_D):
+        return root_mean_square(score(policy, tokens, sampling).logprobs_N - with_N)
 
 
 def _effects(policy: Policy, tokens: Drawn, slots: Sequence[Slot], *, temperature: float, seed: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from rlora.proof.evidence import LEAST_NOISE, MAX_ERROR, MAX_NOISE, clipped_erro
 from rlora.proof.probe import Probe, computing, explain, make_probe, snapshot_of
 from rlora.proof.scoring import Drawn, drawn, score
 from rlora.sampler.base import Sampler
+from rlora.seeding import derive_seed
 from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams
 
@@ -23,6 +24,7 @@ NUM_PROMPTS = 4
 NUM_SAMPLES = 16
 NUM_TOKENS = 8
 _LONGEST = 64  # tokens of a prompt
+_MEASURED = 4  # samples by which the sizes of a probe are measured
 _SHORTEST = 2  # of one of them: a token that is lost on the way, or there twice, is seen best beside few others
 _MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal, with two fewer
 
@@ -71,9 +73,9 @@ class Rehearser:
         with policy.adapter_off():
             noise = self._noise_of(drawn(self._answers(base), length=NUM_TOKENS))
         self._sampler.free_cache()
-        tokens = drawn(self._answers(base)[: NUM_PROMPTS // 2], length=NUM_TOKENS)
+        tokens = drawn([(prompt, group[:_MEASURED]) for prompt, group in self._answers(base)], length=NUM_TOKENS)
         probes = [
-            make_probe(policy, tokens, temperature=sampling.temperature, noise=noise, seed=self._seed, number=number)
+            make_probe(policy, tokens, sampling, noise=noise, seed=derive_seed(self._seed, "probe", number))
             for number in range(2)
         ]
         self._sampler.restore_cache()

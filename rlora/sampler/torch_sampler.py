@@ -18,7 +18,7 @@ from rlora.sampler.base import EngineSpec
 from rlora.sampler.distribution import log_probabilities
 from rlora.seeding import generator
 from rlora.train.policy import Policy
-from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
+from rlora.types import Completion, SampleRequest, SamplingParams, StopReason, digest_of
 
 
 class TorchSampler:
@@ -115,6 +115,7 @@ class TorchSampler:
             stop=stop,
             policy=request.policy or 0,
             version=-1 if request.policy is None else self._versions[request.policy],
+            prompt=digest_of(request.token_ids),
         )
 
     def base_weights(self) -> Mapping[str, torch.Tensor]:

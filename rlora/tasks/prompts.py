@@ -62,7 +62,7 @@ class PromptRenderer:
         """Use the task's `instruction` unless the configuration has one; ConfigError for a chat template that is not
         there.
         """
-        self._tokenizer, self._config = tokenizer, config
+        self.tokenizer, self._config = tokenizer, config
         self.instruction = config.instruction if config.instruction is not None else instruction
         has_template = bool(getattr(tokenizer, "chat_template", None))
         if config.template == "chat" and not has_template:
@@ -103,8 +103,8 @@ class PromptRenderer:
         except ConfigError:  # a template that knows of no assistant's turn ends none
             return ()
         _, found, behind = text.rpartition(said)
-        special = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
-        token_ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
+        special = {token for token, added in self.tokenizer.added_tokens_decoder.items() if added.special}
+        token_ids = self.tokenizer(behind, add_special_tokens=False)["input_ids"] if found else []
         return tuple(token for token in token_ids if token in special)[:1]
 
     def _messages(self, content: str) -> list[dict[str, str]]:
@@ -112,7 +112,7 @@ class PromptRenderer:
         return [*system, {"role": "user", "content": content}]
 
     def _filled_in(self, messages: list[dict[str, str]], *, is_asking: bool) -> str:
-        return self._tokenizer.apply_chat_template(
+        return self.tokenizer.apply_chat_template(
             messages,
             add_generation_prompt=is_asking,
             tokenize=False,
@@ -135,11 +135,11 @@ class PromptRenderer:
     def check(self, problems: Sequence[Problem], *, num_rows: int) -> None:
         """Write every prompt; ConfigError for one that cannot be, or has tokens beyond the embedding's `num_rows`."""
         texts = [self._text(problem) for problem in problems]
-        if max(self._tokenizer.get_vocab().values()) < num_rows:
+        if max(self.tokenizer.get_vocab().values()) < num_rows:
             return
         for problem, text in zip(problems, texts, strict=True):
             if beyond := sorted({token for token in self._token_ids(text) if token >= num_rows}):
-                names = ", ".join(f"{self._tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:5])
+                names = ", ".join(f"{self.tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:5])
                 raise ConfigError(
                     f"the prompt of {problem.id} has the tokens {names}, and the model's embedding has only {num_rows} "
                     "rows: tokens were added to the tokenizer, and the model was not resized. Take them out of the "
@@ -169,9 +169,7 @@ class PromptRenderer:
 
     def _token_ids(self, text: str) -> list[int]:
         if self.is_chat:  # the template wrote the special tokens already
-            return self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        token_ids = self._tokenizer(text)["input_ids"]
-        is_closed = (
-            bool(token_ids) and token_ids[-1] == self._tokenizer.eos_token_id
-        )  # some tokenizers close every text
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        token_ids = self.tokenizer(text)["input_ids"]
+        is_closed = bool(token_ids) and token_ids[-1] == self.tokenizer.eos_token_id  # some tokenizers close every text
         return token_ids[:-1] if is_closed else token_ids

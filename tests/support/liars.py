@@ -22,11 +22,11 @@ class Liar(Around):
     """Passes everything on; a lie overrides `changed` (what is loaded) or `answers` (what is drawn)."""
 
     def __init__(self, sampler: Sampler):
-        self._sampler, self.loaded = sampler, list[Adapter]()
+        self._sampler, self.loaded = sampler, list[Any]()
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         self.loaded += snapshots
-        self._sampler.load([replace(self.changed(one), version=one.version) for one in snapshots])
+        self._sampler.load([replace(self.changed(one), version=one.version) for one in self.loaded[-len(snapshots) :]])
 
     def changed(self, adapter: Adapter) -> Adapter:
         return adapter
@@ -127,6 +127,20 @@ class MixesLayers(Liar):
             for name in adapter.tensors
         }
         return replace(adapter, tensors=tensors)
+
+
+class ServesBase(Liar):
+    """Serves the base for everything."""
+
+    def answers(self, requests: Sequence[SampleRequest], sampling: SamplingParams, seed: int) -> Groups:
+        return self.by_base(requests, sampling, seed)
+
+
+class ServesPrevious(Liar):
+    """Loads each adapter one swap late."""
+
+    def changed(self, adapter: Adapter) -> Adapter:
+        return self.loaded[-2] if len(self.loaded) > 1 else adapter
 
 
 class HalfByBase(Liar):
@@ -266,7 +280,7 @@ class TextOfAnother(Liar):
         ]
 
 
-def rounds(nats: float, lie: Callable[[Sampler], Any] = Liar) -> type[Liar]:
+def rounds(nats: float, lie: Callable[[Sampler], Any] = Liar) -> type[Around]:
     """Return an honest sampler, or a lie, whose log-probabilities have Gaussian noise, a function of tokens and of what
     is served, as another implementation has.
     """

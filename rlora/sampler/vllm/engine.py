@@ -38,7 +38,7 @@ from rlora.sampler.vllm.weights import put_weights, weights_of
 from rlora.seeding import derive_seed
 from rlora.system.files import folder_in_memory
 from rlora.system.screen import is_diverted, stage
-from rlora.types import Completion, SampleRequest, SamplingParams, StopReason
+from rlora.types import Completion, SampleRequest, SamplingParams, StopReason, digest_of
 
 _IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
 _DEFAULTS = {"VLLM_NO_USAGE_STATS": "1"}
@@ -156,7 +156,7 @@ class VllmSampler:
                 raise SamplerError(
                     f"vLLM gave {len(output.outputs)} completions, {request.num_samples} were asked for."
                 )
-            results.append([self._completion(request, sample) for sample in output.outputs])
+            results.append([self._completion(request, output, sample) for sample in output.outputs])
         return results
 
     def _params(self, request: SampleRequest, sampling: SamplingParams, seed: int) -> Any:
@@ -177,7 +177,7 @@ class VllmSampler:
             skip_special_tokens=False,  # what is judged is what was said
         )
 
-    def _completion(self, request: SampleRequest, sample: Any) -> Completion:
+    def _completion(self, request: SampleRequest, output: Any, sample: Any) -> Completion:
         token_ids = tuple(sample.token_ids)
         if sample.finish_reason == "length":
             stop = StopReason.LENGTH
@@ -192,6 +192,7 @@ class VllmSampler:
             stop=stop,
             policy=request.policy or 0,
             version=-1 if request.policy is None else self._versions[request.policy],
+            prompt=digest_of(output.prompt_token_ids),
         )
 
     def base_weights(self) -> dict[str, torch.Tensor]:
