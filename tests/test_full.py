@@ -19,6 +19,7 @@ from rlora.full.weights import load_weights, save_weights
 from rlora.model.base import Base
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.probe import NUM_PROBES
 from rlora.sampler.base import EngineSpec, SamplerConfig
 from rlora.sampler.torch_sampler import TorchSampler
 from rlora.train.batching import BatchConfig, build_batch
@@ -304,7 +305,7 @@ def test_an_honest_sampler_is_proven_and_asked_for_base_and_policy_by_turns(toy_
 @pytest.mark.parametrize("scale", [0.1, 1e-6])
 def test_a_sampler_that_begins_to_lie_is_caught(toy_dir, lie, scale) -> None:
     policy = load(toy_dir, TOY_MODEL)
-    wrap = liars.later(lie, num_honest_loads=3)  # two probes, and the policy as it starts
+    wrap = liars.later(lie, num_honest_loads=NUM_PROBES + 1)  # the probes, and the policy as it starts
     swap = HotSwap(policy, wrap(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
     swap.swap()
 
@@ -340,7 +341,7 @@ def test_an_engine_that_answers_for_the_base_with_the_policy_is_caught_before_th
 
 def test_an_engine_that_begins_to_answer_for_the_base_with_the_policy_is_caught(toy_dir) -> None:
     policy = load(toy_dir, TOY_MODEL)
-    forgetful = liars.later(ForgetsTheBase, num_honest_loads=3)
+    forgetful = liars.later(ForgetsTheBase, num_honest_loads=NUM_PROBES + 1)
     swap = HotSwap(policy, forgetful(TorchSampler(spec(toy_dir, TOY_MODEL))), PROMPTS, seed=1)
     swap.swap()
     disturb(policy, 0.1)

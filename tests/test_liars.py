@@ -13,6 +13,7 @@ from rlora.errors import ProofError, SamplerError
 from rlora.lora.config import LoraConfig
 from rlora.proof.evidence import Pooled, Sums, chance_of_copies, chance_of_count
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.probe import NUM_PROBES
 from rlora.rollout import Sampled
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.build import build_sampler
@@ -125,7 +126,7 @@ IN_ROLLOUTS = {
 
 @pytest.mark.parametrize("name", IN_ROLLOUTS)
 def test_a_lie_about_rollouts_that_begins_later_ends_the_run_within_three_steps(toy_dir, name) -> None:
-    swap = swap_in(toy_dir, liars.rounds(NOISE, liars.later(IN_ROLLOUTS[name], num_honest_loads=3)))
+    swap = swap_in(toy_dir, liars.rounds(NOISE, liars.later(IN_ROLLOUTS[name], num_honest_loads=NUM_PROBES + 1)))
     swap.swap()
 
     def go_on() -> None:

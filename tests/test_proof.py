@@ -13,6 +13,7 @@ from rlora.proof.canary import canary_prompts
 from rlora.proof.comparison import compare
 from rlora.proof.evidence import first_occurrences
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.probe import NUM_PROBES
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.torch_sampler import TorchSampler
 from rlora.train.policy import Policy
@@ -94,7 +95,7 @@ def test_an_honest_sampler_is_proven_at_every_version(toy_dir) -> None:
             assert metrics[f"proof/canary_served_fraction_{other}"] == pytest.approx(1, abs=1e-3)
 
 
-REHEARSED = 3  # loads before the first update: two probes, and the policy as it starts
+REHEARSED = NUM_PROBES + 1  # loads before the first update: the probes, and the policy as it starts
 
 
 @pytest.mark.parametrize("lie", [liars.ServesBase, liars.ServesPrevious])

@@ -41,13 +41,16 @@ class Draws:
         """What deviates most, in standard deviations."""
         return self._surprise.worst().z
 
-    def add(self, name: str, tokens: Drawn, scores: Scores) -> None:
+    def add(self, name: str, tokens: Drawn, scores: Scores, *, trainer_noise: float) -> None:
         """Add tokens that should have been drawn from the distribution of `scores`, which is called `name`.
 
-        Raises ProofError when they were not, or when their log-probabilities are those of another temperature.
+        `trainer_noise` bounds the rounding of the scores, nats. Raises ProofError when they were not, or when their
+        log-probabilities are those of another temperature.
         """
         is_first_N = tokens.is_first_N
-        self._slope.add(slope_sums(tokens.sampler_N[is_first_N], scores.logprobs_N[is_first_N]))
+        self._slope.add(
+            slope_sums(tokens.sampler_N[is_first_N], scores.logprobs_N[is_first_N], trainer_noise=trainer_noise)
+        )
         for sums in self._slope.windows():
             if sums.is_off:
                 raise ProofError(messages.other_temperature(name, sums))

@@ -26,7 +26,7 @@ from rlora.types import Completion
 
 CLIP = 30.0  # times the noise
 MAX_ERROR = 3.0  # times the noise: above it, what is served is neither the version nor anything like it
-LEAST_NOISE = 1e-4  # nats; what fp32 can differ by on any model
+LEAST_NOISE = (1e-4, 0.02)  # nats; what fp32 can differ by on any model, and what 16 bits can
 MAX_NOISE = 0.2  # nats at temperature 1: a sampler that differs by more on the base computes another model
 MAX_DEVIATIONS = 6.0  # of a sum from what is expected
 LEAST_LACK = 0.05  # of the update: rounding that shrinks it by less is no lie
@@ -50,11 +50,14 @@ def root_mean_square(values_N: torch.Tensor) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sums:
-    """Two sums that are added over steps: a deviation from what is expected, and its variance."""
+    """Sums that are added over steps: a deviation from what is expected, and its variance; the weight, in whose units
+    the deviation is meant; and the slack, by which rounding may lower it.
+    """
 
     deviation: float
     variance: float
     weight: float = 0.0
+    slack: float = 0.0
 
     @property
     def z(self) -> float:
@@ -69,13 +72,17 @@ class Sums:
     @property
     def is_off(self) -> bool:
         """Whether a fraction or slope lacks more than rounding could take, and more than chance could."""
-        return abs(self.z) > MAX_DEVIATIONS and abs(self.relative) > LEAST_LACK
+        lack = -(self.deviation + self.slack) / self.weight if self.weight > 0 else 0.0
+        return abs(self.z) > MAX_DEVIATIONS and max(lack, self.relative) > LEAST_LACK
 
 
-def served_sums(sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Tensor) -> Sums:
+def served_sums(
+    sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Tensor, *, trainer_noise: float = 0.0
+) -> Sums:
     """Return the sums of t - 1: `relative` is t - 1 itself, `z` its standard errors.
 
-    The variance is that of the residuals where they are (White 1980), so no noise is assumed.
+    The variance is that of the residuals where they are (White 1980), so no noise is assumed. The trainer's own
+    rounding is in x - a and, with the other sign, in a - b, which lowers t; `trainer_noise` bounds it, nats.
     """
     error_N, direction_N = (sampler_N - new_N).double(), (new_N - other_N).double()
     share_N = error_N * direction_N
@@ -83,12 +90,13 @@ def served_sums(sampler_N: torch.Tensor, new_N: torch.Tensor, other_N: torch.Ten
         deviation=float(share_N.sum()),
         variance=float(share_N.square().sum()),
         weight=float(direction_N.square().sum()),
+        slack=len(sampler_N) * trainer_noise**2,
     )
 
 
-def slope_sums(sampler_N: torch.Tensor, new_N: torch.Tensor) -> Sums:
+def slope_sums(sampler_N: torch.Tensor, new_N: torch.Tensor, *, trainer_noise: float = 0.0) -> Sums:
     """Return the sums of how x - a goes with a: `relative` is 1 / T - 1 where x was made at another temperature T."""
-    return served_sums(sampler_N, new_N, new_N.mean().expand_as(new_N))
+    return served_sums(sampler_N, new_N, new_N.mean().expand_as(new_N), trainer_noise=trainer_noise)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -165,6 +173,7 @@ class Pooled:
                     deviation=sum(each.deviation for each in part),
                     variance=self._spare + sum(each.variance for each in part),
                     weight=sum(each.weight for each in part),
+                    slack=sum(each.slack for each in part),
                 )
 
     def worst(self) -> Sums:

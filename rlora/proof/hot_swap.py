@@ -25,9 +25,8 @@ from rlora.proof.canary import CANARY_SAMPLES, CERTAIN, Canary, canary_prompts
 from rlora.proof.comparison import Comparison, compare
 from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import MAX_ERROR, Pooled, Scores, clipped_error, root_mean_square, served_sums
-from rlora.proof.probe import computing
 from rlora.proof.rehearsal import Rehearsal, Rehearser
-from rlora.proof.scoring import Drawn, drawn, score
+from rlora.proof.scoring import Drawn, drawn, rounding_of, score
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
 from rlora.train.policy import Policy
@@ -77,14 +76,18 @@ class HotSwap:
         Raises ProofError for an engine that does anything else than serve what it is given, and says what that is.
         """
         rehearser = Rehearser(
-            self._policy, self._sampler, self._draw, self._own_prompts, self._sampling, seed=self._seed
+            self._policy,
+            self._sampler,
+            self._draw,
+            self._draw_canary,
+            self._own_prompts,
+            self._sampling,
+            seed=self._seed,
         )
         done: Rehearsal = rehearser.run(version=self._policy.version)
-        with computing(self._policy, done.probe.start_D + done.probe.added_D):
-            self._canaries["previous"] = self._draw_canary(0)
         with self._policy.adapter_off():
             base = self._draw_canary(None)
-        self._canaries = {"base": base, **self._canaries}
+        self._canaries = {"base": base, "previous": done.canary}
         on_canary = root_mean_square(base.pick(None) - base.pick(base.trainer_logprobs_PV))
         self._noise = max(done.noise, on_canary)
         return {
@@ -211,12 +214,13 @@ class HotSwap:
         self, name: str, tokens: Drawn, new: Scores, sampler_N: torch.Tensor, new_N: torch.Tensor, base_N: torch.Tensor
     ) -> None:
         """Add this step's sums to those of the steps before, and refuse what deviates."""
-        self._served_fraction.add(served_sums(sampler_N, new_N, base_N))
+        rounding = rounding_of(self._policy, self._noise)
+        self._served_fraction.add(served_sums(sampler_N, new_N, base_N, trainer_noise=rounding))
         for sums in self._served_fraction.windows():
             if sums.is_off:
                 raise ProofError(messages.part_served(name, sums))
         if self._sampling.temperature > 0:
-            self._draws.add(name, tokens, new)
+            self._draws.add(name, tokens, new, trainer_noise=rounding)
         elif (gap := clipped_error(new.gap_N, self._noise)) > MAX_ERROR * self._noise:
             raise ProofError(messages.not_greedy(name, gap, self._noise))
 

@@ -142,12 +142,20 @@ def two_models(noise: float, most: float, num_tokens: int) -> str:
     )
 
 
-def probe(error: float, noise: float, looks: str | None, *, is_mixed: bool) -> str:
+def probe(error: float, noise: float, looks: str | None) -> str:
     """Return that a probe is not served as it was handed over."""
     return (
-        f"the sampler does not serve what it is given{' in a batch beside the base' if is_mixed else ''}: the "
+        "the sampler does not serve what it is given: the "
         f"log-probabilities of a probe, every tensor of which can be seen, are off by {error:.2g} nats, where the "
         f"noise is {noise:.2g}. It looks like {looks or 'nothing that was tried (docs/proof.md)'}. {_NOTHING_LOST}"
+    )
+
+
+def policy_beside(error: float, noise: float) -> str:
+    """Return that requests for the policy are answered by something else in a mixed batch."""
+    return (
+        "in a batch of requests for the policy and for the base, the policy's are answered by something else: "
+        f"{error:.2g} nats from the policy, where the noise is {noise:.2g}. {_NOTHING_LOST}"
     )
 
 

@@ -1,41 +1,38 @@
-"""The probe: policies whose every tensor is large enough to be seen alone, and what a wrong answer to one looks like.
+"""The probe: policies whose every tensor is large enough to be seen, and what a wrong answer to one looks like.
 
 A trained update is small at first, and what an engine loses of it lies below its rounding for many steps. So before a
-run trusts an engine, it hands over two policies that were made for this: the current one, disturbed in each tensor by
-noise of such a size that each disturbance by itself moves log-probabilities by several times the rounding. How far a
-tensor moves them is known from the gradient, whose norm is the root mean square over all directions.
+run trusts an engine, it hands over policies that were made for this: the current one, disturbed in some kinds of
+tensors (queries and keys, say), so that each disturbance moves the log-probabilities of drawn tokens by about as much
+as the others, and all together by `TOGETHER` nats (root mean square). More is no gain: a model that is disturbed
+further multiplies its rounding too. A disturbance is noise; how far it moves them is known from the gradient, whose
+norm is the root mean square over all directions.
+
+An error e of the sampler is looked for in every tensor at once: with d_j the derivative of the log-probabilities by
+the size of tensor j's disturbance, one backward pass with e as the gradient of the tokens gives all <e, d_j>. Those
+that stand out are then left out one by one.
 """
 
-from collections.abc import Iterator, Sequence
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from rlora.full.weights import Snapshot
 from rlora.lora.flat import Slot
-from rlora.proof.evidence import clipped_error, root_mean_square
+from rlora.proof.evidence import MAX_DEVIATIONS, root_mean_square
 from rlora.proof.scoring import Drawn, score
 from rlora.seeding import generator
 from rlora.train.policy import Policy
 from rlora.types import SamplingParams
 
-EFFECT = 6.0  # of one tensor's disturbance, times the noise
-LEAST_EFFECT = 0.3  # nats
-_SEEN = 0.6  # of the effect that is wanted
-_ROUNDS = 4  # in which tensors that are not seen grow
-_MOST_GROWTH, _LEAST_GROWTH = 4.0, 1.5  # of a size from round to round; the most over the median at the start
-_PASSES = 3  # of random signs, over which a gradient's norm is averaged
-_SCALES = (0.0, 0.25, 0.5, 0.75, 0.8, 0.9, 0.95, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
-_IS_BETTER = 0.5  # of the error: an explanation must halve it
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Probe:
-    """A disturbed policy: the flat vector it starts from, and what is added to it, on the CPU."""
-
-    start_D: torch.Tensor
-    added_D: torch.Tensor
+NUM_PROBES = 4
+TOGETHER = 1.0  # nats that a probe is away from the policy; docs/log.md has what others gave
+PART = 0.6  # of a tensor's disturbance that may be there too much or too little
+_PASSES = 3  # of random signs
+_MOST_OVER_MEDIAN = 8.0  # of a size: a gradient that is all but dead says nothing
+_SEEN, _ROUNDS, _MOST_GROWTH, _LEAST_GROWTH = 0.6, 5, 4.0, 1.5  # how tensors grow that the gradient does not show
 
 
 @contextmanager
@@ -55,48 +52,137 @@ def _assign(policy: Policy, theta_D: torch.Tensor) -> None:
     policy.refresh_served()
 
 
-def make_probe(policy: Policy, tokens: Drawn, sampling: SamplingParams, *, noise: float, seed: int) -> Probe:
-    """Return a disturbance of `policy`, every tensor of which moves the log-probabilities of `tokens` by several times
-    the `noise` (nats).
+def path_of(slot: Slot) -> str:
+    """Return the path of the layer that a tensor belongs to."""
+    return slot.name.removesuffix(".lora_B").removesuffix(".weight")
 
-    Sizes come from the gradient at the policy, whose norm is the root mean square over all directions. It is blind
-    where attention is (a query counts once keys differ), so tensors that the gradient at the disturbed policy does not
-    show are left out one by one, and grow until they are seen. One without any gradient (an expert that nobody asked)
-    gets the median size.
+
+def disturbed_slots(policy: Policy) -> list[list[Slot]]:
+    """Return the tensors that each of `NUM_PROBES` probes disturbs: all but A, whose product with B is what is served;
+    a kind whole, and about as many in each.
     """
-    slots = [slot for slot in policy.flat.slots if not slot.name.endswith("lora_A")]
-    start_D, direction_D = _start(policy, seed), torch.zeros(policy.flat.theta_D.shape)
-    for index, slot in enumerate(slots):
-        random = torch.randn(slot.shape, generator=generator(seed, "probe", "direction", index))
-        policy.flat.view(direction_D, slot).copy_(random)
-    wanted = max(EFFECT * noise, LEAST_EFFECT)
-    with computing(policy, start_D):
-        effects = _effects(policy, tokens, slots, temperature=sampling.temperature, seed=seed)
-    median = effects[effects > 0].median() if bool((effects > 0).any()) else effects.new_tensor(1.0)
-    sizes = (wanted / torch.where(effects > 0, effects, median)).clamp(max=_MOST_GROWTH * wanted / median)
+    kinds: dict[str, list[Slot]] = {}
+    for slot in policy.flat.slots:
+        if not slot.name.endswith("lora_A"):
+            kinds.setdefault(path_of(slot).rpartition(".")[2], []).append(slot)
+    groups: list[list[Slot]] = [[] for _ in range(NUM_PROBES)]
+    for slots in sorted(kinds.values(), key=len, reverse=True):
+        min(groups, key=len).extend(slots)
+    return [group for group in groups if group]
 
-    def disturbed() -> Probe:
-        added_D = torch.zeros_like(start_D)
-        for slot, size in zip(slots, sizes.tolist(), strict=True):
-            policy.flat.view(added_D, slot).copy_(policy.flat.view(direction_D, slot) * size)
-        return Probe(start_D=start_D, added_D=added_D)
 
-    probe = disturbed()
-    with computing(policy, probe.start_D + probe.added_D):
-        shown = sizes * _effects(policy, tokens, slots, temperature=sampling.temperature, seed=seed + 1)
-    unseen = (shown < wanted * _SEEN).nonzero().flatten().tolist()
-    for _ in range(_ROUNDS):
-        found = {
-            index: lost
-            for index in unseen
-            if (lost := _lost(policy, probe, tokens, sampling, slots[index])) < wanted * _SEEN
-        }
-        if not found:
+def effects_of(policy: Policy, tokens: Drawn, sampling: SamplingParams, *, seed: int) -> dict[str, float]:
+    """Return by how many nats (root mean square over tokens) noise of size 1 in a tensor moves log-probabilities, from
+    gradients of their sums with random signs.
+    """
+    count, slots = len(tokens.sampler_N), [slot for group in disturbed_slots(policy) for slot in group]
+    squares = torch.zeros(len(slots))
+    with computing(policy, _start(policy, seed)):
+        for number in range(_PASSES):
+            signs_N = torch.randint(2, (count,), generator=generator(seed, "signs", number)) * 2.0 - 1
+            gradient_D = gradient(policy, tokens, signs_N, temperature=sampling.temperature)
+            squares += torch.stack([policy.flat.view(gradient_D, slot).square().sum() for slot in slots])
+    found = (squares / (_PASSES * count)).sqrt().tolist()
+    return dict(zip([slot.name for slot in slots], found, strict=True))
+
+
+def gradient(policy: Policy, tokens: Drawn, weights_N: torch.Tensor, *, temperature: float) -> torch.Tensor:
+    """Return the gradient (D, on the CPU) of the weighted sum of the tokens' log-probabilities."""
+    policy.flat.zero_grad()
+    with torch.enable_grad():
+        logprobs_N = policy.score(tokens.micro_batch.to(policy.device), temperature=temperature).logprobs_N
+        (logprobs_N * weights_N.to(logprobs_N)).sum().backward()
+    gradient_D = policy.flat.grad_D.to("cpu", copy=True)
+    policy.flat.zero_grad()
+    return gradient_D
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Probe:
+    """A policy of which the tensors `slots` are disturbed: the flat vector it starts from, and what is added to it, on
+    the CPU.
+
+    `effect` is what each tensor was to move log-probabilities by, nats; `hidden` are the tensors that the gradient did
+    not show, whose disturbance was found by leaving them out.
+    """
+
+    start_D: torch.Tensor
+    added_D: torch.Tensor
+    slots: Sequence[Slot]
+    effect: float
+    hidden: Sequence[Slot]
+
+    @property
+    def theta_D(self) -> torch.Tensor:
+        """The flat vector of the probe."""
+        return self.start_D + self.added_D
+
+    def without(self, policy: Policy, slots: Sequence[Slot]) -> torch.Tensor:
+        """Return the flat vector without the disturbance of some tensors."""
+        theta_D = self.theta_D
+        for slot in slots:
+            policy.flat.view(theta_D, slot).copy_(policy.flat.view(self.start_D, slot))
+        return theta_D
+
+
+def make_probe(
+    policy: Policy, effects: Mapping[str, float], tokens: Drawn, sampling: SamplingParams, *, number: int, seed: int
+) -> Probe:
+    """Return a disturbance by noise of the tensors of group `number`, of sizes that the `effects` suggest.
+
+    The gradient is blind where attention is (a query counts once keys differ), so tensors that it hardly shows are left
+    out one by one, and grow until they are missed. One without a gradient (an expert that nobody asked) gets the median
+    size.
+    """
+    slots, start_D = disturbed_slots(policy)[number], _start(policy, seed)
+    added_D, effect = torch.zeros_like(start_D), TOGETHER * len(slots) ** -0.5
+    shown = torch.tensor([effects[slot.name] for slot in slots])
+    median = statistics.median([one for one in effects.values() if one > 0] or [1.0])
+    wanted = effect / torch.where(shown > 0, shown, torch.tensor(median))
+    sizes = wanted.clamp(max=_MOST_OVER_MEDIAN * effect / median)
+    for index, (slot, size) in enumerate(zip(slots, sizes.tolist(), strict=True)):
+        noise = torch.randn(slot.shape, generator=generator(seed, "probe", number, index))
+        policy.flat.view(added_D, slot).copy_(noise * size)
+    hidden = [slots[index] for index in (sizes < wanted).nonzero().flatten().tolist()]
+    probe = Probe(start_D=start_D, added_D=added_D, slots=slots, effect=effect, hidden=hidden)
+    return _grown(policy, _scaled(policy, probe, tokens, sampling), tokens, sampling)
+
+
+def _scaled(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams) -> Probe:
+    """Return the probe at a distance of about `TOGETHER` nats from the policy."""
+    for _ in range(3):
+        distance = _distance(policy, probe.theta_D, probe.start_D, tokens, sampling)
+        if 0.8 * TOGETHER <= distance <= 1.25 * TOGETHER:
             break
-        for index, lost in found.items():
-            sizes[index] *= min(_MOST_GROWTH, max(_LEAST_GROWTH, wanted / max(lost, 1e-9)))
-        probe, unseen = disturbed(), list(found)
+        factor = min(4.0, max(0.25, TOGETHER / max(distance, 1e-9)))
+        probe = replace(probe, added_D=probe.added_D * factor)
     return probe
+
+
+def _grown(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams) -> Probe:
+    """Return the probe with those tensors grown that the gradient did not show and that nobody would miss."""
+    unseen = list(probe.hidden)
+    for _ in range(_ROUNDS):
+        lost = {slot.name: root_mean_square(missed(policy, probe, tokens, sampling, slot)) for slot in unseen}
+        unseen = [slot for slot in unseen if lost[slot.name] < probe.effect * _SEEN]
+        if not unseen:
+            break
+        added_D = probe.added_D.clone()
+        for slot in unseen:
+            factor = min(_MOST_GROWTH, max(_LEAST_GROWTH, probe.effect / max(lost[slot.name], 1e-9)))
+            policy.flat.view(added_D, slot).mul_(factor)
+        probe = replace(probe, added_D=added_D)
+    return probe
+
+
+def _distance(
+    policy: Policy, theta_D: torch.Tensor, other_D: torch.Tensor, tokens: Drawn, sampling: SamplingParams
+) -> float:
+    """Return by how much two flat vectors differ on tokens, nats (root mean square)."""
+    with computing(policy, theta_D):
+        logprobs_N = score(policy, tokens, sampling).logprobs_N
+    with computing(policy, other_D):
+        return root_mean_square(score(policy, tokens, sampling).logprobs_N - logprobs_N)
 
 
 def _start(policy: Policy, seed: int) -> torch.Tensor:
@@ -109,102 +195,65 @@ def _start(policy: Policy, seed: int) -> torch.Tensor:
     return start_D
 
 
-def _lost(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams, slot: Slot) -> float:
-    """Return by how much log-probabilities change when one tensor is left as it was, nats (root mean square)."""
-    without_D = probe.start_D + probe.added_D
-    with computing(policy, without_D):
-        with_N = score(policy, tokens, sampling).logprobs_N
-    policy.flat.view(without_D, slot).copy_(policy.flat.view(probe.start_D, slot))
-    with computing(policy, without_D):
-        return root_mean_square(score(policy, tokens, sampling).logprobs_N - with_N)
+def missed(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams, slot: Slot) -> torch.Tensor:
+    """Return by how much log-probabilities change (N) when one tensor is left as it was, nats.
 
-
-def _effects(policy: Policy, tokens: Drawn, slots: Sequence[Slot], *, temperature: float, seed: int) -> torch.Tensor:
-    """Return, for each tensor, by how many nats (root mean square over tokens) a disturbance of size 1 moves them."""
-    micro_batch = tokens.micro_batch.to(policy.device)
-    squares = torch.zeros(len(slots))
-    for number in range(_PASSES):
-        policy.flat.zero_grad()
-        with torch.enable_grad():
-            logprobs_N = policy.score(micro_batch, temperature=temperature).logprobs_N
-            signs_N = torch.randint(2, logprobs_N.shape, generator=generator(seed, "signs", number)) * 2.0 - 1
-            (logprobs_N * signs_N.to(logprobs_N)).sum().backward()
-        squares += torch.stack([policy.flat.view(policy.flat.grad_D, slot).square().sum().cpu() for slot in slots])
-    policy.flat.zero_grad()
-    return (squares / (_PASSES * len(micro_batch.target_N))).sqrt()
+    In 16-bit precision that is half of the way from twice its disturbance to none of it: the trainer's
+    log-probabilities of the probe itself are in the sampler's error as well, and their rounding would look like a part
+    of the tensor.
+    """
+    none_D = probe.without(policy, [slot])
+    is_rounded = policy.dtype != torch.float32
+    with computing(policy, none_D):
+        none_N = score(policy, tokens, sampling).logprobs_N
+    with computing(policy, 2 * probe.theta_D - none_D if is_rounded else probe.theta_D):
+        return (none_N - score(policy, tokens, sampling).logprobs_N) / (2 if is_rounded else 1)
 
 
 def snapshot_of(policy: Policy, probe: Probe, *, version: int) -> Snapshot:
     """Return the probe as what is handed to a sampler, called `version`."""
-    with computing(policy, probe.start_D + probe.added_D):
+    with computing(policy, probe.theta_D):
         return policy.parametrization.snapshot(version)
 
 
-def explain(
-    policy: Policy, probe: Probe, other: Probe | None, tokens: Drawn, sampling: SamplingParams, *, noise: float
-) -> str | None:
-    """Return what explains best that a sampler's log-probabilities are not the probe's, or None if nothing tried does.
-
-    Tried are: the base, the policy served before (`other`), the whole update scaled, and one tensor, one layer's or
-    all of one kind without their updates.
+def suspects(
+    policy: Policy, probe: Probe, tokens: Drawn, error_N: torch.Tensor, sampling: SamplingParams
+) -> list[Slot]:
+    """Return the tensors in the order in which they may explain the sampler's error (nats; 0 where a token is a
+    repetition): those along which it lies most.
     """
-    sampler_N = tokens.sampler_N[tokens.is_first_N]
-
-    def error(theta_D: torch.Tensor) -> float:
-        with computing(policy, theta_D):
-            logprobs_N = score(policy, tokens, sampling).logprobs_N
-        return clipped_error(sampler_N - logprobs_N[tokens.is_first_N], noise)
-
-    full_D = probe.start_D + probe.added_D
-    best, explanation = error(full_D) * _IS_BETTER, None
-    for name, theta_D in _guesses(policy, probe, other, full_D):
-        if (found := error(theta_D)) < best:
-            best, explanation = found, name
-    return explanation
+    slots = probe.slots
+    with computing(policy, probe.theta_D):
+        gradient_D = gradient(policy, tokens, error_N, temperature=sampling.temperature)
+    along = [float((policy.flat.view(gradient_D, s) * policy.flat.view(probe.added_D, s)).sum()) for s in slots]
+    return [slots[index] for index in sorted(range(len(slots)), key=lambda index: -abs(along[index]))]
 
 
-def _guesses(
-    policy: Policy, probe: Probe, other: Probe | None, full_D: torch.Tensor
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield what may have been served, with its numbers."""
-    if other is not None:
-        yield "the version that was loaded before it", other.start_D + other.added_D
-    for scale in _SCALES:
-        name = f"the update scaled by {scale:g}" if scale else "the policy without its update"
-        yield name, probe.start_D + scale * probe.added_D
-    yield from _mixed(policy, full_D)
-    groups: dict[str, list[Slot]] = {}
-    for slot in policy.flat.slots:
-        if not slot.name.endswith("lora_A"):
-            path = slot.name.removesuffix(".lora_B").removesuffix(".weight")
-            groups.setdefault(f"{path} without its update", []).append(slot)
-            groups.setdefault(f"all of {path.rpartition('.')[2]} without their updates", []).append(slot)
-            layer = next((f"layer {part}" for part in path.split(".") if part.isdecimal()), None)
-            if layer is not None:
-                groups.setdefault(f"{layer} without its update", []).append(slot)
-    for name, slots in groups.items():
-        theta_D = full_D.clone()
-        for slot in slots:
-            policy.flat.view(theta_D, slot).copy_(policy.flat.view(probe.start_D, slot))
-        yield name, theta_D
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """How much of a tensor's disturbance is not there (1: all of it; below 0: too much is), in deviations too."""
+
+    slot: Slot
+    lacking: float
+    z: float
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it is more than chance."""
+        return abs(self.lacking) > PART and abs(self.z) > MAX_DEVIATIONS
 
 
-def _mixed(policy: Policy, full_D: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield updates that reached another layer or another projection than their own."""
-    by_name = {slot.name: slot for slot in policy.flat.slots}
-    layers = sorted({int(part) for name in by_name for part in name.split(".") if part.isdecimal()})
-    kinds = sorted({name.split(".")[-2] for name in by_name if name.endswith("lora_B")})
-    swaps: dict[str, dict[str, str]] = {
-        f"the updates of {one} and {other} mixed up": {one: other, other: one}
-        for number, one in enumerate(kinds)
-        for other in kinds[number + 1 :]
-    }
-    for what, order in (("the opposite order", layers[::-1]), ("another layer's place", layers[1:] + layers[:1])):
-        swaps[f"the layers' updates in {what}"] = dict(zip(map(str, layers), map(str, order), strict=True))
-    for explanation, swap in swaps.items():
-        theta_D = full_D.clone()
-        for name, slot in by_name.items():
-            source = by_name.get(".".join(swap.get(part, part) for part in name.split(".")))
-            if source is not None and source.shape == slot.shape:
-                policy.flat.view(theta_D, slot).copy_(policy.flat.view(full_D, source))
-        yield explanation, theta_D
+def part_of(
+    policy: Policy,
+    probe: Probe,
+    tokens: Drawn,
+    error_N: torch.Tensor,
+    sampling: SamplingParams,
+    slot: Slot,
+    *,
+    noise: float,
+) -> Part:
+    """Return how much of one tensor's disturbance the sampler's error shows to be missing."""
+    missed_N = missed(policy, probe, tokens, sampling, slot) * tokens.is_first_N
+    along, squared = float(error_N @ missed_N), float(missed_N.square().sum().clamp(min=1e-12))
+    return Part(slot=slot, lacking=along / squared, z=along / (noise * squared**0.5))

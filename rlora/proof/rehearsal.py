@@ -11,21 +11,41 @@ from itertools import chain
 
 from rlora.errors import ProofError
 from rlora.proof import messages
+from rlora.proof.canary import Canary
 from rlora.proof.draws import Draws, refuse_copies
-from rlora.proof.evidence import LEAST_NOISE, MAX_ERROR, MAX_NOISE, clipped_error, root_mean_square, served_sums
-from rlora.proof.probe import Probe, computing, explain, make_probe, snapshot_of
-from rlora.proof.scoring import Drawn, drawn, score
+from rlora.proof.evidence import (
+    CLIP,
+    MAX_ERROR,
+    MAX_NOISE,
+    Scores,
+    clipped_error,
+    root_mean_square,
+    served_sums,
+)
+from rlora.proof.explain import explain
+from rlora.proof.probe import (
+    Probe,
+    computing,
+    disturbed_slots,
+    effects_of,
+    make_probe,
+    part_of,
+    snapshot_of,
+    suspects,
+)
+from rlora.proof.scoring import Drawn, drawn, least_noise, rounding_of, score
 from rlora.sampler.base import Sampler
-from rlora.seeding import derive_seed
 from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams
 
-NUM_PROMPTS = 4
-NUM_SAMPLES = 16
+NUM_PROMPTS = 3
+NUM_SAMPLES = 8
 NUM_TOKENS = 8
 _LONGEST = 64  # tokens of a prompt
+_SHORT = 2  # tokens of the draws beside
 _MEASURED = 4  # samples by which the sizes of a probe are measured
 _SHORTEST = 2  # of one of them: a token that is lost on the way, or there twice, is seen best beside few others
+_SUSPECTS, _HIDDEN = 1, 8  # tensors that are left out one by one: likely ones, and those that no gradient shows
 _MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal, with two fewer
 
 Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Completion]]]
@@ -33,12 +53,25 @@ Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Comple
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rehearsal:
-    """What an engine was shown to do: the noise on the base (nats), and by how much each probe was off (nats)."""
+    """What an engine was shown to do: the noise on the base (nats), by how much each probe was off (nats), how far the
+    draws were from what is expected of them (standard deviations), and the canary of the second probe.
+    """
 
     noise: float
     errors: tuple[float, ...]
     surprise: float
-    probe: Probe
+    canary: Canary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """What an engine drew from a probe in a batch with requests for the base, what it drew for those, and with another
+    seed.
+    """
+
+    mixed: list[list[Completion]]
+    beside: list[list[Completion]]
+    with_other_seed: list[list[Completion]]
 
 
 class Rehearser:
@@ -49,13 +82,20 @@ class Rehearser:
         policy: Policy,
         sampler: Sampler,
         draw: Draw,
+        draw_canary: Callable[[int | None], Canary],
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
         seed: int,
     ):
         """Draw after the shortest of `prompts` (token ids) with `draw`, which checks the contract of completions."""
-        self._policy, self._sampler, self._draw, self._seed = policy, sampler, draw, seed
+        self._policy, self._sampler, self._draw, self._draw_canary, self._seed = (
+            policy,
+            sampler,
+            draw,
+            draw_canary,
+            seed,
+        )
         chosen = sorted(prompts, key=len)[:NUM_PROMPTS]
         self._prompts = [tuple(prompt[-_LONGEST:]) for prompt in chosen]
         self._prompts[-1] = self._prompts[-1][:_SHORTEST]
@@ -69,97 +109,127 @@ class Rehearser:
         given; it says what that looks like.
         """
         policy, sampling = self._policy, self._sampling
-        base = self._draw(self._requests(None), sampling, self._seed)
+        base = self._draw(self._requests(None, num_samples=2 * NUM_SAMPLES), sampling, self._seed)
         with policy.adapter_off():
-            noise = self._noise_of(drawn(self._answers(base), length=NUM_TOKENS))
+            noise = self._noise_of(drawn(self._answers(base, most=2 * NUM_SAMPLES), length=NUM_TOKENS))
         self._sampler.free_cache()
-        tokens = drawn([(prompt, group[:_MEASURED]) for prompt, group in self._answers(base)], length=NUM_TOKENS)
+        tokens = drawn(self._answers(base, most=_MEASURED), length=NUM_TOKENS)
+        effects = effects_of(policy, tokens, sampling, seed=self._seed)
         probes = [
-            make_probe(policy, tokens, sampling, noise=noise, seed=derive_seed(self._seed, "probe", number))
-            for number in range(2)
+            make_probe(policy, effects, tokens, sampling, number=number, seed=self._seed)
+            for number in range(len(disturbed_slots(policy)))
         ]
-        self._sampler.restore_cache()
-        errors = []
+        errors, previous = [], None
         for number, probe in enumerate(probes):
-            self._sampler.load([snapshot_of(policy, probe, version=version - 2 + number)])
-            previous = probes[number - 1] if number else None
-            errors.append(self._check_probe(probe, previous, noise=noise))
-        with computing(policy, probes[-1].start_D + probes[-1].added_D):
-            self._check_seeds()
-        return Rehearsal(noise=noise, errors=tuple(errors), surprise=self._draws.surprise, probe=probes[-1])
+            self._sampler.restore_cache()
+            self._sampler.load([snapshot_of(policy, probe, version=version - len(probes) + number)])
+            alone = self._draw(self._requests(0), sampling, self._seed)
+            if probe is probes[-1]:
+                answers = self._ask()
+                with computing(policy, probe.theta_D):
+                    canary = self._draw_canary(0)
+            self._sampler.free_cache()
+            errors.append(self._check(probe, previous, alone, noise=noise))
+            previous = probe
+        self._check_beside(probes[-1], alone, answers, noise=noise)
+        self._sampler.restore_cache()
+        return Rehearsal(noise=noise, errors=tuple(errors), surprise=self._draws.surprise, canary=canary)
 
-    def _requests(self, policy: int | None) -> list[SampleRequest]:
+    def _ask(self) -> Answers:
+        """Return what the engine draws from the probe that it holds otherwise than by itself."""
+        of_policy, of_base = self._requests(0), self._requests(None)
+        order = [*of_policy[:1], *chain.from_iterable(zip(of_policy[1:], of_base, strict=False)), of_base[-1]]
+        short = SamplingParams(temperature=self._sampling.temperature, max_tokens=_SHORT)
+        mixed = dict(zip([(r.key[-1], r.policy) for r in order], self._draw(order, short, self._seed), strict=True))
+        places = range(len(self._prompts))
+        return Answers(
+            mixed=[mixed[index, 0] for index in places],
+            beside=[mixed[index, None] for index in places],
+            with_other_seed=self._draw(of_policy, short, self._seed + 1),
+        )
+
+    def _requests(self, policy: int | None, *, num_samples: int = NUM_SAMPLES) -> list[SampleRequest]:
         return [
-            SampleRequest(token_ids=prompt, num_samples=NUM_SAMPLES, key=("train", "probe", index), policy=policy)
+            SampleRequest(token_ids=prompt, num_samples=num_samples, key=("train", "probe", index), policy=policy)
             for index, prompt in enumerate(self._prompts)
         ]
 
-    def _answers(self, completions: Sequence[Sequence[Completion]]) -> list[tuple[tuple[int, ...], list[Completion]]]:
-        return [(prompt, list(group)) for prompt, group in zip(self._prompts, completions, strict=True)]
+    def _answers(
+        self, completions: Sequence[Sequence[Completion]], *, most: int = NUM_SAMPLES
+    ) -> list[tuple[tuple[int, ...], list[Completion]]]:
+        return [(prompt, list(group[:most])) for prompt, group in zip(self._prompts, completions, strict=True)]
 
     def _noise_of(self, tokens: Drawn) -> float:
         """Return how far sampler and trainer differ on the base, nats; ProofError where they are two models."""
         scores = score(self._policy, tokens, self._sampling)
         difference_N = (tokens.sampler_N - scores.logprobs_N)[tokens.is_first_N]
-        noise = max(root_mean_square(difference_N), LEAST_NOISE)
+        noise = max(root_mean_square(difference_N), least_noise(self._policy))
         if noise * self._sampling.temperature > MAX_NOISE:
             raise ProofError(messages.two_models(noise, MAX_NOISE, len(difference_N)))
-        self._draws.add(messages.NAMES["base"], tokens, scores)
+        self._draws.add(messages.NAMES["base"], tokens, scores, trainer_noise=rounding_of(self._policy, noise))
         return noise
 
-    def _check_probe(self, probe: Probe, previous: Probe | None, *, noise: float) -> float:
-        """Return by how much the sampler is off on a probe, nats; ProofError for more than the noise explains."""
+    def _check(
+        self, probe: Probe, previous: Probe | None, alone: Sequence[Sequence[Completion]], *, noise: float
+    ) -> float:
+        """Return by how much the sampler is off on a probe, nats; ProofError for what it did not serve or draw."""
         policy = self._policy
-        completions = self._draw(self._requests(0), self._sampling, self._seed)
-        refuse_copies(completions)
-        tokens = drawn(self._answers(completions), length=NUM_TOKENS)
-        error = self._check_error(tokens, probe, previous, noise=noise)
-        with computing(policy, probe.start_D + probe.added_D):
-            self._draws.add("a probe of the policy", tokens, score(policy, tokens, self._sampling))
-        of_policy, of_base = self._requests(0), self._requests(None)
-        order = [*of_policy[:1], *chain.from_iterable(zip(of_policy[1:], of_base, strict=False)), of_base[-1]]
-        short = SamplingParams(temperature=self._sampling.temperature, max_tokens=2)
-        mixed = dict(zip([(r.key[-1], r.policy) for r in order], self._draw(order, short, self._seed), strict=True))
-        again = [mixed[index, 0] for index in range(len(self._prompts))]
-        self._check_error(drawn(self._answers(again), length=2), probe, previous, noise=noise, is_mixed=True)
-        if share_of_equal(completions, again) < _MOST_EQUAL:
-            raise ProofError(messages.OTHER_DRAWS)
-        beside = drawn(self._answers([mixed[index, None] for index in range(len(self._prompts))]), length=2)
-        with policy.adapter_off():
-            difference_N = beside.sampler_N - score(policy, beside, self._sampling).logprobs_N
-        if (wrong := clipped_error(difference_N[beside.is_first_N], noise)) > MAX_ERROR * noise:
-            raise ProofError(messages.base_beside(wrong, noise))
+        refuse_copies(alone)
+        tokens = drawn(self._answers(alone), length=NUM_TOKENS)
+        with computing(policy, probe.theta_D):
+            scores = score(policy, tokens, self._sampling)
+        error = self._check_error(tokens, scores, probe, previous, noise=noise)
+        self._draws.add("a probe of the policy", tokens, scores, trainer_noise=rounding_of(policy, noise))
         return error
 
+    def _check_beside(
+        self, probe: Probe, alone: Sequence[Sequence[Completion]], answers: Answers, *, noise: float
+    ) -> None:
+        """Raise ProofError for a batch of policy and base in which either is answered by something else, and for draws
+        that do not follow their seed. These are few tokens, so only what is far off counts.
+        """
+        policy = self._policy
+        mixed, beside = (drawn(self._answers(one), length=_SHORT) for one in (answers.mixed, answers.beside))
+        with computing(policy, probe.theta_D):
+            scores = score(policy, mixed, self._sampling)
+        with policy.adapter_off():
+            base = score(policy, beside, self._sampling)
+        for tokens, found, message in ((mixed, scores, messages.policy_beside), (beside, base, messages.base_beside)):
+            error = clipped_error((tokens.sampler_N - found.logprobs_N)[tokens.is_first_N], noise)
+            if error > 2 * MAX_ERROR * noise:
+                raise ProofError(message(error, noise))
+        if share_of_equal(alone, answers.mixed) < _MOST_EQUAL:
+            raise ProofError(messages.OTHER_DRAWS)
+        is_uncertain = float(scores.expected_N.mean()) > 1.0  # else equal draws are likely
+        if is_uncertain and share_of_equal(alone, answers.with_other_seed) > 1 - _MOST_EQUAL / 4:
+            raise ProofError(messages.SAME_DRAWS)
+
     def _check_error(
-        self, tokens: Drawn, probe: Probe, previous: Probe | None, *, noise: float, is_mixed: bool = False
+        self, tokens: Drawn, scores: Scores, probe: Probe, previous: Probe | None, *, noise: float
     ) -> float:
         """Return by how much the sampler is off on a probe, nats; ProofError for more than the noise explains, or for
-        another part of the disturbance than all of it.
+        another part of the disturbance than all of it, or of one tensor's.
         """
         policy, is_first_N = self._policy, tokens.is_first_N
-        sampler_N = tokens.sampler_N[is_first_N]
+        error_N = (tokens.sampler_N - scores.logprobs_N).clamp(-CLIP * noise, CLIP * noise) * is_first_N
+        sampler_N, probe_N = tokens.sampler_N[is_first_N], scores.logprobs_N[is_first_N]
         with computing(policy, probe.start_D):
             start_N = score(policy, tokens, self._sampling).logprobs_N[is_first_N]
-        with computing(policy, probe.start_D + probe.added_D):
-            probe_N = score(policy, tokens, self._sampling).logprobs_N[is_first_N]
         error = clipped_error(sampler_N - probe_N, noise)
-        if error <= MAX_ERROR * noise and not served_sums(sampler_N, probe_N, start_N).is_off:
-            return error
+        served = served_sums(sampler_N, probe_N, start_N, trainer_noise=rounding_of(policy, noise))
+        order = suspects(policy, probe, tokens, error_N, self._sampling)
+        tried = dict.fromkeys([*order[:_SUSPECTS], *probe.hidden[:_HIDDEN]])
+        if error <= MAX_ERROR * noise and not served.is_off:
+            of_noise = max(noise, error)
+            parts = (part_of(policy, probe, tokens, error_N, self._sampling, slot, noise=of_noise) for slot in tried)
+            if not any(part.is_off for part in parts):
+                return error
         with policy.adapter_off():
             base_N = score(policy, tokens, self._sampling).logprobs_N[is_first_N]
         looks = messages.looks_like_base(sampler_N, probe_N, base_N, noise)
         if looks is None:
-            looks = explain(policy, probe, previous, tokens, self._sampling, noise=noise)
-        raise ProofError(messages.probe(root_mean_square(sampler_N - probe_N), noise, looks, is_mixed=is_mixed))
-
-    def _check_seeds(self) -> None:
-        """Refuse a sampler whose draws do not depend on the seed, where what it serves is uncertain enough to tell."""
-        short = SamplingParams(temperature=self._sampling.temperature, max_tokens=2)
-        found = [self._draw(self._requests(0), short, self._seed + number) for number in range(2)]
-        scores = score(self._policy, drawn(self._answers(found[0]), length=2), self._sampling)
-        if float(scores.expected_N.mean()) > 1.0 and share_of_equal(*found) > 1 - _MOST_EQUAL / 4:
-            raise ProofError(messages.SAME_DRAWS)
+            looks = explain(policy, probe, previous, tokens, self._sampling, order, noise=noise)
+        raise ProofError(messages.probe(root_mean_square(sampler_N - probe_N), noise, looks))
 
 
 def share_of_equal(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Completion]]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rlora.proof.evidence import Scores, first_occurrences, scores_of
+from rlora.proof.evidence import LEAST_NOISE, Scores, first_occurrences, scores_of
 from rlora.sampler.distribution import log_probabilities
 from rlora.seeding import generator
 from rlora.train.batching import MicroBatch, Row, stack
@@ -53,3 +53,13 @@ def score(policy: Policy, tokens: Drawn, sampling: SamplingParams) -> Scores:
             for part_NH, targets_N, random_N in parts
         ]
     )
+
+
+def rounding_of(policy: Policy, noise: float) -> float:
+    """Return a bound on how much of the noise is the trainer's own rounding, nats: none in fp32, at most all of it."""
+    return 0.0 if policy.dtype == torch.float32 else noise
+
+
+def least_noise(policy: Policy) -> float:
+    """Return what sampler and trainer may differ by on any model of this precision, nats."""
+    return LEAST_NOISE[policy.dtype != torch.float32]

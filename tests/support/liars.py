@@ -157,8 +157,11 @@ class HalfOfEachGroupByBase(Liar):
     def answers(self, requests: Sequence[SampleRequest], sampling: SamplingParams, seed: int) -> Groups:
         truth, lie = self.honest(requests, sampling, seed), self.by_base(requests, sampling, seed)
         return [
-            [other if index % 2 else one for index, (one, other) in enumerate(zip(*pair, strict=True))]
-            for pair in zip(truth, lie, strict=True)
+            [
+                one if request.policy is None or index % 2 == 0 else other
+                for index, (one, other) in enumerate(zip(*pair, strict=True))
+            ]
+            for request, pair in zip(requests, zip(truth, lie, strict=True), strict=True)
         ]
 
 
