@@ -108,7 +108,7 @@ def test_vllm_is_imported_in_one_folder_alone() -> None:
 def test_types_use_the_standard_library_alone() -> None:
     tree = ast.parse((PACKAGE / "types.py").read_text())
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"collections.abc", "dataclasses", "enum"}
+    assert imported == {"array", "collections.abc", "dataclasses", "enum", "zlib"}
 
 
 def test_the_verifier_needs_no_torch() -> None:

@@ -28,7 +28,7 @@ from rlora.train.policy import Policy
 from rlora.types import SamplingParams
 
 NUM_PROBES = 4
-TOGETHER = 1.0  # nats that a probe is away from the policy; docs/log.md has what others gave
+TOGETHER = 0.8  # nats that a probe is away from the policy; docs/log.md has what others gave
 PART = 0.6  # of a tensor's disturbance that may be there too much or too little
 _PASSES = 3  # of random signs
 _MOST_OVER_MEDIAN = 8.0  # of a size: a gradient that is all but dead says nothing
