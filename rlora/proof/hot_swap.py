@@ -1,6 +1,7 @@
 """Hand each version of a policy to the sampler and prove that it is what the sampler serves.
 
-Before the first version the engine is rehearsed (rehearsal.py): it serves probes, every tensor of which can be seen, so that what it drops, scales, swaps or mixes up is named before anything is trained.
+Before the first version the engine is rehearsed (rehearsal.py): it serves probes, every tensor of which can be seen, so
+that what it drops, scales, swaps or mixes up is named before anything is trained.
 
 After each swap the version is told from the base and from the version before on a canary (comparison.py): tokens drawn
 the ordinary way after a few fixed sequences, cut where the base is in doubt. The trainer keeps its log-probabilities

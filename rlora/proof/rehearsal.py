@@ -117,21 +117,27 @@ class Rehearser:
             make_probe(policy, effects, tokens, sampling, number=number, seed=self._seed)
             for number in range(len(disturbed_slots(policy)))
         ]
-        errors, previous = [], None
-        for number, probe in enumerate(probes):
-            self._sampler.restore_cache()
-            self._sampler.load([snapshot_of(policy, probe, version=version - len(probes) + number)])
-            alone = self._draw(self._requests(0), sampling, self._seed)
-            if probe is probes[-1]:
-                answers = self._ask()
-                with computing(policy, probe.theta_D):
-                    canary = self._draw_canary(0)
+        self._sampler.restore_cache()
+        errors = []
+        for number, probe in enumerate(probes[:-1]):
+            alone = self._serve(probe, version=version - len(probes) + number)
             self._sampler.free_cache()
-            errors.append(self._check(probe, previous, alone, noise=noise))
-            previous = probe
+            errors.append(self._check(probe, probes[number - 1] if number else None, alone, noise=noise))
+            self._sampler.restore_cache()
+        alone = self._serve(probes[-1], version=version - 1)
+        answers = self._ask()
+        with computing(policy, probes[-1].theta_D):
+            canary = self._draw_canary(0)
+        self._sampler.free_cache()
+        errors.append(self._check(probes[-1], probes[-2] if len(probes) > 1 else None, alone, noise=noise))
         self._check_beside(probes[-1], alone, answers, noise=noise)
         self._sampler.restore_cache()
         return Rehearsal(noise=noise, errors=tuple(errors), surprise=self._draws.surprise, canary=canary)
+
+    def _serve(self, probe: Probe, *, version: int) -> list[list[Completion]]:
+        """Hand a probe over, and return what the engine draws from it as in a step of training."""
+        self._sampler.load([snapshot_of(self._policy, probe, version=version)])
+        return self._draw(self._requests(0), self._sampling, self._seed)
 
     def _ask(self) -> Answers:
         """Return what the engine draws from the probe that it holds otherwise than by itself."""
