@@ -143,6 +143,7 @@ def assemble(
             sampling=config.sampling,
             seed=config.seed,
             longest=config.sampler.max_prompt_tokens,
+            frees_cache=config.sampler.shares_base,
         ),
         sampler=sampler,
         plan=plan,

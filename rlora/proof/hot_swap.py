@@ -50,12 +50,15 @@ class HotSwap:
         sampling: SamplingParams = _PLAIN,
         seed: int = 0,
         longest: int | None = None,
+        frees_cache: bool = False,
     ):
         """Draw the canary after parts of `prompts` (token ids) of at most `longest` tokens, and rehearse with them.
 
-        `sampling` is how the rollouts are drawn, that will be checked.
+        `sampling` is how the rollouts are drawn, that will be checked; `frees_cache` says that the engine gives its
+        cache's memory to the trainer.
         """
         self._policy, self._sampler, self._sampling, self._seed = policy, sampler, sampling, seed
+        self._frees_cache = frees_cache
         self._own_prompts = [prompt[: longest or len(prompt)] for prompt in prompts]
         self._prompts = canary_prompts(policy, prompts, longest=longest)
         self._served: Snapshot | None = None
@@ -83,6 +86,7 @@ class HotSwap:
             self._own_prompts,
             self._sampling,
             seed=self._seed,
+            frees_cache=self._frees_cache,
         )
         done: Rehearsal = rehearser.run(version=self._policy.version)
         with self._policy.adapter_off():

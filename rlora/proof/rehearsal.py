@@ -86,8 +86,13 @@ class Rehearser:
         sampling: SamplingParams,
         *,
         seed: int,
+        frees_cache: bool,
     ):
-        """Draw after the shortest of `prompts` (token ids) with `draw`, which checks the contract of completions."""
+        """Draw after the shortest of `prompts` (token ids) with `draw`, which checks the contract of completions.
+
+        `frees_cache` says that the trainer can compute gradients only while the engine's cache is away.
+        """
+        self._frees_cache = frees_cache
         self._policy, self._sampler, self._draw, self._draw_canary, self._seed = (
             policy,
             sampler,
@@ -110,29 +115,37 @@ class Rehearser:
         base = self._draw(self._requests(None, num_samples=2 * NUM_SAMPLES), sampling, self._seed)
         with policy.adapter_off():
             noise = self._noise_of(drawn(self._answers(base, most=2 * NUM_SAMPLES), length=NUM_TOKENS))
-        self._sampler.free_cache()
+        self._free()
         tokens = drawn(self._answers(base, most=_MEASURED), length=NUM_TOKENS)
         effects = effects_of(policy, tokens, sampling, seed=self._seed)
         probes = [
             make_probe(policy, effects, tokens, sampling, number=number, seed=self._seed)
             for number in range(len(disturbed_slots(policy)))
         ]
-        self._sampler.restore_cache()
+        self._restore()
         errors = []
         for number, probe in enumerate(probes[:-1]):
             alone = self._serve(probe, version=version - len(probes) + number)
-            self._sampler.free_cache()
+            self._free()
             errors.append(self._check(probe, probes[number - 1] if number else None, alone, noise=noise))
-            self._sampler.restore_cache()
+            self._restore()
         alone = self._serve(probes[-1], version=version - 1)
         answers = self._ask()
         with computing(policy, probes[-1].theta_D):
             canary = self._draw_canary(0)
-        self._sampler.free_cache()
+        self._free()
         errors.append(self._check(probes[-1], probes[-2] if len(probes) > 1 else None, alone, noise=noise))
         self._check_beside(probes[-1], alone, answers, noise=noise)
-        self._sampler.restore_cache()
+        self._restore()
         return Rehearsal(noise=noise, errors=tuple(errors), surprise=self._draws.surprise, canary=canary)
+
+    def _free(self) -> None:
+        if self._frees_cache:
+            self._sampler.free_cache()
+
+    def _restore(self) -> None:
+        if self._frees_cache:
+            self._sampler.restore_cache()
 
     def _serve(self, probe: Probe, *, version: int) -> list[list[Completion]]:
         """Hand a probe over, and return what the engine draws from it as in a step of training."""

@@ -34,7 +34,10 @@ def date_of(run_dir: Path) -> str:
     """Return the day that chat templates write in a run: the one that it states, else the one on which it began."""
     prompt = read_json(run_dir / "config.json").get("prompt")
     stated = prompt.get("date") if isinstance(prompt, dict) else None
-    return str(stated or read_json(run_dir / "run.json").get("created", "")[:10])
+    if stated:
+        return str(stated)
+    about = run_dir / "run.json"  # a folder that was put together by hand has none
+    return str(read_json(about).get("created", "")[:10]) if about.is_file() else ""
 
 
 def refuse_other_base(stated: Mapping[str, str], now: Mapping[str, str], *, whose: str, name: str) -> None:
