@@ -10,7 +10,7 @@ from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.run_config import RunConfig
 from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
-from rlora.store.origin import date_of, inputs_of_run, refuse_other_base
+from rlora.store.origin import date_of, inputs_of_run, refuse_other_base, states_date
 from rlora.store.run_dir import METRICS_FILE, RunDir, read_json
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
@@ -105,6 +105,8 @@ def dated(config: RunConfig, point: BranchPoint | None) -> RunConfig:
     run_dir = Path(config.run_dir if point is None else point.run_dir)
     has_begun = point is not None or bool(checkpoints_of(config).steps())
     day = date_of(run_dir) if has_begun and (run_dir / "run.json").is_file() else today()
+    if point is None and has_begun and not states_date(run_dir):  # an older rlora's, which goes on as it began
+        return config
     return replace(config, prompt=replace(config.prompt, date=day))
 
 

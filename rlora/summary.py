@@ -125,7 +125,7 @@ def without_update(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:
     count = sum(row["rollout/num_completions"] for row in rows)
     shares = {
         name.removeprefix("verdict/").removesuffix("_share"): sum(
-            row[name] * row["rollout/num_completions"] for row in rows
+            row.get(name, 0.0) * row["rollout/num_completions"] for row in rows
         )
         / max(1, count)
         for name in rows[-1]

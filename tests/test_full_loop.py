@@ -14,7 +14,7 @@ from support.evaluations import toy as toy_evaluation
 from support.runs import SIZE, assert_same_run, rows, stopped, toy
 
 from rlora.commands.cli import main
-from rlora.errors import CheckpointError, ConfigError, ModelError, RunDirError, StaleAdapterError
+from rlora.errors import CheckpointError, ConfigError, ModelError, ProofError, RunDirError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
@@ -100,9 +100,9 @@ def test_reward_rises(tmp_path) -> None:
 @pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
 def test_a_lying_sampler_stops_the_run_within_one_step(tmp_path, lie, learning_rate) -> None:
     config = full(tmp_path / "run", optimizer=OptimizerConfig(learning_rate=learning_rate))
-    with pytest.raises(StaleAdapterError, match="the sampler does not serve version 1 of the policy"):
+    with pytest.raises(ProofError, match="the sampler does not serve what it is given"):
         run(config, make_sampler=lambda engine_spec: lie(build_sampler(engine_spec)))
-    assert not (tmp_path / "run" / "rollouts" / "step-000001.jsonl").exists()
+    assert not (tmp_path / "run" / "rollouts" / "step-000000.jsonl").exists()
 
 
 @pytest.mark.parametrize(

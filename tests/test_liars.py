@@ -235,5 +235,6 @@ def test_sums_are_pooled_over_steps_and_one_honest_past_does_not_hide_a_lie() ->
         pooled.add(Sums(deviation=0.0, variance=1.0, weight=1.0))
     for _ in range(4):
         pooled.add(Sums(deviation=-4.0, variance=1.0, weight=4.0))
-    assert pooled.worst().z == pytest.approx(-8.0)  # four steps, of two deviations each
-    assert pooled.worst().is_off
+    over = list(pooled.windows())
+    assert [sums.z for sums in over[:2]] == pytest.approx([-4.0, -8.0])  # four steps, of four deviations each
+    assert [sums.is_off for sums in over[:2]] == [False, True]

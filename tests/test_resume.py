@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from support.policies import ROOT
 from support.runs import SIZE, Stop, assert_same_run, rows, stopped, toy, without_clock
 
-from rlora.errors import CheckpointError, ConfigError, RunDirError, StaleAdapterError, WriteError
+from rlora.errors import CheckpointError, ConfigError, ProofError, RunDirError, WriteError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
 from rlora.lora.config import LoraConfig
@@ -249,7 +249,7 @@ def test_a_lying_sampler_is_caught_when_a_run_goes_on(tmp_path) -> None:
 
     config = toy(tmp_path / "run", **SIZE)
     stopped(config, after=4)
-    with pytest.raises(StaleAdapterError, match="does not serve version 4 of the policy"):
+    with pytest.raises(ProofError, match="It looks like the base model"):
         run(config, make_sampler=lambda spec: IgnoresAdapter(build_sampler(spec)))
 
 

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _imported(name: str, arguments: Sequence[str]) -> ModuleType:
     """Return a command's module, and say on a terminal that it is imported, since PyTorch takes seconds."""
-    is_said = name in _SLOW and sys.stderr.isatty() and not {"-h", "--help"} & set(arguments)
+    is_said = name in _SLOW and sys.stderr is not None and sys.stderr.isatty() and not {"-h", "--help"} & set(arguments)
     start = time.monotonic()
     if is_said:
         print("Importing PyTorch and Transformers ...", end="", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ _BOUNDS = {
     "vocab_size": 2**24,
     "max_position_embeddings": 2**27,
 }
+_EXPERTS = {"num_experts", "num_local_experts", "n_routed_experts"}
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _CONFIGS = ("config.json", "generation_config.json")
 
@@ -45,7 +46,10 @@ def check_folder(folder: Path) -> None:
                     continue
                 if type(value) is not int or not 1 <= value <= bound:
                     raise ConfigError(f"{folder / file} has {name}={value!r}; it must be a number from 1 to {bound}.")
-                if shapes and name != "max_position_embeddings":
+                is_unused = name == "intermediate_size" and not _EXPERTS.isdisjoint(
+                    section
+                )  # where all layers are mixtures
+                if shapes and name != "max_position_embeddings" and not is_unused:
                     held = len(shapes) if name in _LAYERS else max(largest, len(shapes))
                     if value > held:
                         raise ConfigError(

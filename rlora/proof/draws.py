@@ -38,8 +38,8 @@ class Draws:
 
     @property
     def surprise(self) -> float:
-        """What deviates most, in standard deviations."""
-        return self._surprise.worst().z
+        """How far the last tokens' surprise deviates, in standard deviations."""
+        return self._surprise.last.z
 
     def add(self, name: str, tokens: Drawn, scores: Scores, *, trainer_noise: float) -> None:
         """Add tokens that should have been drawn from the distribution of `scores`, which is called `name`.

@@ -176,9 +176,10 @@ class Pooled:
                     slack=sum(each.slack for each in part),
                 )
 
-    def worst(self) -> Sums:
-        """Return the window that deviates most, in deviations."""
-        return max(self.windows(), key=lambda sums: abs(sums.z))
+    @property
+    def last(self) -> Sums:
+        """The sums over the last step alone."""
+        return next(self.windows())
 
 
 def first_occurrences(completions: Sequence[Completion], *, length: int) -> torch.Tensor:

@@ -65,7 +65,7 @@ class HotSwap:
         self._previous: Snapshot | None = None
         self._canaries: dict[str, Canary] = {}  # of "base" and "previous"
         self._noise = 0.0  # of trainer against sampler on the base, nats; measured before the first swap
-        self._num_checks = policy.version
+        self._num_checks = 0  # of this version
         self._served_fraction, self._draws = Pooled(), Draws()
 
     @property
@@ -108,6 +108,7 @@ class HotSwap:
         metrics = {} if self._canaries else self.rehearse()
         snapshot = self._policy.snapshot()
         self._sampler.load([snapshot])
+        self._num_checks = 0
         canary = self._draw_canary(0)
         for other, stale in self._canaries.items():
             comparison = self._refuse_stale(canary, stale, messages.name(self._policy), messages.NAMES[other])
@@ -162,7 +163,7 @@ class HotSwap:
         self._check_sums(name, tokens, new, sampler_N, new_N, base_N)
         if error > MAX_ERROR * self._noise:
             raise ProofError(messages.neither("rollouts", self._policy, sampler_N, new_N, base_N, self._noise))
-        served = self._served_fraction.worst()
+        served = self._served_fraction.last  # of this step alone: a run that goes on logs what it would have logged
         return {
             "proof/rollouts_error": error,
             "proof/rollouts_served_fraction": 1 + served.relative,
@@ -184,7 +185,7 @@ class HotSwap:
         each check, and spread over it; of the next groups where one has too few.
         """
         answers: list[tuple[tuple[int, ...], list[Completion]]] = []
-        first, lacking = self._num_checks, _CHECKED_TOKENS
+        first, lacking = self._policy.version + self._num_checks, _CHECKED_TOKENS
         self._num_checks += 1
         for number in range(len(groups)):
             group = groups[(first + number) % len(groups)]

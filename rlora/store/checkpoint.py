@@ -110,6 +110,8 @@ class CheckpointFolder:
         except FileNotFoundError:
             return []
         except OSError as error:
+            if isinstance(error, NotADirectoryError) and not self.path.exists():  # something above it is a file
+                return []
             raise CheckpointError(f"{self.path} cannot be read: {error.strerror or error}.") from error
         return sorted(int(match[1]) for name in folders if (match := _NAME.fullmatch(name)))
 

@@ -30,6 +30,13 @@ def inputs_of_run(run_dir: Path) -> dict[str, dict[str, str]]:
     return {name: found[name] for name in ("base", "data") if isinstance(found.get(name), dict)}
 
 
+def states_date(run_dir: Path) -> bool:
+    """Whether a run states the day that chat templates write in it, as all do since there is such a day."""
+    stored = run_dir / "config.json"
+    prompt = read_json(stored).get("prompt") if stored.is_file() else None
+    return isinstance(prompt, dict) and bool(prompt.get("date"))
+
+
 def date_of(run_dir: Path) -> str:
     """Return the day that chat templates write in a run: the one that it states, else the one on which it began."""
     prompt = read_json(run_dir / "config.json").get("prompt")

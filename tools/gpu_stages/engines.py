@@ -39,7 +39,7 @@ def _refusal(policy: Any, sampler: Any) -> str | None:
     """Swap three versions in; return why the proof refused one of them, or None."""
     from support.engines import random_b
 
-    from rlora.errors import StaleAdapterError
+    from rlora.errors import ProofError
     from rlora.proof.hot_swap import HotSwap
 
     policy.version = 0
@@ -50,7 +50,7 @@ def _refusal(policy: Any, sampler: Any) -> str | None:
             random_b(policy, scale=_SCALE if version else 0.0, seed=version)
             policy.version = version
             swap.swap()
-    except StaleAdapterError as error:
+    except ProofError as error:
         return str(error)[:200]
     return None
 
