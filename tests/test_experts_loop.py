@@ -115,7 +115,7 @@ def test_vllm_on_a_cpu_is_refused_before_anything_loads(mixture, finished, tmp_p
     def fail(_spec):
         raise AssertionError
 
-    config = of(mixture, tmp_path / "run", sampler=SamplerConfig(kind=kind))
+    config = of(mixture, tmp_path / "run", sampler=SamplerConfig(kind=kind, max_prompt_tokens=64))
     with pytest.raises(ConfigError, match=r"cannot serve adapters of experts. Take --sampler.kind torch, .* attention"):
         run(config, make_sampler=fail)
     assert not (tmp_path / "run").exists()

@@ -53,6 +53,7 @@ def test_a_run_directory_holds_a_model_in_place_of_the_adapter(straight) -> None
     stamp = json.loads((straight / "model" / "rlora.json").read_text())
     weights = (straight / "model" / "model.safetensors").read_bytes()
     digest = hashlib.sha256(weights).hexdigest()
+    assert set(stamp.pop("base")) == {"config", "template", "tokenizer", "weights"}
     assert stamp == {"version": 5, "base_model": "toy", "sha256": {"model.safetensors": digest}}
     summary = json.loads((straight / "summary.json").read_text())
     assert (summary["method"], summary["num_parameters"]) == ("full", NUM_WEIGHTS)

@@ -9,13 +9,15 @@ import sys
 import psutil
 import pytest
 import torch
-from support.engines import IgnoresAdapter, ServesPrevious, random_b
+from support import liars
+from support.engines import random_b
 from support.policies import ROOT
 from support.vllm_bench import BUNDLED, Bench
 
 from rlora.errors import LayoutError, StaleAdapterError
 from rlora.lora.config import LoraConfig
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.probe import NUM_PROBES
 from rlora.sampler.base import is_vllm_installed
 from rlora.sampler.vllm.cache_memory import zero_cache
 from rlora.system.processor import has_amx
@@ -100,11 +102,12 @@ def test_base_requests_beside_adapter_requests_get_the_base(bench) -> None:
 
 
 @pytest.mark.parametrize("scale", [1e-2, 3e-5])
-@pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
+@pytest.mark.parametrize("lie", [liars.ServesBase, liars.ServesPrevious])
 def test_an_engine_made_to_lie_is_caught_at_the_first_swap(bench, lie, scale) -> None:
     bench.policy.version = 0
     random_b(bench.policy, scale=0.0)
-    swap = HotSwap(bench.policy, lie(bench.sampler), bench.prompts, seed=1)
+    lying = liars.later(lie, num_honest_loads=NUM_PROBES + 1)(bench.sampler)
+    swap = HotSwap(bench.policy, lying, bench.prompts, seed=1)
     swap.swap()
     random_b(bench.policy, scale=scale, seed=7)
     bench.policy.version = 1

@@ -6,11 +6,12 @@ import time
 import psutil
 import pytest
 import torch
-from support.engines import IgnoresAdapter, ServesPrevious
+from support import liars
 
 from rlora.errors import StaleAdapterError
 from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer, model_dir
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.probe import NUM_PROBES
 from rlora.sampler.base import EngineSpec, SamplerConfig, is_vllm_installed
 from rlora.system.memory import give_back_freed_memory
 from rlora.tasks import task
@@ -136,10 +137,11 @@ def test_an_honest_engine_is_proven_and_a_swap_is_quick(bench) -> None:
 
 
 @pytest.mark.parametrize("scale", [0.02, 3e-3])
-@pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
+@pytest.mark.parametrize("lie", [liars.ServesBase, liars.ServesPrevious])
 def test_an_engine_made_to_lie_is_caught_at_the_first_swap(bench, lie, scale) -> None:
     bench.change(version=0, scale=0.0)
-    swap = HotSwap(bench.policy, lie(bench.sampler), bench.prompts, seed=1)
+    lying = liars.later(lie, num_honest_loads=NUM_PROBES + 1)(bench.sampler)
+    swap = HotSwap(bench.policy, lying, bench.prompts, seed=1)
     swap.swap()
     bench.change(version=1, scale=scale)
     with pytest.raises(StaleAdapterError, match="does not serve version 1"):

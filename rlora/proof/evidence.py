@@ -25,7 +25,7 @@ import torch
 from rlora.types import Completion
 
 CLIP = 30.0  # times the noise
-MAX_ERROR = 3.0  # times the noise: above it, what is served is neither the version nor anything like it
+MAX_ERROR = 4.0  # times the noise: above it, what is served is neither the version nor anything like it
 LEAST_NOISE = (1e-4, 0.02)  # nats; what fp32 can differ by on any model, and what 16 bits can
 MAX_NOISE = 0.2  # nats at temperature 1: a sampler that differs by more on the base computes another model
 MAX_DEVIATIONS = 6.0  # of a sum from what is expected
