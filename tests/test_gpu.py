@@ -15,7 +15,7 @@ from support.training import ADVANTAGES, SGD_LIKE, groups
 from support.vllm_bench import BUNDLED, Bench
 from torch import nn
 
-from rlora.errors import StaleAdapterError
+from rlora.errors import ProofError
 from rlora.lora.config import LoraConfig
 from rlora.model.attention import attend, visibility_mask, visible_ranges
 from rlora.model.logprobs import logits
@@ -122,7 +122,7 @@ def test_swaps_are_proven_and_lies_are_caught(bench) -> None:
     bench.policy.version = 1
     assert swap.swap()["proof/canary_is_decided_base"] == 1
     lying = HotSwap(bench.policy, IgnoresAdapter(bench.sampler), bench.prompts, seed=1)
-    with pytest.raises(StaleAdapterError):
+    with pytest.raises(ProofError):
         lying.swap()
 
 
