@@ -119,7 +119,7 @@ IN_ROLLOUTS = {
     "another adapter": liars.OthersRollouts,
     "the base": liars.BaseRollouts,
     "half of each group": liars.HalfOfEachGroupByBase,
-    "hotter draws": liars.draws_at(2.0),
+    "hotter draws": liars.draws_at(4.0),
     "copies": liars.CopiesOneSample,
 }
 
