@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support.engines import IgnoresAdapter
 from support.evaluations import Counting, rows, toy
+from support.liars import ServesBase
 from support.policies import ROOT, TOY_MODEL, make_policy
 
 from rlora.commands.eval import parse
@@ -118,7 +118,7 @@ def test_the_adapter_is_proven_and_a_lying_sampler_is_caught(done, adapter, tmp_
     assert done[1]["proof"]["proof/canary_is_decided_base"] == 1
     with pytest.raises(ProofError, match="It looks like the base model"):
         evaluate_benchmarks(
-            toy(tmp_path / "lie", adapter=adapter), make_sampler=lambda spec: IgnoresAdapter(build_sampler(spec))
+            toy(tmp_path / "lie", adapter=adapter), make_sampler=lambda spec: ServesBase(build_sampler(spec))
         )
     assert not (tmp_path / "lie" / "samples-digits-policy.jsonl").exists()
 

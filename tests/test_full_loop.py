@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from support.engines import IgnoresAdapter, ServesPrevious
 from support.evaluations import toy as toy_evaluation
+from support.liars import ServesBase, ServesPrevious
 from support.runs import SIZE, assert_same_run, rows, stopped, toy
 
 from rlora.commands.cli import main
@@ -98,7 +98,7 @@ def test_reward_rises(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 3e-5])
-@pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
+@pytest.mark.parametrize("lie", [ServesBase, ServesPrevious])
 def test_a_lying_sampler_stops_the_run_within_one_step(tmp_path, lie, learning_rate) -> None:
     config = full(tmp_path / "run", optimizer=OptimizerConfig(learning_rate=learning_rate))
     with pytest.raises(ProofError, match="the sampler does not serve what it is given"):

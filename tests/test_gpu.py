@@ -8,8 +8,9 @@ import sys
 
 import pytest
 import torch
-from support.engines import IgnoresAdapter, random_b
+from support.engines import random_b
 from support.kernels import OFF, ON, gradient_of
+from support.liars import ServesBase
 from support.policies import ROOT
 from support.training import ADVANTAGES, SGD_LIKE, groups
 from support.vllm_bench import BUNDLED, Bench
@@ -121,7 +122,7 @@ def test_swaps_are_proven_and_lies_are_caught(bench) -> None:
     random_b(bench.policy, scale=5e-2, seed=1)  # at 1e-2 noise was too near
     bench.policy.version = 1
     assert swap.swap()["proof/canary_is_decided_base"] == 1
-    lying = HotSwap(bench.policy, IgnoresAdapter(bench.sampler), bench.prompts, seed=1)
+    lying = HotSwap(bench.policy, ServesBase(bench.sampler), bench.prompts, seed=1)
     with pytest.raises(ProofError):
         lying.swap()
 

@@ -22,7 +22,7 @@ from gpu_stages.pytest_runs import ENGINE_TESTS, outcomes, run_pytest
 from gpu_stages.runs import _differences
 from gpu_stages.setting import planned_gib
 from gpu_stages.stage import GIB, CheckError, Clock, Context
-from support import engines
+from support import liars
 from support.policies import ROOT
 
 from rlora.system.exactness import VARIABLES
@@ -266,7 +266,7 @@ def context(tmp_path: Path) -> Context:
 
 @pytest.mark.loop
 def test_a_lie_that_is_not_caught_fails_the_stage(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(engines, "IgnoresAdapter", lambda sampler: sampler)
+    monkeypatch.setattr(liars, "ServesBase", lambda sampler: sampler)
     with pytest.raises(CheckError, match="not caught: a sampler that ignores adapters"):
         engine_tests(context(tmp_path))
     (refusals,) = values(tmp_path, "made-up", "lies_refused")

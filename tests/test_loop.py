@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.engines import IgnoresAdapter, ServesPrevious
+from support.liars import ServesBase, ServesPrevious
 from support.policies import ROOT
 from support.runs import rows, toy, without_clock
 
@@ -126,7 +126,7 @@ def test_reward_rises(tmp_path) -> None:
 
 
 @pytest.mark.parametrize("learning_rate", [1e-3, 3e-5])
-@pytest.mark.parametrize("lie", [IgnoresAdapter, ServesPrevious])
+@pytest.mark.parametrize("lie", [ServesBase, ServesPrevious])
 def test_a_lying_sampler_stops_the_run_within_one_step(tmp_path, lie, learning_rate) -> None:
     config = toy(tmp_path / "run", samples_per_problem=64, optimizer=OptimizerConfig(learning_rate=learning_rate))
     with pytest.raises(ProofError, match="the sampler does not serve what it is given"):
@@ -143,7 +143,7 @@ def test_an_init_adapter_is_proven_before_the_first_sample(finished, tmp_path) -
     with pytest.raises(ProofError, match="It looks like the base model"):
         run(
             toy(tmp_path / "lie", init_adapter=str(finished / "adapter")),
-            make_sampler=lambda engine_spec: IgnoresAdapter(build_sampler(engine_spec)),
+            make_sampler=lambda engine_spec: ServesBase(build_sampler(engine_spec)),
         )
 
 

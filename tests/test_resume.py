@@ -245,12 +245,12 @@ def test_two_processes_cannot_write_one_run(tmp_path) -> None:
 
 
 def test_a_lying_sampler_is_caught_when_a_run_goes_on(tmp_path) -> None:
-    from support.engines import IgnoresAdapter
+    from support.liars import ServesBase
 
     config = toy(tmp_path / "run", **SIZE)
     stopped(config, after=4)
     with pytest.raises(ProofError, match="It looks like the base model"):
-        run(config, make_sampler=lambda spec: IgnoresAdapter(build_sampler(spec)))
+        run(config, make_sampler=lambda spec: ServesBase(build_sampler(spec)))
 
 
 class _Failing:

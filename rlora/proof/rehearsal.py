@@ -93,13 +93,8 @@ class Rehearser:
         `frees_cache` says that the trainer can compute gradients only while the engine's cache is away.
         """
         self._frees_cache = frees_cache
-        self._policy, self._sampler, self._draw, self._draw_canary, self._seed = (
-            policy,
-            sampler,
-            draw,
-            draw_canary,
-            seed,
-        )
+        self._policy, self._sampler, self._seed = policy, sampler, seed
+        self._draw, self._draw_canary = draw, draw_canary
         chosen = sorted(prompts, key=len)[:NUM_PROMPTS]
         self._prompts = [tuple(prompt[-_LONGEST:]) for prompt in chosen]
         self._sampling = SamplingParams(temperature=sampling.temperature or 1.0, max_tokens=NUM_TOKENS)

@@ -4,9 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
@@ -19,24 +17,11 @@ from rlora.train.losses import LossConfig, LossInputs, find_loss, k3
 from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, learning_rate_at
 from rlora.train.policy import Policy, TokenScores
 from rlora.train.token_budget import TokenBudget, is_out_of_memory
+from rlora.train.token_log import TokenLog, token_metrics
 from rlora.types import Group
 
 TokenCheck = Callable[[torch.Tensor, torch.Tensor], None]
 """Told the trainer's and the sampler's log-probabilities of N tokens, in nats; raises where they do not fit."""
-
-
-@dataclass(slots=True, eq=False)
-class TokenLog:
-    """Observations of one pass over a batch, from which the metrics are made, where they were computed: copying them
-    micro-batch by micro-batch would make a GPU wait for each.
-    """
-
-    losses: list[torch.Tensor]
-    kls_to_base: list[torch.Tensor]
-    trainer_logprobs: list[torch.Tensor]
-    sampler_logprobs: list[torch.Tensor]
-    entropies: list[torch.Tensor]
-    of_loss: dict[str, list[torch.Tensor]]
 
 
 class Trainer:
@@ -269,18 +254,3 @@ class Trainer:
 def _is_of_last_update(name: str) -> bool:
     """Return whether a metric of a step with several updates is the last one's: the norm, and what the loss logs."""
     return name == "optimizer/grad_norm" or (name.startswith("loss/") and name not in ("loss/value", "loss/kl_to_base"))
-
-
-def token_metrics(log: TokenLog) -> dict[str, float]:
-    """Return the metrics of a pass that are means, or largest values, over its trained tokens."""
-    trainer_N, sampler_N = torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu()
-    difference_N = (trainer_N - sampler_N).abs()
-    return {
-        "agreement/mean_abs_logprob_difference": float(difference_N.mean()),
-        "agreement/p99_abs_logprob_difference": float(np.quantile(difference_N.numpy(), 0.99)),  # torch's: up to 2^24
-        "agreement/max_abs_logprob_difference": float(difference_N.max()),
-        "agreement/kl_k3": float(k3(sampler_N, trainer_N).mean()),
-        **{f"loss/{name}": float(torch.cat(parts).cpu().float().mean()) for name, parts in log.of_loss.items()},
-        "policy/entropy": float(torch.cat(log.entropies).cpu().mean()),
-        "batch/num_trained_tokens": float(trainer_N.numel()),
-    }

@@ -18,9 +18,9 @@ _NEAR = 0.5  # of the distance to any other policy: what is served lies nearer t
 
 def engine_tests(context: Context) -> None:
     """Both lies on a made model, caught by the proof; then the tests marked gpu that need an engine."""
-    from support.engines import IgnoresAdapter, ServesPrevious
+    from support.liars import ServesBase, ServesPrevious
 
-    lies = {"ignores adapters": IgnoresAdapter, "serves the previous": lambda sampler: ServesPrevious(sampler, after=2)}
+    lies = {"ignores adapters": ServesBase, "serves the previous": ServesPrevious}
     with _engine(context, num_policies=1) as (policy, sampler):
         honest = _refusal(policy, sampler)
         refusals = {name: _refusal(policy, lie(sampler)) for name, lie in lies.items()}
@@ -30,7 +30,7 @@ def engine_tests(context: Context) -> None:
     if missed := [name for name, refusal in refusals.items() if refusal is None]:
         raise CheckError(f"not caught: a sampler that {' and one that '.join(missed)}")
     if context.is_tiny:
-        run_pytest(context, ["tests/test_proof.py", "-k", "honest or lying"])
+        run_pytest(context, ["tests/test_proof.py", "-k", "honest or lie"])
     else:
         run_pytest(context, ["-m", "gpu", "tests/test_gpu.py", "-k", " or ".join(ENGINE_TESTS)])
 
