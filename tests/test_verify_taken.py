@@ -8,6 +8,7 @@ from rlora.verify import Verifier
 pytestmark = pytest.mark.unit
 
 TAKEN = {
+    "a base behind the box": [(r"So it is $\boxed{2003}_6$.", "2003"), (r"$\boxed{101}_{2}$", "101")],
     "bold around a phrase": [
         ("We add.\n\n**Answer: 42**", "42"), ("**Final answer: $-2$**", "-2"), ("**The answer is (C)**", "C"),
         ("__Answer: (1, 2)__", "(1,2)"), ("Thus **the answer is 42.**", "42"), ("**Answer**: 42", "42"),

@@ -35,7 +35,7 @@ _UNSAID = re.compile(  # before an answer: if the answer is, check the answer; n
 _DENIED = re.compile(  # behind an answer; or it is a part of a formula, or asked
     r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:(?:wrong|incorrect|false|invalid"
     r"|rejected|extraneous|impossible|if it were|should be|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
-    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|_|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)",
+    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)",
     re.IGNORECASE,
 )
 HEDGE = re.compile(
