@@ -1,7 +1,7 @@
 """Build the parts of a run from its configuration, everything cheap and fallible first."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,11 @@ from rlora.advice import plan_on_paper, workload_of
 from rlora.errors import DataError, LayoutError, OutOfMemoryError
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
+from rlora.model.base import Base
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, model_title, num_weights
 from rlora.model.tokens import said_text
 from rlora.proof.hot_swap import HotSwap
+from rlora.proof.peers import ALONE, Peers
 from rlora.rewards import Judge
 from rlora.rollout import RolloutEngine
 from rlora.run_config import RunConfig
@@ -95,10 +97,13 @@ def assemble(
     make_sampler: Callable[[EngineSpec], Sampler],
     *,
     start: Checkpoint | None = None,
+    base: Base | None = None,
+    peers: Peers = ALONE,
 ) -> Parts:
     """Load tokenizer, policy and sampler of the model in `folder`, and join them; the canary borrows its prompts.
 
-    A run that goes on from `start` does not need its initial adapter any more, and keeps the sizes of its engine.
+    A run that goes on from `start` does not need its initial adapter any more, and keeps the sizes of its engine. With
+    `base` the policy is one of several on it, whose proofs are compared with those of its `peers`.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -108,8 +113,10 @@ def assemble(
     spec = _engine_spec(config, folder, end_token_ids(folder, tokenizer, renderer.turn_end_ids()))
     engine_sizes = {} if start is None else start.engine
     shared = _shared_engine(config, spec, make_sampler, engine_sizes) if config.sampler.shares_base else None
-    with _closed_on_failure(shared and shared.sampler), stage(f"Loading {model_title(config.model)}"):
-        trainer = _trainer(config, folder, weights=shared and shared.weights, is_new=start is None)
+    loading = stage(f"Loading {model_title(config.model)}") if base is None else nullcontext()
+    with _closed_on_failure(shared and shared.sampler), loading:
+        base = base or Base.load(folder, config.model, weights=shared and shared.weights)
+        trainer = _trainer(config, base, is_new=start is None)
         policy, sizes = trainer.policy, shared.sizes if shared else engine_sizes
         plan = plan_of(config, folder, policy, engine=sizes, is_shared=bool(shared))
         if plan is not None:
@@ -144,21 +151,20 @@ def assemble(
             seed=config.seed,
             longest=config.sampler.max_prompt_tokens,
             frees_cache=config.sampler.shares_base,
+            peers=peers,
         ),
         sampler=sampler,
         plan=plan,
     )
 
 
-def _trainer(config: RunConfig, folder: Path, *, weights: Mapping[str, torch.Tensor] | None, is_new: bool) -> Trainer:
+def _trainer(config: RunConfig, base: Base, *, is_new: bool) -> Trainer:
     """Return the trainer of a new policy, with what it computes by compiled; a new run's starts from its adapter."""
-    policy = Policy.load(
-        folder,
-        config.model,
+    policy = Policy.on(
+        base,
         config.adapters,
         seed=derive_seed(config.seed, "policy", 0),
         init_adapter=Path(config.init_adapter) if config.init_adapter and is_new else None,
-        weights=weights,
     )
     warm_up(policy)
     return Trainer(

@@ -2,32 +2,25 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-from rlora.advice import check_layers
-from rlora.assemble import Problems, assemble, load_problems
-from rlora.config import to_json, with_home
+from rlora.assemble import Problems, assemble
+from rlora.config import to_json
 from rlora.inputs import check_inputs
-from rlora.model.identity import base_digests
-from rlora.model.sources import model_dir
 from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs
-from rlora.rewards import Judge, RewardFunction, as_judge, name_of, open_judge
+from rlora.rewards import Judge, RewardFunction, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
-from rlora.sampler.capabilities import check_gpu
+from rlora.site import Site, prepared, site_of
 from rlora.state import Run, checkpoints_of
 from rlora.summary import opening, summarize, without_update
-from rlora.system.exactness import make_exact
-from rlora.system.interrupts import Interrupts
-from rlora.system.memory import let_blocks_grow
 from rlora.system.screen import LOG_FILE, Diversion, say, stage
+from rlora.system.stages import Screen
 from rlora.tasks import task
 from rlora.tracking import MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
-from rlora.verify import Verifier
 
 _FIRST_STEPS = 5  # after which a run that has made no update says so
 
@@ -88,59 +81,68 @@ def run(
     first. A signal raises Interrupted between two writes. What libraries write meanwhile goes to `log.txt` in the run
     directory, from the whole process, unless `config.tracking.verbose`.
     """
-    config = with_home(config)
-    config.check()
-    check_gpu(config.sampler)
-    own_judge = None if reward is None else as_judge(reward, name=name_of(reward))
-    if reward is not None:
-        config = replace(config, reward=name_of(reward))
-    config, point = branched(config.resolved())
+    config, own_judge = prepared(config, reward)
+    config, point = branched(config)
     config = dated(config, point)
-    with Diversion(is_on=not config.tracking.verbose) as diversion:
-        return _run(config, point, problems, own_judge, make_sampler, diversion)
-
-
-def _run(
-    config: RunConfig,
-    point: BranchPoint | None,
-    problems: Problems | None,
-    own_judge: Judge | None,
-    make_sampler: Callable[[EngineSpec], Sampler],
-    diversion: Diversion,
-) -> Path:
-    if not config.sampler.shares_base:  # vLLM's allocator for a cache that gives way refuses such blocks
-        let_blocks_grow()
-    if config.sampler.exact:
-        make_exact()
-    is_new = point is None and not checkpoints_of(config).steps()
-    problems = problems or load_problems(config)
-    folder = model_dir(config.model)
-    check_layers(config, folder)
-    inputs = {"base": base_digests(folder), "data": problems.digests}
-    renamed = same_inputs(config, point, inputs)
-    check_inputs(config, folder, problems, base=inputs["base"], is_new=is_new)
-    parent = None if point is None else str(point)
     with (
-        closing(open_run_dir(config, parent=parent, inputs=inputs, renamed=renamed)) as run_dir,
-        Interrupts() as interrupts,
-        Verifier(config.verifier) as verifier,
+        Diversion(is_on=not config.tracking.verbose) as diversion,
+        site_of(config, problems, own_judge, make_sampler) as site,
     ):
+        same_inputs(config, point, site.inputs)
+        is_new = point is None and not checkpoints_of(config).steps()
+        check_inputs(config, site.folder, site.problems, base=site.base_digests, is_new=is_new)
+        return carry_out(config, site, point=point, keep_log=diversion.keep_in)
+
+
+def carry_out(
+    config: RunConfig,
+    site: Site,
+    *,
+    point: BranchPoint | None = None,
+    keep_log: Callable[[Path], None] = lambda _: None,
+    screen: Screen | None = None,
+    after_step: Callable[[Run], None] = lambda _: None,
+) -> Path:
+    """Train one run from where it is to its end, score it, and return its directory.
+
+    `keep_log` is told where the libraries' log goes, `screen` takes what the run says (the user's, when left out), and
+    `after_step` is called between two steps: what it raises ends the run there.
+    """
+    parent = None if point is None else str(point)
+    renamed = same_inputs(config, point, site.inputs)
+    with closing(open_run_dir(config, parent=parent, inputs=site.inputs, renamed=renamed)) as run_dir:
         if run_dir.is_finished:
             say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
             return run_dir.path
-        diversion.keep_in(run_dir.path / LOG_FILE)
+        keep_log(run_dir.path / LOG_FILE)
         with MetricsLog(
-            run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
+            run_dir.path,
+            config.tracking,
+            num_steps=config.num_steps,
+            run_id=run_dir.run_id,
+            run_config=to_json(config),
+            screen=screen,
         ) as log:
             start = find_start(config, point, log)
-            judge = own_judge or open_judge(config.reward or task(config.data.task_name).judge, verifier)
-            parts = assemble(config, folder, problems.train, judge, make_sampler, start=start)
+            judge = site.judge or open_judge(config.reward or task(config.data.task_name).judge, site.verifier)
+            parts = assemble(
+                config,
+                site.folder,
+                site.problems.train,
+                judge,
+                site.make_sampler,
+                start=start,
+                base=site.base,
+                peers=site.peers,
+            )
             with closing(parts.sampler):
-                log.display.say(opening(config, parts, problems))
+                log.display.say(opening(config, parts, site.problems))
                 parts.trainer.budget.say = log.display.say
-                started = restore(config, start, parts, problems, run_dir, log, interrupts, is_branch=point is not None)
+                started = restore(
+                    config, start, parts, site.problems, run_dir, log, site.interrupts, is_branch=point is not None
+                )
                 for _ in train(started):
-                    pass
+                    after_step(started)
                 log.display.phase("final evaluation")
                 summarize(started)
     return run_dir.path

@@ -224,7 +224,7 @@ def restore(
     return Run(
         config=config,
         parts=parts,
-        stream=ProblemStream(problems.train, seed=config.seed, position=position, solve_rates=rates),
+        stream=ProblemStream(problems.train, seed=config.order_seed, position=position, solve_rates=rates),
         progress=progress,
         test=problems.test,
         folder=run_dir,

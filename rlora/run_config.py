@@ -165,6 +165,11 @@ class RunConfig:
         return self.lora if self.method == "lora" else None
 
     @property
+    def order_seed(self) -> int:
+        """What the order of problems derives from."""
+        return self.seed if self.data.seed is None else self.data.seed
+
+    @property
     def collection(self) -> Collection:
         """How a step's groups are collected."""
         return Collection(

@@ -143,13 +143,19 @@ class SampleRequest:
     """A prompt of which `num_samples` completions are wanted from one policy that the sampler serves.
 
     `key` seeds the request: the same key, prompt, policy version and run seed give the same completions whatever else
-    is sampled beside it. `policy` None means the base model without an adapter.
+    is sampled beside it. `policy` None means the base model without an adapter. `seed` is the run's seed where a call
+    has requests of several runs; None takes the call's.
     """
 
     token_ids: tuple[int, ...]
     num_samples: int
     key: tuple[str | int, ...]
     policy: int | None = 0
+    seed: int | None = None
+
+    def seed_path(self, seed: int) -> tuple[str | int, ...]:
+        """Return what the request's draws derive from, in a call whose run has this seed."""
+        return (seed if self.seed is None else self.seed, "sample", *self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ WINGS: list[dict[str, list[str]]] = [
             "inputs",
             "state",
             "resume",
+            "site",
             "summary",
             "loop",
             "recipe",

@@ -25,7 +25,8 @@ from rlora.proof.canary import CANARY_SAMPLES, CERTAIN, Canary, canary_prompts
 from rlora.proof.comparison import Comparison, compare
 from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import MAX_ERROR, Pooled, Scores, clipped_error, root_mean_square, served_sums
-from rlora.proof.rehearsal import Rehearsal, Rehearser
+from rlora.proof.peers import ALONE, Peers
+from rlora.proof.rehearsal import Rehearser
 from rlora.proof.scoring import Drawn, drawn, rounding_of, score
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
@@ -51,14 +52,15 @@ class HotSwap:
         seed: int = 0,
         longest: int | None = None,
         frees_cache: bool = False,
+        peers: Peers = ALONE,
     ):
         """Draw the canary after parts of `prompts` (token ids) of at most `longest` tokens, and rehearse with them.
 
         `sampling` is how the rollouts are drawn, that will be checked; `frees_cache` says that the engine gives its
-        cache's memory to the trainer.
+        cache's memory to the trainer. `peers` are the other policies that the sampler serves.
         """
         self._policy, self._sampler, self._sampling, self._seed = policy, sampler, sampling, seed
-        self._frees_cache = frees_cache
+        self._frees_cache, self._peers = frees_cache, peers
         self._own_prompts = [prompt[: longest or len(prompt)] for prompt in prompts]
         self._prompts = canary_prompts(policy, prompts, longest=longest)
         self._served: Snapshot | None = None
@@ -85,10 +87,10 @@ class HotSwap:
             self._draw_canary,
             self._own_prompts,
             self._sampling,
-            seed=self._seed,
             frees_cache=self._frees_cache,
         )
-        done: Rehearsal = rehearser.run(version=self._policy.version)
+        kind = (self._policy.config, self._sampling.temperature)
+        done = self._peers.rehearsal(kind, lambda: rehearser.run(version=self._policy.version))
         with self._policy.adapter_off():
             base = self._draw_canary(None)
         self._canaries = {"base": base, "previous": done.canary}
@@ -115,6 +117,8 @@ class HotSwap:
             metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
             metrics[f"proof/canary_ratio_{other}"] = comparison.ratio
             metrics[f"proof/canary_is_decided_{other}"] = float(comparison.is_decided)
+        for peer, other in self._peers.exchange(canary).items():
+            self._refuse_peer(canary, other, peer)
         new_N = canary.pick(canary.trainer_logprobs_PV)
         error = clipped_error(canary.pick(None) - new_N, self._noise)
         if error > MAX_ERROR * self._noise and not rounding_of(self._policy, self._noise):  # too few tokens to round
@@ -250,6 +254,14 @@ class HotSwap:
             drawn=tuple((row, c.token_ids[0], c.logprobs[0]) for row, cs in enumerate(completions) for c in cs),
             trainer_logprobs_PV=trainer_logprobs_PV,
         )
+
+    def _refuse_peer(self, canary: Canary, other: Canary, peer: str) -> None:
+        """Raise StaleAdapterError when another policy's version was served, where the two can be told apart."""
+        own, others = canary.pick(canary.trainer_logprobs_PV), canary.pick(other.trainer_logprobs_PV)
+        comparison = compare(canary.pick(None), own, others, noise=self._noise)
+        if comparison.is_stale:
+            served = messages.peer(peer)
+            raise StaleAdapterError(messages.stale("canary", messages.name(self._policy), served, comparison))
 
     def _refuse_stale(self, canary: Canary, stale: Canary, wanted: str, served: str) -> Comparison:
         """Compare what was drawn with another version's canary; StaleAdapterError when that version drew it."""

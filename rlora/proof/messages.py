@@ -28,6 +28,11 @@ def name(policy: Policy) -> str:
     return f"version {policy.version} of the policy"
 
 
+def peer(name: str) -> str:
+    """Return what another policy that the same sampler serves is called."""
+    return f"{name}, another policy"
+
+
 def stale(where: str, wanted: str, served: str, comparison: Comparison, *, is_identical: bool = False) -> str:
     """Return that another version is served than the one that should be."""
     why = (

@@ -12,6 +12,8 @@ import torch
 from rlora.errors import LayoutError, SamplerError
 from rlora.full.weights import Snapshot
 from rlora.lora.adapter import Adapter
+from rlora.lora.config import LoraConfig
+from rlora.lora.low_rank import LowRank
 from rlora.model.sources import load_tokenizer
 from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
@@ -26,9 +28,10 @@ class TorchSampler:
 
     def __init__(self, spec: EngineSpec):
         """Load the base model of `spec`, which is what is served until `load`."""
-        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seed=0)
+        self._policy = Policy.load(spec.folder, spec.model, spec.lora, seed=0)  # that is computed with
+        self._of_shape = {spec.lora: self._policy}  # adapters may differ in rank, scale and layers
         self._snapshots: dict[int, Snapshot] = {}  # policy -> what it serves, numbered as the one policy there is
-        self._computed: int | None = None  # the policy that the model computes with
+        self._computed: int | None = None  # the number of the policy whose numbers it holds
         self._tokenizer = load_tokenizer(spec.folder, spec.model)
         self._end_token_ids = torch.tensor(spec.end_token_ids, device=self._policy.device)
         self._versions: dict[int, int] = {}
@@ -43,10 +46,19 @@ class TorchSampler:
                 self._computed = None
 
     def _compute_with(self, policy: int) -> None:
-        """Copy a policy's snapshot into this sampler's own flat vector, unless it is there."""
+        """Copy a policy's snapshot into a flat vector of this sampler's own, unless it is there."""
         if self._computed != policy:
-            self._policy.assign(self._snapshots[policy])
+            snapshot = self._snapshots[policy]
+            self._policy = self._shaped(snapshot.config if isinstance(snapshot, Adapter) else None)
+            self._policy.assign(snapshot)
             self._computed = policy
+
+    def _shaped(self, shape: LoraConfig | None) -> Policy:
+        """Return the policy of this shape on the one base."""
+        if shape not in self._of_shape:
+            assert shape is not None  # an engine of full weights serves nothing else
+            self._of_shape[shape] = Policy(self._policy.base, LowRank(self._policy.base, shape, seed=0))
+        return self._of_shape[shape]
 
     @torch.no_grad()
     def sample(
@@ -69,7 +81,7 @@ class TorchSampler:
         if sampling.temperature == 0 and request.num_samples != 1:
             raise SamplerError("greedy sampling gives one completion a prompt; set the temperature above 0 for more.")
         device, rows = self._policy.device, request.num_samples
-        random = generator(seed, "sample", *request.key, device=device)
+        random = generator(*request.seed_path(seed), device=device)
         cache = DynamicCache()
         tokens_B1 = torch.tensor([request.token_ids], device=device)
         log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)

@@ -11,6 +11,7 @@ from rlora.errors import NonFiniteError
 from rlora.system.files import append_line
 from rlora.system.records import line_of
 from rlora.system.screen import spoken_to_the_user
+from rlora.system.stages import Screen
 from rlora.tracking.console import Display
 from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig, find_tracker
 
@@ -22,12 +23,22 @@ class MetricsLog:
     """
 
     def __init__(
-        self, run_dir: Path, config: TrackingConfig, *, num_steps: int, run_id: str, run_config: Mapping[str, Any]
+        self,
+        run_dir: Path,
+        config: TrackingConfig,
+        *,
+        num_steps: int,
+        run_id: str,
+        run_config: Mapping[str, Any],
+        screen: Screen | None = None,
     ):
-        """Open the log of the run in `run_dir`; trackers go on with the run of the same `run_id`."""
+        """Open the log of the run in `run_dir`; trackers go on with the run of the same `run_id`.
+
+        The display is drawn on the user's screen, or on another one.
+        """
         self._path = run_dir / "metrics.jsonl"
         self._file: FileIO | None = None
-        self.display = Display(num_steps)
+        self.display = Display(num_steps, screen)
         run = TrackedRun(run_dir=run_dir, run_id=run_id, values=run_config, config=config)
         with spoken_to_the_user():  # a run's address, a question for a key
             self._trackers: dict[str, Tracker] = {name: find_tracker(name)(run) for name in config.names}

@@ -112,8 +112,19 @@ class Policy:
 
         `lora` None makes every weight trainable, which the engine's own `weights` are not.
         """
-        assert lora is not None or (weights is None and init_adapter is None)
+        assert lora is not None or weights is None
         base = Base.load(folder, model_config, device=device, weights=weights)
+        return cls.on(base, lora, seed=seed, init_adapter=init_adapter)
+
+    @classmethod
+    def on(cls, base: Base, lora: LoraConfig | None, *, seed: int, init_adapter: Path | None = None) -> "Policy":
+        """Return a new policy on `base`, from `seed` or from a PEFT adapter; `lora` None makes every weight trainable.
+
+        Raises:
+            ConfigError: the base has no layers that can carry the adapters.
+            AdapterError: the initial adapter does not fit.
+        """
+        assert lora is not None or init_adapter is None
         policy = cls(base, Full(base) if lora is None else LowRank(base, lora, seed=seed))
         if lora is not None and init_adapter is not None:
             shapes = {slot.name: slot.shape for slot in policy.flat.slots}
