@@ -41,7 +41,7 @@ class DataConfig:
     """Train on problems at most this difficult."""
     topic: str | None = None
     """Train on problems whose topic holds this text, in upper or lower case: "algebra", "Number Theory"."""
-    seed: int | None = None
+    seed: Annotated[int | None, tyro.conf.arg(name="data-seed")] = None
     """What the order of problems derives from; the run's --seed when left out, and in a sweep the first one for all, so
     that its members are compared on the same problems.
     """
