@@ -21,6 +21,7 @@ from rlora.sampler.capabilities import check_gpu
 from rlora.system.exactness import make_exact
 from rlora.system.interrupts import Interrupts
 from rlora.system.memory import let_blocks_grow
+from rlora.tracking.tracker import check_trackers
 from rlora.verify import Verifier
 
 
@@ -56,6 +57,7 @@ def prepared(config: RunConfig, reward: RewardFunction | Judge | None) -> tuple[
     config = with_home(config)
     config.check()
     check_gpu(config.sampler)
+    check_trackers(config.tracking)
     if reward is None:
         return config.resolved(), None
     return replace(config, reward=name_of(reward)).resolved(), as_judge(reward, name=name_of(reward))

@@ -105,6 +105,7 @@ def summarize(run: Run) -> dict[str, Any]:
         "run_dir": str(run_dir.path),
     }
     run_dir.save_summary(summary)
+    run.log.write_scores(scores_of(summary))
     run.log.display.say(_title(summary))
     run.log.display.console.print(_table(summary, greedy, drawn))
     for line in (
@@ -116,6 +117,23 @@ def summarize(run: Run) -> dict[str, Any]:
     ):
         run.log.display.say(line)
     return summary
+
+
+def scores_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the scores of a summary by name, greedy and drawn, each with the ends of its 95 % interval.
+
+    Example:
+        >>> scores_of(summary)["greedy/policy"]
+        0.76
+    """
+    scores: dict[str, float] = {}
+    for how in ("greedy", "sampled"):
+        for name in ("base", "policy", "difference"):
+            value = summary[how][name]
+            low, high = value["ci95"]
+            mean = value["mean" if name == "difference" else "accuracy"]
+            scores |= {f"{how}/{name}": mean, f"{how}/{name}_low": low, f"{how}/{name}_high": high}
+    return scores
 
 
 def without_update(rows: Sequence[Mapping[str, float]]) -> Iterator[str]:

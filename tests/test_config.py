@@ -286,7 +286,7 @@ def test_an_option_that_there_is_not_names_the_one_that_was_meant(option, meant,
 @pytest.mark.parametrize("name", ["gsm8k", "hendrycks_math", "deepmath", "arithmetic"])
 def test_a_gpu_preset_without_a_gpu_is_refused_before_anything_is_fetched(name, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("rlora.loop.load_problems", None)  # would fail if it came to that
+    monkeypatch.setattr("rlora.site.load_problems", None)  # would fail if it came to that
     preset = presets(ROOT / "recipes" / f"{name}.py")["gpu"]
     with pytest.raises(ConfigError, match=r"there is no GPU here, .*: add --preset cpu"):
         run(dataclasses.replace(preset, run_dir=str(tmp_path / "run")))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -230,6 +231,22 @@ def test_wandb_offline_gets_the_same_metrics(tmp_path) -> None:
     (log,) = run_dir.glob("wandb/offline-run-*/run-*.wandb")
     records = records_of(log.read_bytes())
     assert [name for name in rows(run_dir)[0] if name.encode() not in records] == []
+    assert b"final/greedy/policy" in records
+
+
+def test_wandb_online_without_a_login_is_refused_before_anything_is_written(tmp_path) -> None:
+    command = [sys.executable, "-m", "rlora", "train", "arithmetic", "--preset", "toy", "--tracking.wandb", "online"]
+    done = subprocess.run(
+        [*command, "--run-dir", str(tmp_path / "run")],
+        env={"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "ConfigError: tracking.wandb is 'online', and there is no login: No API key configured." in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("recipe", ["arithmetic", "gsm8k"])

@@ -57,6 +57,18 @@ class Notes:
 class Fails(Notes):
     def write(self, values):
         raise RuntimeError("the server is gone")
+
+class NeverStarts:
+    def __init__(self, run):
+        raise ConnectionError("no server")
+
+class Leaves(Notes):
+    def __init__(self, run):
+        raise SystemExit(1)
+
+class HearsTheEnd(Notes):
+    def write_scores(self, scores):
+        self.file.write(json.dumps(scores) + chr(10))
 """
 OPTIONS = {
     "--data": "sums", "--reward": "length", "--loss.name": "weighted", "--sampler.kind": "Mine",
@@ -138,6 +150,27 @@ def test_a_tracker_that_fails_is_left_out_and_the_run_goes_on(own, tmp_path, cap
     assert (run_dir / "notes.jsonl").read_text() == '{"has_failed": false}'
     said = capsys.readouterr().err
     assert said.count("The tracker own_parts:Fails failed and hears of no further step (RuntimeError: the server") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("NeverStarts", "(ConnectionError: no server)"), ("Leaves", "(SystemExit: 1)")]
+)
+def test_a_tracker_that_does_not_start_is_left_out_and_the_run_goes_on(own, tmp_path, capsys, name, why) -> None:
+    run_dir = run(toy(tmp_path / "run", num_steps=2, tracking=TrackingConfig(tracker=f"{own}:{name}")))
+    assert len(rows(run_dir)) == 2
+    assert (run_dir / "summary.json").is_file()
+    said = capsys.readouterr().err
+    assert said.count(f"The tracker own_parts:{name} failed and hears of no further step {why}") == 1
+
+
+def test_a_tracker_hears_the_scores_that_the_summary_holds(own, tmp_path) -> None:
+    run_dir = run(toy(tmp_path / "run", num_steps=2, tracking=TrackingConfig(tracker=f"{own}:HearsTheEnd")))
+    scores = json.loads((run_dir / "notes.jsonl").read_text().splitlines()[2])
+    summary = read_json(run_dir / "summary.json")
+    assert scores["greedy/policy"] == summary["policy"]["accuracy"]
+    assert scores["sampled/base"] == summary["sampled"]["base"]["accuracy"]
+    assert [scores["greedy/difference_low"], scores["greedy/difference_high"]] == summary["difference"]["ci95"]
+    assert len(scores) == 18
 
 
 def test_the_command_finds_them_beside_it_and_their_names_are_the_runs(own, tmp_path) -> None:

@@ -13,7 +13,7 @@ from rlora.system.records import line_of
 from rlora.system.screen import spoken_to_the_user
 from rlora.system.stages import Screen
 from rlora.tracking.console import Display
-from rlora.tracking.tracker import TrackedRun, Tracker, TrackingConfig, find_tracker
+from rlora.tracking.tracker import TakesScores, TrackedRun, Tracker, TrackingConfig, find_tracker
 
 
 class MetricsLog:
@@ -40,9 +40,10 @@ class MetricsLog:
         self._file: FileIO | None = None
         self.display = Display(num_steps, screen)
         run = TrackedRun(run_dir=run_dir, run_id=run_id, values=run_config, config=config)
-        with spoken_to_the_user():  # a run's address, a question for a key
-            self._trackers: dict[str, Tracker] = {name: find_tracker(name)(run) for name in config.names}
         self._failed: set[str] = set()
+        self._trackers: dict[str, Tracker] = {}
+        for name in config.names:
+            self._tell(name, lambda name=name: self._trackers.update({name: find_tracker(name)(run)}))
 
     def __enter__(self) -> "MetricsLog":
         """Start the display."""
@@ -71,12 +72,21 @@ class MetricsLog:
                 self._tell(name, lambda tracker=tracker: tracker.write(values))
         self.display.step(values)
 
+    def write_scores(self, scores: Mapping[str, float]) -> None:
+        """Tell the trackers that take them the scores of a finished run, by name."""
+        for name, tracker in self._trackers.items():
+            if name not in self._failed and isinstance(tracker, TakesScores):
+                self._tell(name, lambda tracker=tracker: tracker.write_scores(scores))
+
     def _tell(self, name: str, message: Callable[[], None]) -> None:
-        """Give a tracker a message; one that fails is said to, hears of no further step, and is closed with the run."""
+        """Start a tracker, or give it a message, on the user's screen: a run's address, a question for a key.
+
+        One that fails is said to, hears of no further step, and is closed with the run if it was started.
+        """
         try:
             with spoken_to_the_user():
                 message()
-        except Exception as error:  # a bystander never ends a run
+        except (Exception, SystemExit) as error:  # a bystander never ends a run
             self._failed.add(name)
             self.display.say(
                 f"The tracker {name} failed and hears of no further step ({type(error).__name__}: {error}); every step "

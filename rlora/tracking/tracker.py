@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from rlora.errors import ConfigError
 from rlora.registry import find_callable
@@ -53,7 +53,9 @@ class TrackedRun:
 
 
 class Tracker(Protocol):
-    """Hears of each finished step. One that raises is left out from then on, and the run goes on.
+    """Hears of each finished step. One that raises, at its start too, is left out from then on, and the run goes on.
+
+    What makes it may have a `check(config)`, which is called before anything loads and raises ConfigError.
 
     Example:
         >>> class Printer:
@@ -71,6 +73,15 @@ class Tracker(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesScores(Protocol):
+    """A tracker that also hears how a run ended."""
+
+    def write_scores(self, scores: Mapping[str, float]) -> None:
+        """Take the scores on held-out problems (`rlora.summary.scores_of`), before `close`."""
+        ...
+
+
 TRACKERS = {"wandb": "rlora.tracking.wandb_tracker:WandbTracker"}  # callables TrackedRun -> Tracker
 
 
@@ -78,3 +89,11 @@ def find_tracker(name: str) -> Callable[[TrackedRun], Tracker]:
     """Return what makes the tracker of this name; ConfigError where nothing has it, or what has it cannot be called."""
     unknown = f"tracking.tracker is {name!r}"
     return find_callable(name, TRACKERS, unknown=unknown, called="TrackedRun -> Tracker")
+
+
+def check_trackers(config: TrackingConfig) -> None:
+    """Raise ConfigError, or MissingDependencyError, where a tracker knows already that it cannot start."""
+    for name in config.names:
+        check = getattr(find_tracker(name), "check", None)
+        if callable(check):
+            check(config)

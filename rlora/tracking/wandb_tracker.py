@@ -1,9 +1,13 @@
 """Weights & Biases as a tracker; the package is imported when it is asked for."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any, final
 
-from rlora.tracking.tracker import TrackedRun
+from rlora.errors import ConfigError, MissingDependencyError
+from rlora.tracking.tracker import TrackedRun, TrackingConfig
+
+_REFUSALS = ("UsageError", "AuthenticationError")  # of a login; what else fails there is a bystander's
 
 
 @final
@@ -24,9 +28,35 @@ class WandbTracker:
             config=dict(run.values),
         )
 
+    @staticmethod
+    def check(config: TrackingConfig) -> None:
+        """Raise MissingDependencyError without the package, and ConfigError for `online` without a login; on a terminal
+        wandb asks for one.
+        """
+        if find_spec("wandb") is None:
+            raise MissingDependencyError(
+                f"tracking.wandb is {config.wandb!r}, and wandb is not installed: pip install wandb, or leave it out."
+            )
+        if config.wandb != "online":
+            return
+        try:
+            import wandb
+
+            wandb.login(verify=False)
+        except Exception as error:
+            if type(error).__name__ in _REFUSALS:
+                raise ConfigError(
+                    f"tracking.wandb is 'online', and there is no login: {error} Run `wandb login`, set WANDB_API_KEY, "
+                    "or use --tracking.wandb offline."
+                ) from error
+
     def write(self, values: Mapping[str, float]) -> None:
         """Record a finished step."""
         self._run.log(dict(values), step=int(values["step"]))
+
+    def write_scores(self, scores: Mapping[str, float]) -> None:
+        """Put the scores into the wandb run's summary, as `final/NAME`."""
+        self._run.summary.update({f"final/{name}": score for name, score in scores.items()})
 
     def close(self, *, has_failed: bool) -> None:
         """End the wandb run with an exit code."""
