@@ -134,16 +134,18 @@ def likely_options(name: str, options: Collection[str]) -> list[str]:
     return list(dict.fromkeys(exact or close or within))[:3]
 
 
-def with_home(config: C) -> C:
-    """Return the configuration, at any depth, with `~` at the beginning of a text as the home folder: no shell expands
-    it in `--run-dir=~/runs/a`, nor in a script.
+def with_home(config: C, *, only_paths: bool = False) -> C:
+    """Return the configuration, at any depth, with `~` at the beginning of a path as the home folder: no shell expands
+    it in `--run-dir=~/runs/a`, nor in a script. Texts before a slash are paths too unless `only_paths`.
     """
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            changes[field.name] = with_home(value)
-        elif isinstance(value, str) and any(part.startswith("~/") for part in value.split(",")):
+            changes[field.name] = with_home(value, only_paths=only_paths)
+        elif isinstance(value, Path):
+            changes[field.name] = Path(os.path.expanduser(value))
+        elif not only_paths and isinstance(value, str) and any(part.startswith("~/") for part in value.split(",")):
             changes[field.name] = ",".join(os.path.expanduser(part) for part in value.split(","))
     return dataclasses.replace(config, **changes)  # type: ignore[type-var]
 

@@ -3,15 +3,23 @@
 import errno
 import fcntl
 import os
+import shutil
+from pathlib import Path
 
 import pytest
+from support.policies import ROOT
 
+from rlora.commands.cli import main
+from rlora.commands.eval import parse
+from rlora.commands.export import ExportOptions
 from rlora.config import with_home
 from rlora.evaluation.config import EvalConfig
+from rlora.model.sources import cache_dir
 from rlora.run_config import RunConfig
 from rlora.system.lock import FolderLock
 from rlora.system.stages import Screen
 from rlora.tasks import DataConfig
+from rlora.tasks.source import data_folder
 
 pytestmark = pytest.mark.unit
 
@@ -49,3 +57,33 @@ def test_a_home_folder_that_no_shell_expanded_is_found_in_every_option(monkeypat
     )
     assert with_home(EvalConfig(benchmark="~/a.jsonl,~/b.jsonl")).benchmark == "/home/a/a.jsonl,/home/a/b.jsonl"
     assert with_home(RunConfig(run_dir="a~b")).run_dir == "a~b"
+    assert with_home(ExportOptions(run=Path("~/a"), to=Path("~")), only_paths=True).to == Path("/home/a")
+
+
+def test_a_home_folder_is_found_by_every_command(monkeypatch, tmp_path, capsys) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "tests/golden/run_before", tmp_path / "run")
+    for command in (["runs", "~/none"], ["export", "~/none", "--to=~/out"], ["eval", "--run=~/none"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert f"{tmp_path}/none" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["train", "~/none.py"])
+    assert f"{tmp_path}/none.py is not a file" in capsys.readouterr().err
+    main(["runs", "~/run"])
+    assert f"{tmp_path}/run" in capsys.readouterr().out
+    assert parse(["--run=~/run"]).preset == "run"
+    (tmp_path / "rows.jsonl").write_text('{"gold": "~/5", "pred": "5"}\n')
+    main(["verify", "~/rows.jsonl", "--output=~/verdicts.jsonl"])
+    assert (tmp_path / "verdicts.jsonl").is_file()
+    main(["verify", "--gold", "~/5", "--answer", "5"])
+    assert str(tmp_path) not in capsys.readouterr().out
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_home_folder_in_a_variable_is_found(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RLORA_CACHE", "~/cache")
+    monkeypatch.setenv("RLORA_DATA", "~/")
+    assert (cache_dir(), data_folder()) == (tmp_path / "cache", tmp_path)

@@ -111,7 +111,7 @@ def test_another_training_set_is_refused(tmp_path, monkeypatch) -> None:
     real = rlora.loop.load_problems
     problems = real(config)
     fewer = dataclasses.replace(problems, train=problems.train[:-1])
-    monkeypatch.setattr("rlora.loop.load_problems", lambda _: fewer)
+    monkeypatch.setattr("rlora.site.load_problems", lambda _: fewer)
     with pytest.raises(CheckpointError, match="the training set is not the one"):
         run(config)
 

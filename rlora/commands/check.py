@@ -1,5 +1,6 @@
 """Show what a model is asked, what it says and how that is judged, before anything is trained on it."""
 
+import os
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlora.advice import check_layers, memory_lines, model_lines, plan_lines
 from rlora.commands.eval import parse
-from rlora.config import cli, from_json
+from rlora.config import cli, from_json, with_home
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.engine import Benchmark, check_inputs, draw, engine_of, judge_of, open_sampler
 from rlora.evaluation.lengths import fitted
@@ -47,6 +48,7 @@ default). Nothing is kept."""
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora check`, which takes the options of `rlora eval`, a run directory, or a recipe and its options."""
     gigabytes, arguments = _gpu_of(arguments)
+    arguments = [*map(os.path.expanduser, arguments[:1]), *arguments[1:]]
     if arguments and (Path(arguments[0]) / "config.json").is_file():
         arguments = ["--run", *arguments]
     elif arguments and is_own(arguments[0]):
@@ -98,7 +100,7 @@ def check_memory(arguments: Sequence[str], gigabytes: float) -> Iterator[str]:
         run_dir="",
         problems_per_step=64,
         samples_per_problem=16,
-        model=ModelConfig(name=options.model),
+        model=ModelConfig(name=os.path.expanduser(options.model)),
         lora=LoraConfig(rank=options.rank),
         sampling=SamplingParams(max_tokens=options.max_tokens),
         batch=BatchConfig(tokens_per_micro_batch=16384),
@@ -112,7 +114,8 @@ def check_recipe(name: str, arguments: Sequence[str], *, gigabytes: float | None
     for a wrong value or for no recipe.
     """
     recipe = find_recipe(name)
-    config = cli(recipe.presets, description=recipe.description, arguments=arguments, program=f"rlora check {name}")
+    program = f"rlora check {name}"
+    config = with_home(cli(recipe.presets, description=recipe.description, arguments=arguments, program=program))
     config.check()
     folder = config_dir(config.model)
     check_layers(config, folder)

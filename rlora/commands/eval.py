@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from rlora.config import cli, filled, from_json, to_json
+from rlora.config import cli, filled, from_json, to_json, with_home
+from rlora.errors import RunDirError
 from rlora.evaluation.config import MAX_PROMPT_TOKENS, OF_RUN, PRESETS, EvalConfig
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.run_config import RunConfig
@@ -44,26 +45,29 @@ def parse(arguments: Sequence[str], *, description: str = DESCRIPTION, program: 
     if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in arguments):
         presets = {name: replace(preset, model=None) for name, preset in presets.items()}
     run = _run_of(arguments)
-    if run is not None and (run / "config.json").is_file():
+    if run is not None and not {"-h", "--help"} & set(arguments):
         presets = {OF_RUN: run_defaults(run), **presets}
-    return cli(presets, description=description, arguments=arguments, program=program)
+    return with_home(cli(presets, description=description, arguments=arguments, program=program))
 
 
 def _run_of(arguments: Sequence[str]) -> Path | None:
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--run", type=Path)
     try:
-        return parser.parse_known_args(arguments)[0].run
+        run = parser.parse_known_args(arguments)[0].run
     except ArgumentError:  # without a value, which the parser of all options says better
         return None
+    return run and run.expanduser()
 
 
 def run_defaults(run: Path) -> EvalConfig:
     """Return the defaults of an evaluation of a run: its sampler, temperature, lengths and threads.
 
     Prompts may be longer than in training, since a benchmark's often are. The number of samples is that of the preset
-    that is called as the run's. Raises RunDirError or ConfigError for a config.json that cannot be read.
+    that is called as the run's. Raises RunDirError or ConfigError where there is no config.json, or none that can be read.
     """
+    if not (run / "config.json").is_file():
+        raise RunDirError(f"{run} is not a run directory: it holds no config.json.")
     stored = filled(read_json(run / "config.json"), to_json(RunConfig(run_dir=str(run))))
     config = from_json(RunConfig, stored)
     has_gpu = torch.cuda.is_available()

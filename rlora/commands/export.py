@@ -11,7 +11,7 @@ import tyro
 from transformers.utils.logging import disable_progress_bar
 
 from rlora.commands.card import model_card
-from rlora.config import from_json
+from rlora.config import from_json, with_home
 from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.full.weights import FullWeights
 from rlora.lora.adapter import Adapter
@@ -59,12 +59,14 @@ class ExportOptions:
 
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora export`; raises RunDirError, CheckpointError or ConfigError for what cannot be exported."""
-    options = tyro.cli(
-        ExportOptions,
-        args=arguments,
-        prog="rlora export",
-        description=_DESCRIPTION,
-        config=(tyro.conf.FlagCreatePairsOff,),
+    options = with_home(
+        tyro.cli(
+            ExportOptions,
+            args=arguments,
+            prog="rlora export",
+            description=_DESCRIPTION,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     )
     disable_progress_bar()  # of Transformers, whose bars for loading weights would hide the result
     if not (options.run / "config.json").is_file():

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from rlora.config import with_home
 from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.store.checkpoint import CheckpointFolder
 from rlora.store.run_dir import metrics_rows, read_json
@@ -138,7 +139,7 @@ def _age(path: Path) -> float | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora runs`; raises DataError for a folder that is not there or holds no run."""
-    options = tyro.cli(RunsOptions, args=arguments, prog="rlora runs", description=_DESCRIPTION)
+    options = with_home(tyro.cli(RunsOptions, args=arguments, prog="rlora runs", description=_DESCRIPTION))
     folder = options.folder
     found = [folder] if (folder / "config.json").is_file() else [p.parent for p in folder.glob("*/config.json")]
     if not found:

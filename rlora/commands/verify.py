@@ -13,6 +13,7 @@ from typing import IO, Annotated, Any
 
 import tyro
 
+from rlora.config import with_home
 from rlora.errors import ConfigError, DataError
 from rlora.system.files import write_atomically
 from rlora.types import Verdict
@@ -72,6 +73,7 @@ def _check(options: VerifyOptions) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora verify`; raises DataError for a bad row and ConfigError for options that do not go together."""
     options = tyro.cli(VerifyOptions, args=arguments, prog="rlora verify", description=_DESCRIPTION)
+    options = with_home(options, only_paths=True)
     _check(options)
     config = VerifierConfig(num_workers=options.workers, deadline_seconds=options.deadline)
     with Verifier(config) as verifier:

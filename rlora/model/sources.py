@@ -61,7 +61,7 @@ class ModelConfig:
 def cache_dir() -> Path:
     """Return rlora's cache folder: $RLORA_CACHE, or rlora in the user's cache folder."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rlora"
-    return Path(os.environ.get("RLORA_CACHE", default))
+    return Path(os.environ.get("RLORA_CACHE", default)).expanduser()
 
 
 def model_dir(config: ModelConfig) -> Path:

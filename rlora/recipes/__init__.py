@@ -38,7 +38,7 @@ def find_recipe(name: str) -> Recipe:
         >>> find_recipe("gsm8k").presets["cpu"].num_steps
         120
     """
-    module = _file(Path(name)) if name.endswith(".py") else _module(name)
+    module = _file(Path(name).expanduser()) if name.endswith(".py") else _module(name)
     presets = getattr(module, "PRESETS", {})
     if not presets or not all(isinstance(preset, RunConfig) for preset in presets.values()):
         raise ConfigError(f"{name} is not a recipe of a training run: it has no PRESETS of RunConfig.")

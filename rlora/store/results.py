@@ -23,7 +23,7 @@ class Results:
 
     def __init__(self, path: Path | str):
         """Read from `path`; RunDirError where no run is."""
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         if not (self.path / "run.json").is_file():
             raise RunDirError(f"{self.path} is not a run directory.")
 
@@ -59,11 +59,12 @@ class Results:
         source = next((self.path / name for name in names if (self.path / name).is_dir()), None)
         if source is None:
             raise RunDirError(f"{self.path} holds neither {names[0]} nor {names[1]}: nothing was trained yet.")
-        if Path(folder).exists():
-            raise RunDirError(f"{folder} exists; choose another folder.")
+        target = Path(folder).expanduser()
+        if target.exists():
+            raise RunDirError(f"{target} exists; choose another folder.")
         file = next((name for name in (TENSOR_FILE, WEIGHTS_FILE) if (source / name).is_file()), TENSOR_FILE)
         try:
             check_stamp(source, file, {})
         except (OSError, ValueError) as error:
             raise RunDirError(str(error)) from error
-        return Path(shutil.copytree(source, folder))
+        return Path(shutil.copytree(source, target))

@@ -21,9 +21,10 @@ def data_folder(data_dir: str | None = None) -> Path | None:
     """
     for name, value in (("--data-dir", data_dir), (VARIABLE, os.environ.get(VARIABLE))):
         if value:
-            if not Path(value).is_dir():
+            folder = Path(value).expanduser()
+            if not folder.is_dir():
                 raise DataError(f"{name} is {value!r}, which is not a folder.")
-            return Path(value)
+            return folder
     beside = Path("../shared/data")
     return beside if beside.is_dir() else None
 
