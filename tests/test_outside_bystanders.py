@@ -4,7 +4,9 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.policies import ROOT
@@ -16,6 +18,7 @@ from rlora.config import with_home
 from rlora.evaluation.config import EvalConfig
 from rlora.model.sources import cache_dir
 from rlora.run_config import RunConfig
+from rlora.system.files import folder_in_memory
 from rlora.system.lock import FolderLock
 from rlora.system.stages import Screen
 from rlora.tasks import DataConfig
@@ -87,3 +90,16 @@ def test_a_home_folder_in_a_variable_is_found(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("RLORA_CACHE", "~/cache")
     monkeypatch.setenv("RLORA_DATA", "~/")
     assert (cache_dir(), data_folder()) == (tmp_path / "cache", tmp_path)
+
+
+@pytest.mark.parametrize(("free_MiB", "chosen"), [(64, "disk"), (0, "disk"), (4096, "memory"), (500, "disk")])
+def test_a_small_memory_folder_is_said_and_left(monkeypatch, tmp_path, capsys, free_MiB, chosen) -> None:
+    (tmp_path / "disk").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "disk"))
+    room = {"/dev/shm": free_MiB << 20, str(tmp_path / "disk"): 72 << 30}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=room[str(path)]))
+    folder = folder_in_memory()
+    shutil.rmtree(folder)
+    assert folder.parent == (tmp_path / "disk" if chosen == "disk" else Path("/dev/shm"))
+    said = f"/dev/shm has only {free_MiB} MiB free, so what the sampler is handed over lies in {tmp_path}/disk."
+    assert (said in capsys.readouterr().err) == (chosen == "disk")

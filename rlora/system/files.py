@@ -10,12 +10,14 @@ from io import FileIO
 from pathlib import Path
 
 from rlora.errors import WriteError
+from rlora.system.screen import say
 
 _TEMPORARY = ".tmp"
 _UMASK = os.umask(0o077)  # which can only be read by setting it
 os.umask(_UMASK)
 _USUAL_MODE = 0o666 & ~_UMASK  # what a library that writes for itself alone (0600) is corrected to
 _IN_MEMORY = "rlora-adapters-"
+_SCRATCH_BYTES = 1 << 30
 
 
 @contextmanager
@@ -107,13 +109,14 @@ def _sync(path: Path) -> None:
 
 
 def folder_in_memory(parent: Path | None = None) -> Path:
-    """Return a new folder, in memory where there is /dev/shm, and remove those of processes that are gone.
+    """Return a new folder, in memory where /dev/shm has room, and remove those of processes that are gone.
 
-    A killed process leaves its own, which would lie in memory until the machine starts again. Whether its process lives
+    Where it has less than 1 GiB, which two versions of a large adapter take (a container's usually has 64 MiB), the
+    folder lies among other temporary files, which is said. A killed process leaves its own, which would lie in memory until the machine starts again. Whether its process lives
     is told by a lock on the folder, which the kernel ends with its holder.
     """
     if parent is None:
-        parent = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir())
+        parent = _scratch_parent()
     for folder in parent.glob(f"{_IN_MEMORY}*"):
         if (lock := _lock(folder)) is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -122,6 +125,17 @@ def folder_in_memory(parent: Path | None = None) -> Path:
         folder = Path(tempfile.mkdtemp(prefix=_IN_MEMORY, dir=parent))
         if _lock(folder) is not None and folder.exists():  # else another process took it for one that is left
             return folder
+
+
+def _scratch_parent() -> Path:
+    memory, disk = Path("/dev/shm"), Path(tempfile.gettempdir())
+    if not os.access(memory, os.W_OK):
+        return disk
+    free, free_on_disk = (shutil.disk_usage(folder).free for folder in (memory, disk))
+    if free >= min(_SCRATCH_BYTES, free_on_disk):
+        return memory
+    say(f"{memory} has only {free >> 20} MiB free, so what the sampler is handed over lies in {disk}.")
+    return disk
 
 
 def _lock(folder: Path) -> int | None:
