@@ -75,12 +75,13 @@ class RolloutEngine:
         key: tuple[str | int, ...],
         policy: int | None = 0,
         is_placed: bool = True,
+        first: int = 0,
     ) -> list[Sampled]:
         """Return `num_samples` completions of each problem whose prompt is not too long.
 
         `key` names the occasion (a step, an evaluation); with the problem and `seed` it decides what is drawn, and so
         does its place among the others, unless `is_placed` is off: then a problem's completions are the same whatever
-        is asked beside it. `policy` None is the base.
+        is asked beside it. `policy` None is the base. The completions follow `first` others of the same occasion.
         """
         prompts = self.render(problems)
         requests = [
@@ -89,6 +90,7 @@ class RolloutEngine:
                 num_samples=num_samples,
                 key=(*key, index, prompt.problem.id) if is_placed else (*key, prompt.problem.id),
                 policy=policy,
+                first=first,
             )
             for index, prompt in enumerate(prompts)
         ]

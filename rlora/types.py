@@ -144,7 +144,7 @@ class SampleRequest:
 
     `key` seeds the request: the same key, prompt, policy version and run seed give the same completions whatever else
     is sampled beside it. `policy` None means the base model without an adapter. `seed` is the run's seed where a call
-    has requests of several runs; None takes the call's.
+    has requests of several runs; None takes the call's. The samples are those that follow `first` others of the key.
     """
 
     token_ids: tuple[int, ...]
@@ -152,6 +152,7 @@ class SampleRequest:
     key: tuple[str | int, ...]
     policy: int | None = 0
     seed: int | None = None
+    first: int = 0
 
     def seed_path(self, seed: int) -> tuple[str | int, ...]:
         """Return what the request's draws derive from, in a call whose run has this seed."""

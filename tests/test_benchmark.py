@@ -174,8 +174,8 @@ def test_the_batch_does_not_change_the_samples_and_a_limit_takes_the_first_probl
 def test_another_configuration_in_the_same_folder_is_refused_with_the_fields(done, adapter, toy_dir, tmp_path) -> None:
     output, _ = done
     with pytest.raises(RunDirError) as refused:
-        evaluate_benchmarks(toy(output, adapter=adapter, samples=4, temperature=0.5))
-    assert "config.samples: 6 -> 4" in str(refused.value)
+        evaluate_benchmarks(toy(output, adapter=adapter, samples=4, temperature=0.5, seed=3))
+    assert "config.seed: 0 -> 3" in str(refused.value)
     assert "config.temperature: 1.0 -> 0.5" in str(refused.value)
     policy = make_policy(toy_dir, lora=RANK, seed=2)
     save_adapter(policy.snapshot(), tmp_path / "other")

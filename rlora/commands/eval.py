@@ -41,11 +41,11 @@ def parse(arguments: Sequence[str], *, description: str = DESCRIPTION, program: 
 
     Beside --run the defaults are what the run did; RunDirError or ConfigError where its config.json cannot be read.
     """
-    presets = dict(PRESETS)
-    if any(argument.partition("=")[0] in ("--run", "--adapter") for argument in arguments):
+    presets, given = dict(PRESETS), {argument.partition("=")[0] for argument in arguments}
+    if given & {"--run", "--adapter"}:
         presets = {name: replace(preset, model=None) for name, preset in presets.items()}
     run = _run_of(arguments)
-    if run is not None and not {"-h", "--help"} & set(arguments):
+    if run is not None and ((run / "config.json").is_file() or not given & {"-h", "--help", "--preset"}):
         presets = {OF_RUN: run_defaults(run), **presets}
     return with_home(cli(presets, description=description, arguments=arguments, program=program))
 
@@ -64,7 +64,7 @@ def run_defaults(run: Path) -> EvalConfig:
     """Return the defaults of an evaluation of a run: its sampler, temperature, lengths and threads.
 
     Prompts may be longer than in training, since a benchmark's often are. The number of samples is that of the preset
-    that is called as the run's. Raises RunDirError or ConfigError where there is no config.json, or none that can be read.
+    that is called as the run's. Raises RunDirError or ConfigError where there is no config.json that can be read.
     """
     if not (run / "config.json").is_file():
         raise RunDirError(f"{run} is not a run directory: it holds no config.json.")

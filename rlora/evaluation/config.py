@@ -1,5 +1,6 @@
 """The configuration of an evaluation, and its presets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,7 +24,7 @@ OF_RUN = "run"
 # the description of what is evaluated, which is compared as well.
 _FREE = {
     "preset", "run", "adapter", "model", "revision", "dtype", "trust_remote_code", "template", "enable_thinking",
-    "benchmark", "data_dir", "limit", "base", "output", "completions_per_batch", "num_threads", "verifier",
+    "benchmark", "data_dir", "limit", "samples", "base", "output", "completions_per_batch", "num_threads", "verifier",
     "verbose",
 }  # fmt: skip
 
@@ -69,7 +70,7 @@ class EvalConfig:
     answer_field: str = "answer"
     """Field of your own data that holds the answer."""
     samples: int = 32
-    """Completions of each problem, by the policy and by the base."""
+    """Completions of each problem, by the policy and by the base; more than are there draw what is missing."""
     temperature: float = 1.0
     """Temperature of sampling; 0 is greedy and gives one completion a problem."""
     top_p: float = 1.0
@@ -154,9 +155,14 @@ class EvalConfig:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that samples depend on: two evaluations may share a folder if these are equal."""
-        values = {key: value for key, value in to_json(self).items() if key not in _FREE}
+        values = bound(to_json(self))
         values["sampler"] = {key: values["sampler"][key] for key in ("kind", "max_prompt_tokens")}
         return values
+
+
+def bound(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of an evaluation's fields, as JSON, that samples depend on."""
+    return {key: value for key, value in values.items() if key not in _FREE}
 
 
 def title_of(benchmark: str) -> str:

@@ -1,5 +1,6 @@
 """The engine of an evaluation: the model with its policy in the sampler, proven there before the first sample."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from rlora.train.batch_memory import DecoderSizes
 from rlora.train.card import Card
 from rlora.train.memory_plan import plan_evaluation
 from rlora.train.policy import Policy
-from rlora.types import Group, Problem
+from rlora.types import Group, Problem, digest_of
 from rlora.verify import Verifier
 
 _PROOF_PROMPTS = 16  # from which those of the proof are chosen
@@ -42,6 +43,10 @@ class Benchmark:
     task: Task
     problems: tuple[Problem, ...]
     renderer: PromptRenderer
+
+    def prompt_digests(self) -> dict[str, int]:
+        """Return a digest of the tokens of each problem's prompt, by id."""
+        return {problem.id: digest_of(self.renderer.render(problem).token_ids) for problem in self.problems}
 
 
 def load_renderer(folder: Path, subject: Subject, name: str, task: Task) -> PromptRenderer:
@@ -187,27 +192,35 @@ def collect(
     """Draw, check, judge and keep the samples that are not there yet; `policy` None is the base.
 
     A request's seed derives from the problem and `config.seed` alone, so neither the batch nor a restart moves it, and
-    base and policy draw with the same seeds. `after_batch` is told the problems and the tokens of each batch.
+    base and policy draw with the same seeds. Samples that a problem has already are followed by what lacks.
+    `after_batch` is told the problems and the tokens of each batch.
     """
-    left = [problem for problem in benchmark.problems if problem not in samples]
-    size = max(1, config.completions_per_batch // config.samples)
-    for start in range(0, len(left), size):
-        batch = left[start : start + size]
-        groups = engine.judge(draw(config, engine, batch, policy=policy))
-        served.check(groups, policy=policy)
-        asked = {group.prompt.problem.id for group in groups}
-        samples.append(groups, [problem for problem in batch if problem.id not in asked])
-        after_batch(len(batch), sum(len(each.completion.token_ids) for group in groups for each in group.rollouts))
+    left: dict[int, list[Problem]] = defaultdict(list)
+    for problem in benchmark.problems:
+        if problem not in samples:
+            left[samples.num_there(problem)].append(problem)
+    for first, problems in left.items():
+        size = max(1, config.completions_per_batch // (config.samples - first))
+        for start in range(0, len(problems), size):
+            batch = problems[start : start + size]
+            groups = engine.judge(draw(config, engine, batch, policy=policy, first=first))
+            served.check(groups, policy=policy)
+            asked = {group.prompt.problem.id for group in groups}
+            samples.append(groups, [problem for problem in batch if problem.id not in asked])
+            after_batch(len(batch), sum(len(each.completion.token_ids) for group in groups for each in group.rollouts))
 
 
 def draw(
-    config: EvalConfig, engine: RolloutEngine, problems: Sequence[Problem], *, policy: int | None
+    config: EvalConfig, engine: RolloutEngine, problems: Sequence[Problem], *, policy: int | None, first: int = 0
 ) -> list[Sampled]:
-    """Return the completions of a benchmark's problems, a function of each problem and of `config.seed` alone."""
+    """Return the completions of a benchmark's problems, a function of each problem and of `config.seed` alone; of each
+    those from number `first` on.
+    """
     return engine.sample(
         problems,
         config.sampling,
-        num_samples=config.samples,
+        num_samples=config.samples - first,
+        first=first,
         seed=config.seed,
         key=("benchmark",),
         policy=policy,

@@ -12,7 +12,7 @@ from rlora.config import differences as config_differences
 from rlora.config import to_json, with_home
 from rlora.errors import DataError, RunDirError
 from rlora.evaluation import report
-from rlora.evaluation.config import OF_RUN, EvalConfig, title_of
+from rlora.evaluation.config import OF_RUN, EvalConfig, bound, title_of
 from rlora.evaluation.engine import Benchmark, check_inputs, collect, engine_of, judge_of, load_renderer, open_sampler
 from rlora.evaluation.lengths import fitted
 from rlora.evaluation.progress import Display
@@ -32,6 +32,7 @@ from rlora.system.exactness import make_exact
 from rlora.system.files import write_atomically
 from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
+from rlora.system.records import is_sealed, sealed
 from rlora.system.screen import LOG_FILE, Diversion, say, screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
@@ -139,6 +140,7 @@ def _changed(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """Return where two evaluations differ. The base may have another name if it is the same, and an older rlora stated
     no digests of it.
     """
+    before["config"] = bound(before["config"])  # an older rlora bound more
     base, same = before["subject"].setdefault("base", values["subject"]["base"]), values["subject"]["base"]
     before["subject"]["prompt"].setdefault("date", values["subject"]["prompt"]["date"])
     free = ("subject.model.name", "subject.model.revision", "subject.model_title") if base == same else ()
@@ -160,6 +162,11 @@ def _evaluate(
     results = read_json(stored) if stored.is_file() else {"benchmarks": {}}
     if not isinstance(results.get("benchmarks"), dict):
         raise RunDirError(f"{stored} holds no results. Remove it: samples that are there are scored again.")
+    if not is_sealed(results):
+        raise RunDirError(
+            f"{stored} was changed since it was written, its checksum (sha256) is of other values. Remove it: samples "
+            "that are there are scored again."
+        )
     results |= {
         "config": to_json(config),
         "subject": subject.describe(),
@@ -169,11 +176,13 @@ def _evaluate(
     }
     with Verifier(config.verifier) as verifier:
         judges = {one.name: judge_of(config, one, verifier) for one in benchmarks}
+        prompts = {one.name: one.prompt_digests() for one in benchmarks}
         files = {
             (one.name, arm): SampleFile(
                 output / f"samples-{title_of(one.name)}-{arm}.jsonl",
                 num_samples=config.samples,
                 measures=measures_of(judges[one.name]),
+                prompts=prompts[one.name],
                 lock=lock,
             )
             for one in benchmarks
@@ -196,6 +205,7 @@ def _evaluate(
             num_trained_on = count_trained_on(trained, one.problems)
             results["benchmarks"][one.name] = _score(config, one, of_arm, judges[one.name], num_trained_on)
     lock.check_in_place()
+    results = sealed(results)
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")

@@ -81,7 +81,8 @@ class TorchSampler:
         if sampling.temperature == 0 and request.num_samples != 1:
             raise SamplerError("greedy sampling gives one completion a prompt; set the temperature above 0 for more.")
         device, rows = self._policy.device, request.num_samples
-        random = generator(*request.seed_path(seed), device=device)
+        later = ("from", request.first) if request.first else ()  # one generator draws for all rows of a request
+        random = generator(*request.seed_path(seed), *later, device=device)
         cache = DynamicCache()
         tokens_B1 = torch.tensor([request.token_ids], device=device)
         log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)

@@ -112,8 +112,9 @@ def folder_in_memory(parent: Path | None = None) -> Path:
     """Return a new folder, in memory where /dev/shm has room, and remove those of processes that are gone.
 
     Where it has less than 1 GiB, which two versions of a large adapter take (a container's usually has 64 MiB), the
-    folder lies among other temporary files, which is said. A killed process leaves its own, which would lie in memory until the machine starts again. Whether its process lives
-    is told by a lock on the folder, which the kernel ends with its holder.
+    folder lies among other temporary files, which is said. A killed process leaves its own, which would lie in memory
+    until the machine starts again. Whether its process lives is told by a lock on the folder, which the kernel ends
+    with its holder.
     """
     if parent is None:
         parent = _scratch_parent()

@@ -6,6 +6,7 @@ digits. Any reader of JSON Lines may ignore the field; whoever wants to know che
     zlib.crc32(line.rpartition(', "crc": ')[0].encode()) == int(json.loads(line)["crc"], 16)
 """
 
+import hashlib
 import json
 import re
 import zlib
@@ -16,6 +17,7 @@ from typing import Any
 from rlora.errors import RunDirError
 
 CHECKSUM = "crc"
+SEAL = "sha256"
 _END = re.compile(rb', "crc": "([0-9a-f]{8})"\}$')
 
 
@@ -33,6 +35,19 @@ def line_of(values: Mapping[str, Any]) -> str:
         start = json.dumps(values)[:-1]
         checksum = zlib.crc32(start.encode())
     return f'{start}, "{CHECKSUM}": "{checksum:08x}"}}'
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object with a checksum of its other fields, the SHA-256 of their JSON with sorted keys: by it a file
+    that holds the object is known to be as it was written.
+    """
+    rest = {name: value for name, value in values.items() if name != SEAL}
+    return {**rest, SEAL: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
+
+
+def is_sealed(values: Mapping[str, Any]) -> bool:
+    """Return whether an object's checksum is that of its other fields; files of before there was one have none."""
+    return SEAL not in values or sealed(values)[SEAL] == values[SEAL]
 
 
 def values_of(line: bytes) -> tuple[dict[str, Any], bool]:

@@ -169,7 +169,7 @@ class VllmSampler:
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=derive_seed(*request.seed_path(seed)),
+            seed=derive_seed(*request.seed_path(seed)) + request.first,  # vLLM adds a sample's number
             logprobs=0,  # the sampled token's alone
             stop=list(sampling.stop) or None,
             stop_token_ids=list(self._spec.end_token_ids),
