@@ -16,7 +16,7 @@ from rlora.sampler.build import build_sampler
 from rlora.site import Site, prepared, site_of
 from rlora.state import Run, checkpoints_of
 from rlora.summary import opening, summarize, without_update
-from rlora.system.screen import LOG_FILE, Diversion, say, stage
+from rlora.system.screen import LOG_FILE, Diversion, say
 from rlora.system.stages import Screen
 from rlora.tasks import task
 from rlora.tracking import MetricsLog, StepMetrics
@@ -33,7 +33,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
     anything else ends the run with StaleAdapterError. A checkpoint is written before the step that may fail.
     """
     config, parts = run.config, run.parts
-    with stage("Proving that the sampler serves the policy"):
+    with run.log.display.stage("Proving that the sampler serves the policy"):
         parts.hot_swap.swap()
     while not run.progress.has_reached_bound(config):
         metrics = StepMetrics(run.progress.step, run.log.display.phase)
@@ -44,7 +44,7 @@ def train(run: Run) -> Iterator[dict[str, float]]:
             with metrics.timed("evaluate"):
                 metrics.update(run.evaluate())
 
-        groups = collect(parts.engine, run.stream, config.collection, metrics)
+        groups = collect(parts.engine, run.stream, run.collection, metrics)
         with metrics.timed("save"):
             run.folder.save_rollouts(metrics.step, groups)
         with metrics.timed("swap"):
@@ -66,6 +66,13 @@ def train(run: Run) -> Iterator[dict[str, float]]:
                 run.log.display.say(line)
         yield values
     run.save()
+
+
+def train_to_the_end(run: Run) -> bool:
+    """Train until a bound is reached; the run is to be scored then."""
+    for _ in train(run):
+        pass
+    return True
 
 
 def run(
@@ -101,12 +108,12 @@ def carry_out(
     point: BranchPoint | None = None,
     keep_log: Callable[[Path], None] = lambda _: None,
     screen: Screen | None = None,
-    after_step: Callable[[Run], None] = lambda _: None,
+    drive: Callable[[Run], bool] = train_to_the_end,
 ) -> Path:
     """Train one run from where it is to its end, score it, and return its directory.
 
     `keep_log` is told where the libraries' log goes, `screen` takes what the run says (the user's, when left out), and
-    `after_step` is called between two steps: what it raises ends the run there.
+    `drive` trains it, and returns whether it is to be scored.
     """
     parent = None if point is None else str(point)
     renamed = same_inputs(config, point, site.inputs)
@@ -141,8 +148,7 @@ def carry_out(
                 started = restore(
                     config, start, parts, site.problems, run_dir, log, site.interrupts, is_branch=point is not None
                 )
-                for _ in train(started):
-                    after_step(started)
-                log.display.phase("final evaluation")
-                summarize(started)
+                if drive(started):
+                    log.display.phase("final evaluation")
+                    summarize(started)
     return run_dir.path

@@ -4,7 +4,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -33,24 +34,37 @@ def main(
     0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
     """
     config = with_home(cli(presets, description=description or "", arguments=arguments, program=program))
+
+    def state() -> tuple[str, list[int]]:
+        own, _ = branched(config)
+        return own.run_dir, checkpoints_of(own).steps()
+
+    with explained(state):
+        run(config)
+
+
+@contextmanager
+def explained(state: Callable[[], tuple[str, list[int]]]) -> Iterator[None]:
+    """Turn what ends the block into a message and an exit code, those of `main`; start again where an engine failed.
+
+    `state` returns the folder that is written, and the steps that it has checkpoints of.
+    """
     disable_progress_bar()  # of Transformers, whose bars for loading weights would fill the log
     try:
-        run(config)
+        yield
     except EngineStartError as error:
         print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
     except EngineError as error:
-        _start_again(config, error)
+        _start_again(*state(), error)
     except RloraError as error:
         print(message_of(error), file=sys.stderr)
         raise SystemExit(1) from error
     except KeyboardInterrupt as error:
-        config, _ = branched(config)
-        steps = checkpoints_of(config).steps()
+        folder, steps = state()
         last = f"the last checkpoint is of step {steps[-1]}" if steps else "no step was finished"
         print(
-            f"Interrupted ({error}). {config.run_dir} is whole: {last}. To go on from there:\n"
-            f"  {shlex.join(sys.orig_argv)}",
+            f"Interrupted ({error}). {folder} is whole: {last}. To go on from there:\n  {shlex.join(sys.orig_argv)}",
             file=sys.stderr,
         )
         raise SystemExit(error.code if isinstance(error, Interrupted) else 130) from None
@@ -62,16 +76,14 @@ def failures_at(step: int, stated: str) -> int:
     return int(found[1]) if found else 0
 
 
-def _start_again(config: RunConfig, error: EngineError) -> None:
+def _start_again(folder: str, steps: Sequence[int], error: EngineError) -> None:
     """Replace this process by a new one of the same command, unless the engine failed three times at this step."""
-    config, _ = branched(config)
-    steps = checkpoints_of(config).steps()
     step = steps[-1] if steps else 0
     failures = 1 + failures_at(step, os.environ.get(_FAILURES, ""))
     print(message_of(error), file=sys.stderr)
     if failures >= _MAX_FAILURES:
         print(
-            f"The engine failed {failures} times in a row at step {step}. {config.run_dir} is whole up to there: mend "
+            f"The engine failed {failures} times in a row at step {step}. {folder} is whole up to there: mend "
             "the cause and start the same command again, or start a new run from an earlier step with another rate or "
             f"seed: --branch NEW_DIR@{max(0, step - 1)}.",
             file=sys.stderr,

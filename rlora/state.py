@@ -8,6 +8,7 @@ from pathlib import Path
 from rlora.assemble import Parts
 from rlora.config import to_json
 from rlora.evaluation.held_out import evaluate
+from rlora.rollout import Collection
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
 from rlora.store.run_dir import RunDir
@@ -23,12 +24,16 @@ NO_SCORE = -sys.float_info.max  # below every score, a user's negative rewards t
 
 @dataclass(slots=True, kw_only=True)
 class Progress:
-    """How far a run is: finished steps, the best held-out score, the steps' seconds, what is counted over them."""
+    """How far a run is: finished steps, the best held-out score, the steps' seconds, what is counted over them.
+
+    `share` multiplies the problems of a step: above 1 in a cohort once others have stopped and left it theirs.
+    """
 
     step: int = 0
     best: float = NO_SCORE
     seconds: float = 0.0
     tally: Tally = field(default_factory=Tally)
+    share: float = 1.0
 
     def has_reached_bound(self, config: RunConfig) -> bool:
         """Return whether the number of steps, or the bound on hours or on reward, ends the run here."""
@@ -57,6 +62,12 @@ class Run:
     folder: RunDir
     log: MetricsLog
     interrupts: Interrupts
+
+    @property
+    def collection(self) -> Collection:
+        """How the next step's groups are collected."""
+        asked = self.config.collection
+        return replace(asked, num_problems=round(self.progress.share * asked.num_problems))
 
     def is_due(self, every: int | None) -> bool:
         """Return whether something that is done every so many steps is due now; 0 is never."""

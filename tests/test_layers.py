@@ -38,7 +38,7 @@ WINGS: list[dict[str, list[str]]] = [
             "library",
         ]
     },
-    {"recipes": ["recipes"]},
+    {"recipes": ["recipes"], "cohort": ["cohort"]},
     {"commands": ["commands", "__main__"]},
 ]
 PLACE_OF = {name: (layer, wing) for layer, wings in enumerate(WINGS) for wing, names in wings.items() for name in names}

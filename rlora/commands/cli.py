@@ -11,6 +11,7 @@ from rlora.errors import RloraError, message_of
 
 COMMANDS = {
     "train": "train a policy by a recipe, or go on with a run that was stopped",
+    "sweep": "train a cohort of policies on one base at once: rates, seeds, ranks",
     "eval": "score a policy on benchmarks, beside its base",
     "check": "show prompts, completions and why they are right or wrong",
     "runs": "list runs with step, reward, age and state",
@@ -18,8 +19,10 @@ COMMANDS = {
     "verify": "judge answers against gold answers, and say why",
 }
 
-_SLOW = ("train", "eval", "check", "export")
-_REQUIRED = {"torch", "transformers", "safetensors", "numpy", "rich", "psutil", "tyro", "mpmath", "datasets"}
+_SLOW = ("train", "sweep", "eval", "check", "export")
+_REQUIRED = {
+    "datasets", "matplotlib", "mpmath", "numpy", "psutil", "rich", "safetensors", "torch", "transformers", "tyro"
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from rlora.errors import RunDirError
 from rlora.evaluation.config import MAX_PROMPT_TOKENS, OF_RUN, PRESETS, EvalConfig
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.run_config import RunConfig
+from rlora.store.cohort_dir import member_dir
 from rlora.store.run_dir import read_json
 from rlora.tasks.source import data_folder
 
@@ -47,7 +48,8 @@ def parse(arguments: Sequence[str], *, description: str = DESCRIPTION, program: 
     run = _run_of(arguments)
     if run is not None and ((run / "config.json").is_file() or not given & {"-h", "--help", "--preset"}):
         presets = {OF_RUN: run_defaults(run), **presets}
-    return with_home(cli(presets, description=description, arguments=arguments, program=program))
+    config = with_home(cli(presets, description=description, arguments=arguments, program=program))
+    return config if config.run is None else replace(config, run=str(member_dir(config.run)))
 
 
 def _run_of(arguments: Sequence[str]) -> Path | None:
@@ -57,7 +59,7 @@ def _run_of(arguments: Sequence[str]) -> Path | None:
         run = parser.parse_known_args(arguments)[0].run
     except ArgumentError:  # without a value, which the parser of all options says better
         return None
-    return run and run.expanduser()
+    return None if run is None else member_dir(run.expanduser())
 
 
 def run_defaults(run: Path) -> EvalConfig:

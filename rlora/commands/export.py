@@ -21,6 +21,7 @@ from rlora.model.identity import base_digests
 from rlora.model.sources import DTYPES, load_tokenizer, model_dir
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
+from rlora.store.cohort_dir import member_dir
 from rlora.store.merge import MAX_KL, mean_kl, save_merged
 from rlora.store.origin import refuse_other_base
 from rlora.store.rollouts import RolloutFolder
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str]) -> None:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
     )
+    options = replace(options, run=member_dir(options.run))
     disable_progress_bar()  # of Transformers, whose bars for loading weights would hide the result
     if not (options.run / "config.json").is_file():
         raise RunDirError(f"{options.run} holds no config.json; give a run directory.")

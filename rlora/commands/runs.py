@@ -16,6 +16,7 @@ from rich.console import Console
 from rlora.config import with_home
 from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.store.checkpoint import CheckpointFolder
+from rlora.store.cohort_dir import MEMBERS, member_dir
 from rlora.store.run_dir import metrics_rows, read_json
 from rlora.system.lock import holder
 from rlora.text import printable
@@ -140,8 +141,8 @@ def _age(path: Path) -> float | None:
 def main(arguments: Sequence[str]) -> None:
     """Run `rlora runs`; raises DataError for a folder that is not there or holds no run."""
     options = with_home(tyro.cli(RunsOptions, args=arguments, prog="rlora runs", description=_DESCRIPTION))
-    folder = options.folder
-    found = [folder] if (folder / "config.json").is_file() else [p.parent for p in folder.glob("*/config.json")]
+    folder = member_dir(options.folder)
+    found = [folder] if (folder / "config.json").is_file() else [p.parent for p in _configs(folder)]
     if not found:
         raise DataError(f"{folder} holds no run; name the folder that --run-dir was in.")
     states = sorted((state_of(path) for path in found), key=lambda s: (s.age_seconds is None, s.age_seconds or 0.0))
@@ -155,6 +156,12 @@ def main(arguments: Sequence[str]) -> None:
     for state in states:
         if state.why:
             print(printable(f"{state.run_dir}: {state.why}"))
+
+
+def _configs(folder: Path) -> Iterator[Path]:
+    """Yield the configurations of the runs in a folder, of the members of cohorts too, and of a cohort's own."""
+    for place in ("*", f"{MEMBERS}/*", f"*/{MEMBERS}/*"):
+        yield from folder.glob(f"{place}/config.json")
 
 
 def _table(states: Sequence[RunState], *, width: int) -> Iterator[str]:

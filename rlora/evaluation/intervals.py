@@ -113,6 +113,12 @@ def paired_difference(new_P: Sequence[float], old_P: Sequence[float]) -> Estimat
     return Estimate(mean=mean, low=max(-1.0, mean - joined(*below)), high=min(1.0, mean + joined(*above)))
 
 
+def mean_difference(pairs: Sequence[tuple[float, float]]) -> Estimate:
+    """Return the mean of new - old over pairs, as of runs that share a seed, with Student's interval."""
+    differences = [new - old for new, old in pairs]
+    return _plain_mean(differences, sum(differences) / len(differences))
+
+
 def t_quantile(degrees: int) -> float:
     """Return the 97.5 % quantile of Student's t with so many degrees of freedom (at least 1)."""
     x = beta_quantile(2 * _TAIL, degrees / 2, 0.5)  # of degrees / (degrees + t^2)

@@ -42,7 +42,6 @@ NUM_SAMPLES = 8
 NUM_TOKENS = 8
 _LONGEST = 64  # tokens of a prompt
 _MAX_ERROR = 6.0  # times the noise on the base: a model that is disturbed multiplies its rounding, up to twice here
-_SEED = 0
 _SHORT = 2  # tokens of the draws beside
 _MEASURED = 4  # samples by which the sizes of a probe are measured
 _SUSPECTS, _HIDDEN = 1, 8  # tensors that are left out one by one: likely ones, and those that no gradient shows
@@ -86,15 +85,15 @@ class Rehearser:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
+        seed: int,
         frees_cache: bool,
     ):
         """Draw after the shortest of `prompts` (token ids) with `draw`, which checks the contract of completions.
 
-        What is drawn, and so the noise that is measured, is the same for every run of a base on these prompts.
         `frees_cache` says that the trainer can compute gradients only while the engine's cache is away.
         """
         self._frees_cache = frees_cache
-        self._policy, self._sampler, self._seed = policy, sampler, _SEED
+        self._policy, self._sampler, self._seed = policy, sampler, seed
         self._draw, self._draw_canary = draw, draw_canary
         chosen = sorted(prompts, key=len)[:NUM_PROMPTS]
         self._prompts = [tuple(prompt[-_LONGEST:]) for prompt in chosen]

@@ -1,6 +1,7 @@
 """The live progress of a run: one line a finished step and, on a terminal, what the current step is doing."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
@@ -63,6 +64,10 @@ class Display:
         """Print a line above the progress bar."""
         self._screen.say(text)
 
+    def stage(self, title: str) -> AbstractContextManager[None]:
+        """Say that the block runs, and how long it took."""
+        return self._screen.stage(title)
+
     def step(self, values: Mapping[str, float]) -> None:
         """Print a finished step."""
         self._seconds.append(values["seconds/step"])
@@ -70,7 +75,7 @@ class Display:
         recent = self._seconds[-5:]
         left = (self._num_steps - done) * sum(recent) / len(recent)
         self.say(step_line(values, num_steps=self._num_steps, seconds_left=left, width=self.console.width))
-        self._progress.update(self._task, completed=done, left=f"left {_clock(left)}")
+        self._progress.update(self._task, completed=done, left=f"left {clock(left)}")
 
 
 def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: float, width: int = 80) -> str:
@@ -87,7 +92,7 @@ def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: floa
         "kl": f"KL {'-' if kl is None else f'{kl:.1e}':<7}",
         "cut": f"cut {100 * values['rollout/truncated_share']:>3.0f} %",
         "rate": f"{rate if held_out is None else f'held-out {100 * held_out:.1f} %':<15}",
-        "left": f"left {_clock(seconds_left)}",
+        "left": f"left {clock(seconds_left)}",
     }
     for least in ("cut", "kl", "left"):
         if len("  ".join(filter(None, cells.values()))) > _LONGEST:
@@ -98,7 +103,8 @@ def step_line(values: Mapping[str, float], *, num_steps: int, seconds_left: floa
     return with_phases if len(with_phases) <= width and width >= _WIDE else line
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Return seconds as a clock shows them: 4:05, or 2h07."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}" if hours else f"{minutes}:{rest:02}"
