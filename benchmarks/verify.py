@@ -21,7 +21,7 @@ from benchmarks.verify_hostile import hostile, mixed, ordinary
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import judge_cheaply
-from rlora.verify.reading import structure
+from rlora.verify.reading import answer
 
 DATA_DIR = Path(os.environ.get("RLORA_DATA", ROOT.parent / "shared" / "data"))
 SETS = {"MATH-500": ("math/math500.jsonl", 10), "GSM8K": ("gsm8k/test.jsonl", 5)}
@@ -49,7 +49,7 @@ def _rates(judge_all: Callable[[], Sequence[bool]]) -> tuple[float, int]:
     seconds: list[float] = []
     right: Sequence[bool] = []
     for _ in range(NUM_PASSES):
-        structure.parsed.cache_clear()  # each pass meets its answers for the first time
+        answer.parsed.cache_clear()  # each pass meets its answers for the first time
         start = time.perf_counter()
         right = judge_all()
         seconds.append(time.perf_counter() - start)

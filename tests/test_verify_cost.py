@@ -14,8 +14,8 @@ from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.extraction.scan import boxes
 from rlora.verify.judging import Outcome, judge_cheaply
-from rlora.verify.reading import structure
-from rlora.verify.reading.structure import parse_answer
+from rlora.verify.reading import answer
+from rlora.verify.reading.answer import parse_answer
 
 pytestmark = pytest.mark.unit
 
@@ -126,7 +126,7 @@ def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch
     for name in ("P", "E"):
         for depth in (2, 4, 8, 16):
             before = read()
-            structure.parsed.cache_clear()
+            answer.parsed.cache_clear()
             assert parse_answer(f"{name}(" * depth + "1" + ")" * depth) is not None
             assert read() - before == depth
     assert parse_answer("P(P(1)^2)") == parse_answer("P((P)((1)^2))")
@@ -134,11 +134,11 @@ def test_brackets_behind_a_function_name_are_read_once_at_each_level(monkeypatch
 
 
 def test_a_text_that_is_too_long_to_read_is_not_kept() -> None:
-    kept = structure.parsed.cache_info().currsize, structure.parsed_long.cache_info().currsize
+    kept = answer.parsed.cache_info().currsize, answer.parsed_long.cache_info().currsize
     for i in range(50):
         assert parse_answer(f"x{i}" * 20_000) is None
-    assert kept == (structure.parsed.cache_info().currsize, structure.parsed_long.cache_info().currsize)
-    assert structure.parsed_long.cache_info().maxsize == 32
+    assert kept == (answer.parsed.cache_info().currsize, answer.parsed_long.cache_info().currsize)
+    assert answer.parsed_long.cache_info().maxsize == 32
 
 
 UNITS = [  # what a policy may repeat; %d counts

@@ -10,7 +10,7 @@ import pytest
 from rlora.verify import Verifier
 from rlora.verify.comparison.equal import Decision, cheap_verdict, compare
 from rlora.verify.extraction.extract import gold_text
-from rlora.verify.reading.structure import parse_answer
+from rlora.verify.reading.answer import parse_answer
 
 pytestmark = pytest.mark.data
 

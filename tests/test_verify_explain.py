@@ -7,8 +7,8 @@ import pytest
 
 from rlora.types import VerdictKind
 from rlora.verify import JudgeRequest, Verifier, VerifierConfig
+from rlora.verify.reading.answer import parse_answer
 from rlora.verify.reading.show import show
-from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.unit
 

@@ -12,8 +12,8 @@ from rlora.verify import JudgeRequest, Verifier, VerifierConfig, VerifierError, 
 from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import judge_cheaply
+from rlora.verify.reading.answer import parse_answer
 from rlora.verify.reading.show import show
-from rlora.verify.reading.structure import parse_answer
 
 pytestmark = pytest.mark.unit
 

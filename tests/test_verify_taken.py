@@ -61,6 +61,17 @@ TAKEN = {
         (r"\boxed{0.5}. Alternatively, \boxed{\frac12}", "1/2"), ("The answer is 42, not 41.", "42"),
         (r"The answer is \boxed{42}, not \boxed{41}.", "42"), ("The answer is 42 (not 41).", "42"),
     ],
+    "a box in a formula": [
+        (r"$x \in \boxed{[1,2]}$", "[1,2]"), (r"$f(2) = \boxed{42}.$", "42"),
+        (r"\[ n = 6\cdot7 = \ \boxed{42} \]", "42"),
+        (r"$(x, y) = (\boxed{1}, \boxed{2})$", "(1,2)"), (r"$\text{so } \boxed{42}$", "42"),
+        (r"$n\ge\boxed{42}$", "42"),
+        (r"$\stackrel{(1)}{=} \boxed{42}$", "42"), (r"$\boxed{42}\pi$", "42"),
+    ],
+    "the last of what is said in other words": [
+        ("The answer is 42% of 100, that is 42.", "42"), ("Hence the result is 42.", "42"), ("Hence $n=42$!", "42"),
+        (r"\boxed{42} <!-- 41 -->", "42"),
+    ],
     "other frames": [
         ("∴ the answer is 42", "42"), ('The answer is "42".', "42"), ("It must be 42.", "42"), ("***42***", "42"),
         ("The total costs \\$5 and \\$6, so the answer is \\$11.", "11"), ("at least $\\boxed{42}$ of them", "42"),
@@ -78,6 +89,7 @@ NOT_TAKEN = {
         (r"\boxed{42}. I made an error; the right value is 7.", "42"), (r"\boxed{42}. Not quite: 7.", "42"),
         (r"\boxed{42}. Sorry, I meant 7.", "42"),
         (r"\boxed{42}. No, it should be 7.", "42"), (r"\boxed{42}. That is not right.", "42"),
+        ("\\boxed{42}\n\nThis answer is incorrect.", "42"), (r"\boxed{42}. The answer is wrong.", "42"),
         (r"\boxed{42} — no, that can't be right.", "42"), ("The answer is 42. Hold on, I made a mistake.", "42"),
         ("The answer is 42. Wait, it should be 7.", "42"),
     ],
@@ -98,7 +110,9 @@ NOT_TAKEN = {
         (r"\boxed{41} (or maybe 42)", "41"), (r"\boxed{41}. Alternatively, \boxed{42}.", "42"), ("42 or 41", "42"),
         (r"\boxed{41}, otherwise \boxed{42}", "42"), ("The answer is either 41 or 42.", "42"),
         ("The answer is one of 40, 41, 42.", "42"), ("The answer is 42 (or 41).", "42"), ("Either (B) or (C).", "C"),
-        ("The answer is 42; or is it 41?", "42"),
+        ("The answer is 42; or is it 41?", "42"), ("The answer is 42; if that is wrong, 41.", "42"),
+        ("The answer is 42, but it may be 41.", "42"), ("The answer is 42, though it could be 41.", "42"),
+        (r"\boxed{42}. Or maybe \boxed{41}.", "42"), (r"\boxed{42}. Perhaps 41.", "42"),
     ],
     "exclamation marks": [
         ("The answer is $5!$.", "5"), ("**4!**", "4"), ("Answer: $5! - 3$", "5"), ("The answer is 42!.", "42"),
@@ -107,16 +121,23 @@ NOT_TAKEN = {
         ("Thus\n$$\nx^2\n+ 4\n$$", "4"), ("x +\n4", "4"), ("\\frac{1}{2} +\\frac{1}{3}", "1/3"), ("x^2\n+ 4", "4"),
         ("$$\n\\frac{1}{2}\n\\frac{1}{3}\n$$", "1/3"), ("$$x^2$$\n$$+4$$", "4"), ("\\frac{1}\n{2}", "2"),
         ("$-\\boxed{42}$", "42"), ("$2\\boxed{42}$", "42"), ("$\\boxed{42}^2$", "42"), ("$\\boxed{42} + 1$", "42"),
-        ("$\\frac{\\boxed{42}}{2}$", "42"), ("$\\boxed{42} \\cdot 2$", "42"),
+        ("$\\frac{\\boxed{42}}{2}$", "42"), ("$\\boxed{42} \\cdot 2$", "42"), ("$2^{\\boxed{42}}$", "42"),
+        ("$\\log\\boxed{42}$", "42"), ("$|\\boxed{42}-x|$", "42"), ("$3(\\boxed{42})$", "42"),
+        ("$(1,\\boxed{42})$", "42"),
+        ("$(\\boxed{42}, 1)$", "42"), ("$x\\ne\\boxed{42}$", "42"), ("$x<\\boxed{42}$", "42"), ("$\\boxed{42}!$", "42"),
+        ("$\\sin(\\boxed{42})$", "42"), ("so $x = 2\\cdot$ \\boxed{42}", "42"), ("$\\sqrt{x}\\boxed{42}$", "42"),
+        ("\\boxed{42} minus 1", "42"), ("\\boxed{42} squared", "42"),
     ],
     "hidden text": [
         (r"\boxed{7\,\text{\small 8}}", "7"), (r"\boxed{7{\color{white}8}}", "7"), (r"\boxed{\phantom{7}}", "7"),
-        (r"\boxed{\tag{7}}", "7"), (r"\boxed{7\llap{8}}", "7"), (r"\boxed{\cancel{8}7}", "7"),
+        (r"\boxed{\tag{7}}", "7"), (r"\boxed{7\llap{8}}", "7"), (r"\boxed{8} <!-- \boxed{7} -->", "7"),
+        (r"\boxed{\cancel{8}7}", "7"),
     ],
     "another number": [
         ("The answer is 42% of 100, that is 41.", "42"), ("The answer is 42x.", "42"),
         ("The answer is minus 42.", "42"),
         ("Is the answer 42?", "42"), ("The answer is $42^2$.", "42"), ("The answer is 42 of 50.", "42"),
+        ("The answer is $42$?", "42"),
     ],
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from rlora.rewards.mathematics import Mathematics
 from rlora.types import Completion, Problem, Sample, StopReason, VerdictKind
 from rlora.verify import JudgeRequest, Verifier
 from rlora.verify.comparison.canonical import canonical
-from rlora.verify.reading.structure import parse_answer
+from rlora.verify.reading.answer import parse_answer
 
 DATA_DIR = Path(os.environ.get("RLORA_DATA", Path(__file__).resolve().parents[1] / ".." / "shared" / "data"))
 
@@ -68,13 +68,13 @@ RIGHT = {
         ("Expand $7(2x-3)$.", "14x-21", "-21+14x"), ("Factor $6y+9$.", "3(2y+3)", r"(3+2y)\cdot3"),
         ("Find $\\frac{\\pi}{2}x$.", r"\frac12\pi x", r"\frac{x\pi}{2}"),
         ("Let $n$ be the number of $a^{-1}$.", r"\frac1a", "a^{-1}"), ("Is $b-a$ or $a$ less?", "b-a", "-(a-b)"),
-        
     ],
     "worked out as far as the gold, in a form of its own": [
         ("What is half of 5?", "2.5", r"\frac52"), ("What is half of 5?", r"\frac52", r"2\frac12"),
         ("Expand $(t+1)^2$.", "t^2+2t+1", "1+2t+t^2"),
         ("Find the height.", r"\frac{\sqrt3}{2}", r"\frac{3}{2\sqrt3}"), ("Find x.", "120000", r"1.2\times10^5"),
         ("Solve for x.", r"\ln 8", r"3\ln 2"), ("What is $6\\cdot 7$?", "42", r"6\cdot 7=42"),
+        ("What is $6\\cdot 7$?", "42", r"42=6\cdot 7"),
         ("Find $(a,b)$.", "(6,4)", r"(\frac{12}{2},4)"),
         ("Simplify $\\log_2 8$.", r"\log_2 8", "3"), ("Find the angle.", r"90^\circ", "90"),
         ("Find the angle.", "90", r"90^\circ"),

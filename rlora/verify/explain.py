@@ -7,9 +7,9 @@ from rlora.types import Verdict, VerdictKind
 from rlora.verify.comparison.decide import Step
 from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import JudgeRequest
+from rlora.verify.reading.answer import parse_answer
 from rlora.verify.reading.normalize import plain_latex
 from rlora.verify.reading.show import show
-from rlora.verify.reading.structure import parse_answer
 from rlora.verify.workers.faults import RAISED
 
 _MAX_CHARACTERS = 400

@@ -9,9 +9,9 @@ from rlora.verify.comparison.equal import cheap_verdict
 from rlora.verify.comparison.relations import named_value
 from rlora.verify.comparison.worked_out import is_left_to_work_out
 from rlora.verify.extraction.extract import Extraction, extract, gold_text
+from rlora.verify.reading.answer import MAX_CHARACTERS, parse_answer
 from rlora.verify.reading.nodes import contains, is_worked_out
 from rlora.verify.reading.normalize import plain_latex
-from rlora.verify.reading.structure import MAX_CHARACTERS, parse_answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,11 +16,14 @@ _MAX_NUMBERS = 20
 def contradicts_itself(node: Node) -> bool:
     """Whether an equation or a chain of them has two different bare numbers as sides, such as 5 = 139.
 
-    A decimal may be off by less than one in its last place: 2/3 = 0.67 is no contradiction.
+    A decimal may be off by less than one in its last place, and so may an integer that approximates: 2/3 = 0.67 is no
+    contradiction, nor is 1198 \\approx 1200, but 7 \\approx 8 is one.
     """
-    if node.op != "rel" or set(node.name.split()) != {"="}:
+    signs = set(node.name.split())
+    if node.op != "rel" or not signs <= {"=", "~"}:
         return False
-    bare = dict.fromkeys((exact(side), _step(side)) for side in node.args if _is_bare(side))  # 1 = 1 = 1 = ... once
+    numbers = ((exact(side), _step(side, "~" in signs)) for side in node.args if _is_bare(side))
+    bare = dict.fromkeys(numbers)  # 1 = 1 = 1 = ... once
     found = [(value, step) for value, step in bare if value is not None][:_MAX_NUMBERS]
     return any(a != b and abs(a - b) >= max(step, other) for (a, step), (b, other) in combinations(found, 2))
 
@@ -30,7 +33,10 @@ def _is_bare(node: Node) -> bool:
     return node.op in ("num", "div") and is_worked_out(node)
 
 
-def _step(node: Node) -> Fraction:
-    """Return the place of a decimal's last digit, 0 for an exact number."""
+def _step(node: Node, is_rough: bool) -> Fraction:
+    """Return the place of a decimal's last digit, and of an integer's that `is_rough`; 0 for an exact number."""
     node = node.args[0] if node.op == "neg" else node
-    return Fraction(10) ** -node.places if node.places else Fraction(0)
+    if node.places or not is_rough or node.op != "num" or not node.number:
+        return Fraction(10) ** -node.places if node.places else Fraction(0)
+    digits = str(node.number.numerator)
+    return Fraction(10) ** (len(digits) - len(digits.rstrip("0")))

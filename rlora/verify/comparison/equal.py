@@ -6,7 +6,9 @@ symmetric. Verdicts have three values: None means that the decision (the cheap o
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
+from rlora.verify.comparison.canonical import canonical
 from rlora.verify.comparison.contradiction import contradicts_itself
 from rlora.verify.comparison.decide import (
     Decision,
@@ -20,12 +22,12 @@ from rlora.verify.comparison.decide import (
     roughly_rounded,
     same_value,
 )
-from rlora.verify.comparison.names import body, by_name, quantity, with_same_parameter
+from rlora.verify.comparison.names import body, by_name, quantity, replaced, with_same_parameter
 from rlora.verify.comparison.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
 from rlora.verify.comparison.units import in_units
-from rlora.verify.reading.nodes import Node, contains, is_structure, op, symbols
+from rlora.verify.reading.answer import parse_answer
+from rlora.verify.reading.nodes import Node, contains, is_structure, op, sym, symbols
 from rlora.verify.reading.normalize import plain_words
-from rlora.verify.reading.structure import parse_answer
 
 MOVABLE = frozenset({"=", "<", ">", "<=", ">=", "!="})
 
@@ -69,9 +71,9 @@ def _relation(gold: Node, answer: Node, decide: Decision) -> Ternary:
     if signs == other_signs == ["="]:
         if {gold.args[0].op, answer.args[0].op} == {"apply", "sym"}:
             verdicts.append(compare(gold.args[1], answer.args[1], decide))  # y = 2x + 1 and f(x) = 2x + 1
-        bodies = body(gold), body(answer)
-        if bodies[0] is not None and bodies[1] is not None and gold.args[0].name == answer.args[0].name:
-            verdicts.append(compare(bodies[0], bodies[1], decide))  # f(x) = x and f(z) = z
+        left, right = body(gold), body(answer)
+        if left is not None and right is not None and left[0] == right[0]:
+            verdicts.append(compare(left[1], right[1], decide))  # f(x) = x and f(z) = z
     sides = gold.args + answer.args
     is_movable = len(signs) == len(other_signs) == 1 and signs[0] in MOVABLE and not any(map(is_structure, sides))
     if any_of(verdicts) is not True and is_movable and other_signs[0] in MOVABLE:
@@ -90,7 +92,22 @@ def _moved(gold: Node, answer: Node, sign: str, other_sign: str, decide: Decisio
         return False
     if any(decide.same(side, ZERO) is not False for side in (a, b)):
         return False
+    verdict = _proportional(a, b, decide)
+    return _divided(a, b, decide) if verdict is False and sign == "=" else verdict
+
+
+def _proportional(a: Node, b: Node, decide: Decision) -> Ternary:
     return decide.same(op("mul", a, renamed(b)), op("mul", b, renamed(a)))
+
+
+def _divided(a: Node, b: Node, decide: Decision) -> bool:
+    """Whether one is the other times a variable that cannot be 0, as in xy - 6 = 0 and y - 6/x = 0."""
+    for name in symbols(a):
+        for left, right in ((a, b), (b, a)):
+            at_zero = canonical(replaced(left, {name: ZERO}))
+            if isinstance(at_zero, Fraction) and at_zero and _proportional(left, op("mul", right, sym(name)), decide):
+                return True
+    return False
 
 
 def _approximated(gold: Node, answer: Node) -> Node | None:
@@ -114,7 +131,8 @@ def _unwrapped(gold: Node, answer: Node, decide: Decision) -> tuple[Node, Node] 
         inner = None
         if a.op == "rel" and b.op != "rel":
             inner = named_value(a)
-        is_set_wanted = b.op in ("seq", "union", "set") or a.op in ("sym", "seq") or (a.op == b.op == "rel")
+        is_set_wanted = b.op in ("seq", "union", "set") or a.op in ("sym", "seq") or "or" in (a.name, b.name)
+        is_set_wanted = is_set_wanted or a.op == b.op == "rel"
         if inner is None and is_set_wanted:
             inner = solutions(a)
         if inner is None and a.op in ("set", "list") and len(a.args) == 1 and b.op not in ("set", "list"):
@@ -209,6 +227,10 @@ def compare_texts(gold: str, answer: str, decide: Decision) -> Ternary:
     for tree, text in ((left, answer), (right, gold)):
         if tree.op == "sym" and len(tree.name) == 1 and tree.name.isupper() and (choice := _choice(text)):
             return decide.by("multiple choice: the letter", choice[0].upper() == tree.name, gold, answer)
+    chosen = [_choice(text) for text in (gold, answer)]
+    if (chosen[0] is None) != (chosen[1] is None) and {left.op, right.op} & {"num", "div", "neg"}:
+        values = [text if choice is None else choice[1] for choice, text in zip(chosen, (gold, answer), strict=True)]
+        return compare_texts(values[0], values[1], decide)  # "(C) 42" and 42
     if (left.op == "text") != (right.op == "text"):
         words, other = plain_words(gold), plain_words(answer)
         is_same = words == other and words.replace(" ", "").isalpha()

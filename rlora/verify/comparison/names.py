@@ -68,13 +68,16 @@ def replaced(node: Node, names: dict[str, Node]) -> Node:
     return Node(node.op, args, node.name, node.number, node.places) if args else node
 
 
-def body(node: Node) -> Node | None:
-    """Return what f(x, y) = x + y says of its first and second argument, whatever they are called."""
+def body(node: Node) -> tuple[str, Node] | None:
+    """Return what f(x, y) = x + y or a_n = 2n says of its arguments or its index, whatever they are called."""
     function = node.args[0]
+    sequence, _, index = function.name.partition("_")
+    if function.op == "sym" and index in symbols(node.args[-1]) and len(node.args) == 2:
+        return sequence, replaced(node.args[1], {index: sym(" 0")})
     names = [child.name for child in function.args if child.op == "sym"]
     if function.op != "apply" or len(set(names)) != len(function.args) or len(node.args) != 2:
         return None
-    return replaced(node.args[1], {name: sym(f" {i}") for i, name in enumerate(names)})
+    return function.name, replaced(node.args[1], {name: sym(f" {i}") for i, name in enumerate(names)})
 
 
 def with_same_parameter(gold: Node, answer: Node) -> Node:

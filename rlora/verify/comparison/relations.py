@@ -20,10 +20,14 @@ def is_name(node: Node) -> bool:
     if node.op == "fn" and node.name == "abs":
         return node.args[0].op == "apply" or (node.args[0].op == "sym" and len(node.args[0].name) > 1)
     if node.op == "div":  # dy/dx
-        return all(side.op == "mul" and side.args[0].name in ("d", "\\partial") for side in node.args)
+        return all(side.op == "mul" and _is_differential(side.args[0]) for side in node.args)
     if node.op != "mul" or not all(is_name(child) for child in node.args):
         return False  # 2x = 10 names nothing, and xy = 6 is an equation
     return _is_application(node) or any(child.op == "apply" or child.name.isupper() for child in node.args)
+
+
+def _is_differential(node: Node) -> bool:
+    return (node.args[0] if node.op == "pow" else node).name in ("d", "\\partial")
 
 
 def named_value(node: Node) -> Node | None:

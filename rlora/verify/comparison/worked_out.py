@@ -12,9 +12,9 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rlora.verify.comparison.canonical import canonical
+from rlora.verify.reading.answer import parse_answer
 from rlora.verify.reading.nodes import ONE, STRUCTURES, Node, is_worked_out, symbols
 from rlora.verify.reading.normalize import plain_latex
-from rlora.verify.reading.structure import parse_answer
 
 _FORMULA = re.compile(r"\$\$?([^$]{1,2000})\$|\\\[(.{1,2000}?)\\\]|\\\((.{1,2000}?)\\\)", re.DOTALL)
 _SUM_IN_PROSE = re.compile(r"[(\d.-][\d\s.,+\-*/^()!%]{0,200}[\d)!%]")
@@ -50,7 +50,8 @@ def is_left_to_work_out(answer: Node, gold: Node, question: str) -> bool:
 def _leaves(node: Node) -> Iterator[Node]:
     """Yield the single values of an answer; of an equation, the side that it ends in."""
     if node.op == "rel" and set(node.name.split()) <= {"=", "~", ":"}:
-        yield from _leaves(node.args[-1])
+        is_turned = is_worked_out(node.args[0]) and not is_worked_out(node.args[-1])  # 42 = 6 \cdot 7
+        yield from _leaves(node.args[0 if is_turned else -1])
     elif node.op in STRUCTURES and node.args:
         for child in node.args:
             yield from _leaves(child)

@@ -16,8 +16,8 @@ from rlora.verify.extraction.last_number import last_number as last_number_of
 from rlora.verify.extraction.markers import HEDGE, UNCERTAIN, is_said, kept, markers, phrases
 from rlora.verify.extraction.scan import Scan, Span, boxes, unwrapped
 from rlora.verify.extraction.visible import is_repetition, visible
+from rlora.verify.reading.answer import MAX_CHARACTERS
 from rlora.verify.reading.normalize import plain_latex
-from rlora.verify.reading.structure import MAX_CHARACTERS
 
 _JOINED = re.compile(r"\b(?:and|or|alternatively|otherwise)\b|[,;&]|^[\s$]*$", re.IGNORECASE)
 _SEPARATE = re.compile(
@@ -25,9 +25,17 @@ _SEPARATE = re.compile(
     r"|\\(?:implies|Rightarrow)",
     re.IGNORECASE,
 )
-_CHOICE_LEFT = re.compile(rf"[\s$,(—–-]{{0,9}}{HEDGE.pattern}", re.IGNORECASE)
+_CHOICE_LEFT = re.compile(
+    rf"[\s$,(—–-]{{0,9}}{HEDGE.pattern}|[ $]{{0,9}}[.;] (?:or )?(?:maybe|perhaps|possibly)\b",
+    re.IGNORECASE,
+)
+_BOXING = re.compile(r"\\boxed\s?\{([^{}]{0,200})\}")
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_OR_ELSE = re.compile(r"[;,—(]\s{0,9}(?:or|otherwise|alternatively|maybe|perhaps|possibly)\b", re.IGNORECASE)
+_OR_ELSE = re.compile(
+    r"[;,—(]\s{0,9}(?:(?:or|otherwise|alternatively|maybe|perhaps|possibly|if (?:that|this|it|not))\b"
+    r"|(?:but|though|although)\s(?:it|that|this|the answer)\s(?:may|might|could)\b)",
+    re.IGNORECASE,
+)
 _VALUE = re.compile(r"\d|^\(?[A-H]\)?$")
 _RANGE = re.compile(r"^(?:\W*(?:between\b|from\b|at\s+(?:least|most)\b)|(?:\W*\s)?\S+\s+to\s+[-$\d])", re.IGNORECASE)
 _MAX_DISTINCT = 12  # boxes of one sentence; more of them are guesses
@@ -121,12 +129,12 @@ def _marked(scan: Scan, last: Span, is_truncated: bool, last_number: bool) -> Ex
         return _cut("it may break off inside the last marked answer")
     if last.kind == "box":
         hedge = _CHOICE_LEFT.match(scan.text, last.end)
-        behind = scan.text[last.end : scan.end_of(last.end)] if hedge else ""
-        other = last_number_of(behind.replace("(", " ").replace(")", " "))
+        behind = scan.text[last.end : scan.end_of(hedge.end())].lstrip(" $.;") if hedge else ""
+        other = last_number_of(_BOXING.sub(r"\1", behind).replace("(", " ").replace(")", " "))
         return _boxed(scan.text, [box for box in scan.boxes if box.start <= last.start], other)
     content = prose.without_gloss(unwrapped(last.content))
     if last.kind == "phrase":
-        return replace(_phrase(content, last.content, last_number), is_plain=True)
+        return replace(_phrase(prose.restated(content), last.content, last_number), is_plain=True)
     rule = {"hash": "what follows the last ####", "tag": "the last <answer> element"}[last.kind]
     return Extraction(text=_unboxed(content), rule=rule) if content else _none("the last mark is empty")
 

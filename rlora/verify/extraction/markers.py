@@ -29,15 +29,24 @@ _UNSAID = re.compile(  # before an answer: if the answer is, check the answer; n
     r"|(?:\b(?:not|never|cannot be|rather than|instead of|for (?:example|instance),?|format:)"
     r"|n't|\be\.g\.,?|\bor (?:maybe|perhaps|possibly)|\byour (?:final )?(?:answer|result) (?:in|inside|within|as))"
     r"[\s$*`\\([]*"
-    r"|[-+/^\d]|\d\s*[+/]\s*|\\(?:cdot|times|div|pm)\s*|\\(?:[dt]?frac(?:\{[^{}]*\})?|sqrt(?:\[\d\])?)\{)$",
+    r"|[-+/^\d]|\d\s*[+/]\s*|\\(?:cdot|times|div|pm)\s*\$?\s*|\\(?:[dt]?frac(?:\{[^{}]*\})?|sqrt(?:\[\d\])?)\{)$",
     re.IGNORECASE,
 )
 _DENIED = re.compile(  # behind an answer; or it is a part of a formula, or asked
     r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:(?:wrong|incorrect|false|invalid"
     r"|rejected|extraneous|impossible|if it were|should be|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
-    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)",
+    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)"
+    r"|[\s$]+(?:squared|cubed|factorial|(?:plus|minus|divided by)\s+[$\\(]*\d)",
     re.IGNORECASE,
 )
+_LEADS = re.compile(  # in a formula, to a box that is all of a value
+    r"(?:^|[=:;,&~]\}?|\\(?:approx|equiv|cong|sim|in|[lg]eq?|to|implies|iff|therefore|(?:[Ll]ong)?[Rr]ightarrow|q?quad"
+    r"|displaystyle|[lL]arge|huge|[,;:!$ \\])|\\(?:text|math|mbox|begin|renew)[a-z]*\s?\{[^{}]*\}?(?:\{[^{}]*\})?"
+    r"|\\|(?<![\\A-Za-z])[a-z]{2,})\s*\{?\s*$"
+)
+_BOX_CONTENT = re.compile(r"\\boxed\s?\{[^{}]*\}")
+_BRACKET = re.compile(r"\(([^()]{0,60})$")
+_BRACKET_END = re.compile(r"([^()]{0,60})\)")
 HEDGE = re.compile(
     r"\b(?:or|otherwise|alternatively|maybe|perhaps|possibly|either|(?:one|any) of|could be|might be)\b", re.IGNORECASE
 )
@@ -49,7 +58,8 @@ UNCERTAIN = re.compile(
 _RETRACTION = re.compile(
     r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<doubt>wait(?! times?\b)|hold on(?! to\b))"
     r"|(?P<denial>oops|scratch that|ignore that|on second thought|not (?:quite|exactly)"
-    r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong|(?:that|this|it)"
+    r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong"
+    r"|(?:that|this|it|(?:that|this|the|my) (?:final )?(?:answer|result))"
     r"(?:(?:'s| is| was| seems| looks) (?:wrong|incorrect|not (?:right|correct))(?! (?:for|if|when|in|unless)\b)"
     r"|\s?(?:can't|cannot) be (?:right|correct)))"
     r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize|i (?:mean|meant)"
@@ -66,12 +76,37 @@ _CONFIRMS = re.compile(
 )
 _DENIES = re.compile(r"\b(?:not|wrong|incorrect|mistake|error|instead)\b|n't\b", re.IGNORECASE)
 _MAX_PHRASES = 8  # of a hostile repetition, the last are enough
+_MAX_BEFORE = 200  # characters of a formula before a box
 _MAX_CONTENT = 4_000  # characters behind a phrase
 
 
 def is_said(text: str, start: int, end: int) -> bool:
     """Whether what stands from `start` to `end` is said to be the answer: not supposed, denied, or a place for one."""
     return not _UNSAID.search(text, max(0, start - 60), start) and not _DENIED.match(text, end, end + 60)
+
+
+def is_boxed(scan: Scan, box: Span) -> bool:
+    """Whether a box is said to be the answer: neither denied nor a part of a larger formula, as in 2^{\\boxed{5}}."""
+    text = scan.text
+    if not is_said(text, box.start, box.end):
+        return False
+    before, after = text[max(0, box.start - 2) : box.start].rstrip(" "), text[box.end : box.end + 2].lstrip(" ")
+    if (not before or before[-1] in "$=\n") and after[:1] in ("", "$", ".", "\n"):
+        return True
+    formulas = (span for span in scan.spans if span.kind == "formula" and span.start < box.start and box.end < span.end)
+    formula = next(formulas, None)
+    if formula is None:
+        return True
+    mark = (formula.end - formula.start - len(formula.content)) // 2
+    start = max(formula.start + mark, box.start - _MAX_BEFORE)
+    before, after = text[start : box.start].strip(), text[box.end : formula.end - mark]
+    opened, closed = _BRACKET.search(before), _BRACKET_END.match(after)
+    if opened and closed:  # (\boxed{1}, \boxed{2}), but not (2, \boxed{1})
+        others = _BOX_CONTENT.sub("", opened[1] + closed[1])
+        if others.strip(" ,"):
+            return False
+        before, after = before[: opened.start()], after[closed.end() :]
+    return _LEADS.search(before) is not None and not after.lstrip(" }").startswith(("!", "-", "+", "*", "/"))
 
 
 def phrases(scan: Scan, start: int = 0) -> list[Span]:
@@ -88,7 +123,8 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
         end = min(scan.end_of(begin), begin + _MAX_CONTENT, *(end for end in ends if end >= begin))
         content = _COPULA.sub("", text[begin:end].strip())
         content = content[:-1] if content.find("*") == len(content) - 1 else content  # *Answer: 42*
-        if content and not _DENIAL.match(content) and is_said(text, at, at):
+        is_asked = text[end : end + 1] in ("?", "？")
+        if content and not is_asked and not _DENIAL.match(content) and is_said(text, at, at):
             found.append(Span(kind="phrase", start=at, end=end, content=content))
     return found
 
@@ -96,7 +132,7 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
 def markers(scan: Scan) -> list[Span]:
     """Return the last box that is said to be the answer, and behind it every other mark, in order of position."""
     text = scan.text
-    box = next((box for box in reversed(scan.boxes) if is_said(text, box.start, box.end)), None)
+    box = next((box for box in reversed(scan.boxes) if is_boxed(scan, box)), None)
     start = box.end if box else 0
     found = phrases(scan, start)
     for match in deque(_HASHES.finditer(text, start), maxlen=_MAX_PHRASES):

@@ -5,13 +5,14 @@ import re
 from rlora.verify.extraction.last_number import CONNECTOR
 from rlora.verify.extraction.markers import HEDGE
 from rlora.verify.extraction.scan import Scan, unwrapped
-from rlora.verify.reading.structure import parse_answer
+from rlora.verify.reading.answer import parse_answer
 
 _PLAIN_LABELS = "text txt plaintext latex tex math markdown md output stdout console result"
 _PLAIN_FENCES = frozenset(_PLAIN_LABELS.split())
 _LEAD = re.compile(
     r"^(?:(?:so|thus|therefore|hence|finally|then|that is|i\.e\.|∴|we (?:get|have|find|obtain)|it's|(?:it|this|that)"
-    r" (?:is|(?:must|should) be)|(?:final )?result|solution|ans|(?:i|we) (?:choose|pick|select))\b[\s,:]*)+",
+    r" (?:is|(?:must|should) be)|(?:the )?(?:final )?result(?: is)?|solution|ans"
+    r"|(?:i|we) (?:choose|pick|select))\b[\s,:]*)+",
     re.IGNORECASE,
 )
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
@@ -47,6 +48,7 @@ _GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (
     r"|perhaps|maybe|possibly|otherwise|guess|not [a-z])\b)(?:[A-Za-z][A-Za-z ,]{2,}"
     r"|(?:since|because|as|not|i\.e\.|which|where|rounded)\b[^()\n]*)\)\.?$"
 )
+_EXCLAIMED = re.compile(r"(?<=[$*])!+\s*$")
 _ASIDE = re.compile(
     r"\((?:since|because|as|note|check|where|here|that is|i\.e\.|we)\b[^\n]*\)\.?"
     r"|(?:i )?hope (?:this|that|it) \w+[^\d\n]*"
@@ -100,6 +102,15 @@ def last_line(scan: Scan) -> str:
     return row if len(rows) > 1 or last[:2] in ("$$", "\\[") else last
 
 
+_RESTATED = re.compile(r",?\s+(?:that is|i\.e\.|which (?:is|equals|gives)),?\s+", re.IGNORECASE)
+
+
+def restated(content: str) -> str:
+    """Return what is said in the end of "17% of 50, that is 8.5", or all of a text that says one thing."""
+    last = _RESTATED.split(content)[-1]
+    return last if is_mathematics(last) else content
+
+
 def last_sentence(line: str) -> str:
     """Return the last sentence of a line."""
     return _SENTENCES.split(line.strip())[-1]
@@ -144,7 +155,7 @@ def clause(content: str) -> str:
 
 def expression(line: str) -> str | None:
     """Return the expression that a line is, but for a word that leads to it, an equals sign, or what it denies."""
-    bare = without_gloss(unwrapped(line))
+    bare = without_gloss(unwrapped(_EXCLAIMED.sub("", line)))
     if stated := _STATED.fullmatch(_LEAD.sub("", bare)):
         bare = stated[1]
     elif spelled := _SPELLED.fullmatch(bare):

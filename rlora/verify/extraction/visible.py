@@ -17,6 +17,7 @@ _TURN_END = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|end|user)\|>|</s>|<eos>|<end_of_turn>", re.IGNORECASE
 )
 _NOISE = re.compile(r"<<[^<>\n]{0,200}>>|<\|[a-z_]{1,30}\|>", re.IGNORECASE)  # GSM8K's calculator marks; other tokens
+_REMARK = re.compile(r"<!--(?:(?!<!--).)*?-->", re.DOTALL)
 _FIGURE = re.compile(r"\[asy\](?:(?!\[asy\]).)*?\[/asy\]", re.DOTALL)
 _ALIGNED = r"(?:align|gather|eqnarray|equation|multline|split|aligned|gathered)\*?"
 _ROWS = re.compile(  # innermost ones: a body with another beginning would cost quadratic time
@@ -50,6 +51,7 @@ def _before_next_turn(text: str) -> str:
             text = text[: match.start()]
             break
     text = _NOISE.sub("", text) if "<" in text else text
+    text = _REMARK.sub(" ", text) if "<!--" in text else text
     text = _FIGURE.sub(" ", text) if "[asy]" in text else text
     for _ in range(2 if "\\begin{" in text else 0):
         text = _ROWS.sub(_lines, text)

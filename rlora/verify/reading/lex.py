@@ -23,7 +23,7 @@ _WORDS_AS_COMMANDS = {
 }
 _FONTS_WORDS = """
     text mbox mathrm textrm textbf mathbf textit mathit textsf mathsf texttt boldsymbol bm emph operatorname
-    textnormal textup textsc hbox underline ensuremath mathop mathbin mathord mathup
+    textnormal textup textsc hbox underline ensuremath pmb mathtt mathop mathbin mathord mathup
 """
 _PROSE_FONTS = frozenset({"text", "mbox", "textrm", "textbf", "textit", "emph", "hbox", "texttt", "textsf", "textsc"})
 _WORD = re.compile(r"[A-Za-z]{2}")
@@ -95,6 +95,9 @@ def _font_tokens(
         return [Token("fn", stripped, spaced)]
     if not stripped:
         return []
+    if stripped[-1] == ":":  # "\\text{Minimum: }1"
+        name = [Token("text", stripped[:-1].rstrip(), spaced)] if len(stripped) > 1 else []
+        return [*name, Token("sign", ":")]
     if is_behind and command in _UPRIGHT and is_unit(stripped):
         return [Token("text", stripped, spaced)]  # "\\text{ m}" behind a number is metres, not a variable
     is_formula = command not in _PROSE_FONTS and not _WORD.search(stripped)

@@ -44,7 +44,7 @@ _THIN_THOUSANDS = re.compile("(?<=[0-9])[\u00a0\u2007-\u200a\u202f'’](?=[0-9]{
 SPACED_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\[,;:])\s*(?=\d{3}(?!\d))")
 _GAP = re.compile(r"\s{9,}")  # patterns that begin with spaces would try every one of them
 _EIGHT_SPACES = " " * 8
-_NO_SPACE = re.compile(r"\\!")
+_NO_SPACE = re.compile(r"\\!|(?<=[\d)])\{\}")
 _SIZES = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?|middle)(?![a-zA-Z])\.?(?:\s{0,8}(?=[\[(|{\])}]|\\[{}]))?"
     r"|\\(?:(?:display|text|script)style|(?:no)?limits|rm|bf|it|sf|tt|sc|bfseries|itshape|tiny|scriptsize|footnotesize"
@@ -69,6 +69,7 @@ _REPLACED = [
     (re.compile(r"\\(?:cdots|dots|ldots|dotsc)(?![a-zA-Z])|\.\.\.+"), r"\\ldots "),
     (re.compile(r"\(\s*(?:mod|\\mod|\\bmod)\s+(\w+)\s*\)"), r"\\pmod{\1}"),
     (re.compile(r"\{([^{}]{0,200})\\choose(?![a-zA-Z])([^{}]{0,200})\}"), r"\\binom{\1}{\2}"),
+    (re.compile(r"(\\mathbb\s?(?:\{R\}|R))\s?-\s?(?=\\\{)"), r"\1\\setminus "),
     (re.compile(r"\\varnothing(?![a-zA-Z])"), r"\\emptyset "),
     (re.compile(r"\\var(epsilon|theta|phi|rho|sigma|pi)(?![a-zA-Z])"), r"\\\1"),
 ]

@@ -1,52 +1,28 @@
-"""From an answer's text to its tree: brackets, lists, sets, intervals, matrices, relations and plain words."""
-
-import re
-from functools import lru_cache
+"""The grammar around single values: brackets, lists, sets, intervals, matrices and relations."""
 
 from rlora.verify.reading import commands
 from rlora.verify.reading.lex import tokens
-from rlora.verify.reading.nodes import REALS, Node, ParseError, is_structure, num, sym, symbols
-from rlora.verify.reading.normalize import plain_latex, plain_words
-from rlora.verify.reading.numerals import in_base_text, without_repeating
+from rlora.verify.reading.nodes import Node, ParseError, is_structure, sym, symbols
+from rlora.verify.reading.normalize import plain_words
 from rlora.verify.reading.parse import Parser
 from rlora.verify.reading.signs import expand_signs
 from rlora.verify.reading.units import is_product_of_letters
 
-MAX_CHARACTERS = 20_000
 MAX_TREE_DEPTH = 150
-_SHORT = 200
 _CLOSING = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "{": ("}",), "\\langle": ("\\rangle",)}
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "\\le": "<=", "\\ge": ">=", "\\ne": "!=", "\\approx": "~", "\\in": "in",
               ":": ":", "\\sim": "~", "\\equiv": "=", "\\iff": "iff", "\\to": "to"}  # fmt: skip
-_MEANINGS = {
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x", "mathbb r"), REALS),
-    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions"), Node("set")),
-    **dict.fromkeys(("empty set", "the empty set"), Node("set")),
-}
-_UNFONTED = re.compile(r"\\(?:text|mbox|textbf|mathrm)\s*\{([^{}]*)\}")
-_WHOLE_TEXT = re.compile(
-    r"\\(?:text|mbox|textbf|textit|textrm|texttt|emph)\s*\{((?![^{}]*\\)(?=\s*[^{}\s])[^{}]*)\}|(?:``|\"|'')([^`\"']+)(?:''|\"|``)"
-)
-_WORD_SIGN = re.compile(r"^(?:negative|minus)\s+(?=[\d.\\])", re.IGNORECASE)
-_CLAUSE = re.compile(
-    r"\\(?:text|mbox|textrm)\s?\{[\s,]{0,8}(?:for (?:all|every|each|any|some)|where)\b|\\forall|\bfor all\b"
-)
-_TRAILING = re.compile(r"(?:(?:(?<!\\)[.,;]|\\[,;:!]?)\s{0,8}){1,6}$")
-_PREFIX = re.compile(r"^(?:option|choice|answer)\s+(?=\(?[A-Za-z]\)?$)", re.IGNORECASE)
-_LEADING_SIGN = re.compile(r"^(?:=|\\approx|\\sim(?![a-z])|:|≈)\s*")
-_SPACED = re.compile(r"^[-+]?\d{1,3}(?: \d{3})+(?=$|\.\d|\s*[a-zA-Z%\\])")  # thousands set off by spaces
-_NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve"
-_MEANINGS |= {word: num(i) for i, word in enumerate(_NUMBER_WORDS.split())}
-_PROSE = re.compile(r"(?:[A-Za-z0-9 .,;:'\"!?()/&%]|(?<=[A-Za-z])-(?=[A-Za-z]))*")  # no formula that words would hide
-_ARTICLE = re.compile(r"^(?:an?|the) (?=[a-z]{3})")
-_CLOCK = re.compile(r"(\d{1,2})(?:(:\d{2})\s*|\s+)([ap])\.?\s?m\.?", re.IGNORECASE)
-_BASE = re.compile("_|base|nary|octal|decimal")
 _MATRICES = frozenset(["matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array", "cases"])
 
 
 def _bracket(parser: Parser) -> Node:
     if parser.token.text == "\\begin":
         return _matrix(parser)
+    if [parser.peek(i).text for i in range(4)] == ["\\{", "\\begin", "{", "array"]:
+        parser.take()
+        system = _matrix(parser, is_system=True)
+        parser.accept("\\}")
+        return system
     parser.depth += 1
     bars, parser.bars = parser.bars, 0
     opening = parser.take().text
@@ -148,6 +124,8 @@ def _side(parser: Parser) -> Node:
             "exactly",
             "a total of",
             "total",
+            "the number",
+            "the value",
             "if",
             "for",
             "when",
@@ -157,7 +135,7 @@ def _side(parser: Parser) -> Node:
     return parser.expression()
 
 
-def _matrix(parser: Parser) -> Node:
+def _matrix(parser: Parser, is_system: bool = False) -> Node:
     parser.take("\\begin")
     name = _environment(parser)
     if name not in _MATRICES:
@@ -184,7 +162,9 @@ def _matrix(parser: Parser) -> Node:
     parser.take("\\end")
     if _environment(parser) != name or not rows or cells:
         raise ParseError("unfinished matrix")
-    if name == "cases":  # a system of equations, or values with their conditions
+    if name == "array" and len(rows) == len(rows[0].args) == 1:
+        return rows[0].args[0]
+    if name == "cases" or is_system:  # a system of equations, or values with their conditions
         return Node(
             "list", tuple(row.args[0] if len(row.args) == 1 else Node("seq", row.args, "cases") for row in rows)
         )
@@ -212,7 +192,8 @@ class _Readers:
         return commands.function(parser, name)
 
 
-def _read(text: str) -> Node:
+def read(text: str) -> Node:
+    """Return the tree of a normalised text; raises ParseError and RecursionError."""
     parser = Parser(tokens(text), _Readers())
     node = _listed(parser)
     if parser.token.kind != "end":
@@ -233,42 +214,3 @@ def _depth(node: Node) -> int:
         level += 1
         nodes = [child for parent in nodes for child in parent.args]
     return level
-
-
-def parse_answer(text: str) -> Node | None:
-    """Return the tree of an answer, a `text` node for words, or None for what is neither.
-
-    Never raises: a text that cannot be read is data, not an error.
-    """
-    if len(text) > MAX_CHARACTERS:
-        stripped = text.strip().lstrip("+0")
-        return Node("big", name=stripped) if stripped.isdigit() and stripped.isascii() else None
-    return parsed(text) if len(text) <= _SHORT else parsed_long(text)
-
-
-def _parse(text: str) -> Node | None:
-    plain = plain_latex(text)
-    if clause := _CLAUSE.search(plain):
-        plain = plain[: clause.start()].rstrip(" ,;")
-    plain = _WORD_SIGN.sub("-", _TRAILING.sub("", plain))
-    if not plain or len(plain) > MAX_CHARACTERS:
-        return None
-    plain = without_repeating(
-        _SPACED.sub(lambda m: m[0].replace(" ", ""), _LEADING_SIGN.sub("", _PREFIX.sub("", plain)))
-    )
-    while whole := _WHOLE_TEXT.fullmatch(plain):
-        plain = _PREFIX.sub("", whole[1] or whole[2]).strip()
-    if clock := _CLOCK.fullmatch(_UNFONTED.sub(r"\1", plain).strip()):
-        return Node("text", name=f"{clock[1].lstrip('0')}{clock[2] or ':00'} {clock[3].lower()}m")
-    try:
-        based = in_base_text(_UNFONTED.sub(r"\1", plain).strip()) if _BASE.search(plain) else None
-        return based or _read(plain)
-    except (ParseError, RecursionError):
-        words = plain_words(plain)
-        if not _PROSE.fullmatch(_UNFONTED.sub(r"\1", plain)) or not any(c.isalpha() for c in words):
-            return None
-        return _MEANINGS.get(words) or Node("text", name=_ARTICLE.sub("", words))
-
-
-parsed = lru_cache(maxsize=4096)(_parse)
-parsed_long = lru_cache(maxsize=32)(_parse)  # a tree of 20,000 characters takes a megabyte

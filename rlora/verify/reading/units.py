@@ -47,11 +47,16 @@ def _table() -> _Units:
 
 
 _UNITS = _table()
-_ORDINALS = "half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
+_ORDINALS = """
+    half third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth
+    seventeenth eighteenth nineteenth twentieth
+"""
+_TENTHS = "thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth"
 _MULTIPLIERS = {
     **{"dozen": Fraction(12), "score": Fraction(20), "gross": Fraction(144), "quarter": Fraction(1, 4)},
     **{"halves": Fraction(1, 2)},
     **{name: Fraction(1, i) for i, name in enumerate(_ORDINALS.split(), 2)},
+    **{name: Fraction(1, 10 * i) for i, name in enumerate(_TENTHS.split(), 3)},
 }
 for _power, _name in ((1, "ten"), (2, "hundred"), (3, "thousand"), (6, "million"), (9, "billion"), (12, "trillion")):
     _MULTIPLIERS |= {_name: Fraction(10**_power), f"{_name}th": Fraction(1, 10**_power)}
@@ -62,6 +67,7 @@ _IRREGULAR = frozenset(_IRREGULAR_PLURALS.split())
 _GRAMMAR_WORDS = """
     than less more fewer below above under over not plus minus times from off out and but for with without except choose
     mod modulo this does equals always perhaps other another where when then because since unless divided multiplied
+    backwards forwards upwards downwards afterwards sometimes
 """
 _GRAMMAR = frozenset(_GRAMMAR_WORDS.split())
 _ENGLISH = """
