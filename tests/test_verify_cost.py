@@ -101,6 +101,15 @@ def test_long_lists_cost_no_more_comparisons_the_longer_they_are(piece: str, mon
     assert compared() - before < Effort().left / 10  # all pairs of boxes together
 
 
+@pytest.mark.parametrize(
+    "sentence", ["So she bakes 9 - 4 = 5 cakes.", "In 4 weeks, Tom earned $9 * 4 = $36.", "He has 5 left."]
+)
+def test_a_sentence_that_goes_from_words_on_to_a_number_is_not_read_as_an_expression(monkeypatch, sentence) -> None:
+    read = _counted("extraction.prose", "is_mathematics", monkeypatch)
+    assert extract(f"We add.\n{sentence}", last_number=True).text
+    assert read() <= 1
+
+
 def test_lists_within_lists_count_together(monkeypatch) -> None:
     compared = _counted("comparison.equal", "compare", monkeypatch)
     rows = [r"\{%s\}" % ",".join(str(i + j) for j in range(20)) for i in range(20)]  # noqa: UP031 - braces

@@ -36,7 +36,12 @@ CONNECTOR = re.compile(
 
 def last_number(text: str) -> str | None:
     """Return the last number of a text; the whole list where it ends one, None where it is part of a larger formula."""
-    text = _WORD_SIGN.sub(r"\1-", SPACED_THOUSANDS.sub("", text[-4000:]))
+    text = text[-4000:]
+    if "{,}" in text or "\\" in text:
+        text = SPACED_THOUSANDS.sub("", text)
+    lowered = text.lower()
+    if "negative" in lowered or "minus" in lowered:
+        text = _WORD_SIGN.sub(r"\1-", text)
     matches = list(_NUMBER.finditer(text))
     if not matches:
         return None
@@ -61,7 +66,8 @@ def last_number(text: str) -> str | None:
     before = text[max(0, group[0].start() - 60) : group[0].start()]
     if _OPEN_ENDED.match(after) or _OPERATOR_AFTER.match(after):
         return None
-    if _NEGATED.search(before) or _OPERATOR_BEFORE.search(before) or text.rstrip().endswith("?"):
+    is_told = before.rstrip("$*` \n")[-1:].isalpha() and (_NEGATED.search(before) or _OPERATOR_BEFORE.search(before))
+    if is_told or text.rstrip().endswith("?"):
         return None
     if is_row:  # 1 2 3, or 6 3/4
         return text[group[0].start() : group[-1].end()]

@@ -114,7 +114,7 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
     bold."""
     text, found = scan.text, []
     lowered = text[start:].lower()
-    if not any(word in lowered for word in _WORDS):
+    if not any(map(lowered.__contains__, _WORDS)):
         return []
     matches = sorted([*_PHRASE.finditer(text, start), *_EAST_ASIAN.finditer(text, start)], key=re.Match.start)
     for match in matches[-_MAX_PHRASES:]:
@@ -152,7 +152,7 @@ def kept(text: str, start: int, is_value: Callable[[str], bool]) -> str:
     "actually" and "it should be" only where a value follows at once, which `is_value` tells of a sentence.
     """
     lowered = text[start:].lower()
-    if not any(part in lowered for part in _RETRACTING):
+    if not any(map(lowered.__contains__, _RETRACTING)):
         return text
     for match in reversed(deque(_RETRACTION.finditer(text, start), maxlen=_MAX_PHRASES)):
         before, rest = text[: match.start()].rstrip(" "), text[match.end() :].lstrip(" ,.:;—–-")

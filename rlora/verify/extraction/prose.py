@@ -1,11 +1,13 @@
 """What a sentence concludes: an expression, a choice, a few words, or what bold, code or mathematics in it says."""
 
 import re
+from itertools import islice
 
 from rlora.verify.extraction.last_number import CONNECTOR
 from rlora.verify.extraction.markers import HEDGE
 from rlora.verify.extraction.scan import Scan, unwrapped
 from rlora.verify.reading.answer import parse_answer
+from rlora.verify.reading.lex import FUNCTIONS
 
 _PLAIN_LABELS = "text txt plaintext latex tex math markdown md output stdout console result"
 _PLAIN_FENCES = frozenset(_PLAIN_LABELS.split())
@@ -18,6 +20,11 @@ _LEAD = re.compile(
 _CONTINUED = re.compile(r"^(?:&|=|\\q?quad|\s)+")
 _IMPLIES = re.compile(r"\\(?:Longr|R|r|longr)ightarrow|\\implies|[⇒⟹→]|=>")
 _PROSE = re.compile(r"\b[A-Za-z]{2,}(?:\s+[A-Za-z]{2,}){4,}")
+_TOLD = re.compile(r"(?:[A-Za-z][A-Za-z'’-]*[,.]?\s{1,9}){1,99}[(]?[\d$]")
+_LEADING_WORDS = """
+    about approximately approx exactly total when number value negative minus option choice answer infinity union base
+"""
+_NOT_TOLD = FUNCTIONS.union(_LEADING_WORDS.split())
 _SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z\\$*`(])")
 _TWO_WORDS = re.compile(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}")
 _NOT_ANOTHER = re.compile(r",?\s+(?:and\s+not|not|rather\s+than|instead\s+of)\s")
@@ -62,11 +69,12 @@ _DANGLING = """
 _UNFINISHED = re.compile(
     rf"(?:[=+\-*/^_({{\[,:<>&\\]|(?<!\d )\btimes|\b[A-Za-z]+ a|\bI|\b(?:{'|'.join(_DANGLING.split())}))\s*$"
 )
+_MAX_UNFINISHED = 24  # characters at the end of a text that tell whether it breaks off
 
 
 def without_gloss(text: str) -> str:
     """Return a text without a remark in brackets at its end."""
-    return _GLOSS.sub("", text)
+    return _GLOSS.sub("", text) if text.endswith((")", ").")) else text
 
 
 def is_mathematics(text: str) -> bool:
@@ -80,10 +88,12 @@ def last_line(scan: Scan) -> str:
 
     A line that goes on with the formula of the line above it, as in x^2 and + 4, is one with it.
     """
-    lines = [line.strip() for line, _ in zip(scan.lines(), range(60), strict=False)]
-    while len(lines) > 1 and (not lines[0] or _ASIDE.fullmatch(lines[0])):
-        lines.pop(0)
-    last, above = lines[0], next(iter(lines[1:]), "")
+    lines = (line.strip() for line in islice(scan.lines(), 60))
+    last = ""
+    for last in lines:
+        if last and not _ASIDE.fullmatch(last):
+            break
+    above = next(lines, "")
     if CHOICE.match(last) and CHOICE.match(above):
         return ""  # the options, told once more
     if last.startswith("```"):
@@ -119,13 +129,12 @@ def last_sentence(line: str) -> str:
 def is_unfinished(scan: Scan) -> bool:
     """Whether a text breaks off: in the middle of a formula, at a sign, or at a word that something must follow."""
     tail = scan.text.rstrip()[-2000:].split("\n")[-1]
-    if re.search(r"[\w)}] \*$", tail):
+    if re.search(r"[\w)}] \*$", tail[-3:]):
         return True
-    if _UNFINISHED.search(tail.rstrip("*`$ ")) and not tail.endswith(("**", "__", "`", "!", "$")):
+    if not tail.endswith(("**", "__", "`", "!", "$", ".")) and _UNFINISHED.search(tail.rstrip("* ")[-_MAX_UNFINISHED:]):
         return True
-    return (len(re.findall(r"(?<!\\)\$", tail)) % 2 == 1 and not re.search(r"\$\s?\d|\$\$$", tail)) or tail.count(
-        "\\("
-    ) > tail.count("\\)")
+    is_open = (tail.count("$") - tail.count("\\$")) % 2 == 1 and not re.search(r"\$\s?\d|\$\$$", tail)
+    return is_open or tail.count("\\(") > tail.count("\\)")
 
 
 def spans(sentence: str) -> str | None:
@@ -153,16 +162,31 @@ def clause(content: str) -> str:
     return unwrapped(_CLAUSE.split(content, maxsplit=1)[0].strip(" ,:"))
 
 
+def _is_told(text: str) -> bool:
+    """Whether a sentence goes from words on to a number, as in "so she ate 5", which is no expression."""
+    words = _TOLD.match(text)
+    return words is not None and any(len(word) > 3 and word not in _NOT_TOLD for word in words[0].lower().split()[:-1])
+
+
 def expression(line: str) -> str | None:
     """Return the expression that a line is, but for a word that leads to it, an equals sign, or what it denies."""
-    bare = without_gloss(unwrapped(_EXCLAIMED.sub("", line)))
-    if stated := _STATED.fullmatch(_LEAD.sub("", bare)):
-        bare = stated[1]
-    elif spelled := _SPELLED.fullmatch(bare):
+    return _expression(_bare(line))
+
+
+def _bare(line: str) -> str:
+    """Return a line without marks around all of it, a remark behind it, and the lead of "so it is B"."""
+    bare = without_gloss(unwrapped(_EXCLAIMED.sub("", line) if line.endswith("!") else line))
+    stated = _STATED.fullmatch(_LEAD.sub("", bare))
+    return stated[1] if stated else bare
+
+
+def _expression(bare: str) -> str | None:
+    if spelled := _SPELLED.fullmatch(bare):
         bare = f"{spelled[1]} = {spelled[2]}"
-    said = _NOT_ANOTHER.split(bare, maxsplit=1)[0]
-    for candidate in (bare, said, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1]):
-        if (candidate := candidate.strip()) and is_mathematics(candidate) and not _PROSE.search(candidate):
+    said = _NOT_ANOTHER.split(bare, maxsplit=1)[0] if "not" in bare or "of" in bare or "than" in bare else bare
+    candidates = (bare, said, _LEAD.sub("", bare), _CONTINUED.sub("", bare), _IMPLIES.split(bare)[-1])
+    for candidate in dict.fromkeys(candidate.strip() for candidate in candidates):
+        if candidate and not (_is_told(candidate) or _PROSE.search(candidate)) and is_mathematics(candidate):
             return candidate
     return None
 
@@ -175,10 +199,9 @@ def is_value(sentence: str) -> bool:
 
 def plain_final(line: str) -> str | None:
     """Return the answer of a last line that is an expression or a few words, or that ends in marked text."""
-    if (found := expression(line)) is not None:
+    bare = _bare(line)
+    if (found := _expression(bare)) is not None:
         return found
-    bare = without_gloss(unwrapped(line))
-    bare = stated[1] if (stated := _STATED.fullmatch(_LEAD.sub("", bare))) else bare
     if word := YES_OR_NO.match(bare.replace("*", "")):
         return word[1]
     if CHOICE.match(bare):
