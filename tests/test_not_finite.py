@@ -4,14 +4,20 @@ import dataclasses
 
 import pytest
 import torch
+from support.rollouts import completion, group
 from support.runs import SIZE, rows, toy
 
 from rlora.errors import ConfigError, NonFiniteError, RewardError
 from rlora.evaluation.config import PRESETS
 from rlora.loop import run
+from rlora.lora.config import LoraConfig
+from rlora.model.sources import ModelConfig
 from rlora.recipe import failures_at
 from rlora.store.checkpoint import CheckpointFolder
-from rlora.train.optimizer import OptimizerConfig
+from rlora.train.losses import LossConfig
+from rlora.train.optimizer import FlatAdamW, OptimizerConfig
+from rlora.train.policy import Policy
+from rlora.train.trainer import Trainer
 from rlora.types import SamplingParams
 
 pytestmark = pytest.mark.loop
@@ -48,21 +54,45 @@ def test_an_update_that_makes_no_numbers_is_taken_back_and_blamed(tmp_path, opti
     assert len(rows(tmp_path / "run")) == found.step
 
 
-def test_the_policy_keeps_its_last_good_version(toy_policy) -> None:
-    from support.rollouts import completion, group
-
-    from rlora.train.losses import LossConfig
-    from rlora.train.trainer import Trainer
-
-    trainer = Trainer(toy_policy, OptimizerConfig(learning_rate=3e38), LossConfig())
-    before, moments = toy_policy.flat.theta_D.clone(), trainer.state()
+@pytest.mark.parametrize("lora", [LoraConfig(), None])
+@pytest.mark.parametrize(
+    ("optimizer", "advantage"),
+    [
+        (OptimizerConfig(learning_rate=3e38), 0.5),
+        (OptimizerConfig(learning_rate=3e38, updates_per_batch=2), 0.5),
+        (OptimizerConfig(epsilon=0.0, beta2=0.0), 0.5),
+        (OptimizerConfig(max_grad_norm=0.0), 1e30),
+    ],
+)
+def test_the_policy_keeps_its_last_good_version(toy_dir, lora, optimizer, advantage) -> None:
+    policy = Policy.load(toy_dir, ModelConfig(name="toy", dtype="float32"), lora, seed=0)
+    trainer = Trainer(policy, optimizer, LossConfig())
+    before, moments = policy.flat.theta_D.clone(), trainer.state()
     groups = [group([3, 4], [completion([5, 6, 0]), completion([7, 0])], [1.0, 0.0])]
-    with pytest.raises(NonFiniteError):
-        trainer.step(groups, [[0.5, -0.5]])
-    assert torch.equal(toy_policy.flat.theta_D, before)
-    assert torch.equal(trainer.state().first_moment_D, moments.first_moment_D)
-    assert trainer.state().num_updates == 0
-    assert toy_policy.version == 0
+    with pytest.raises(NonFiniteError, match="the policy keeps its last good version"):
+        trainer.step(groups, [[advantage, -advantage]])
+    assert torch.equal(policy.flat.theta_D, before)
+    after = trainer.state()
+    assert torch.equal(after.first_moment_D, moments.first_moment_D)
+    assert torch.equal(after.second_moment_D, moments.second_moment_D)
+    assert after.num_updates == 0
+    assert policy.version == 0
+
+
+@pytest.mark.parametrize("lora", [LoraConfig(), None])
+def test_an_ordinary_update_is_known_to_stay_finite_without_a_copy(toy_dir, lora) -> None:
+    flat = Policy.load(toy_dir, ModelConfig(name="toy", dtype="float32"), lora, seed=0).flat
+    optimizer = FlatAdamW(flat, OptimizerConfig())
+    flat.grad_D.normal_()
+    assert optimizer.stays_finite(1e-3, float(flat.grad_D.norm()))
+    optimizer.step(1e-3)
+    assert optimizer.is_finite()
+    assert not optimizer.stays_finite(1e38, 1.0)
+    assert not optimizer.stays_finite(1e-3, 1e25)
+    flat.grad_D[3] = 1e25
+    optimizer.step(1e-3)
+    assert not optimizer.is_finite()  # the second moment is not
+    assert not optimizer.stays_finite(0.0, 0.0)
 
 
 @pytest.mark.parametrize("temperature", [1e-40, 0.001, 1e9, float("inf"), float("nan"), -1.0])

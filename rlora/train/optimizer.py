@@ -10,6 +10,8 @@ import torch
 from rlora.errors import ConfigError
 from rlora.lora.flat import FlatVector
 
+_MAX_NUMBER = 1e38  # a third of what fp32 holds
+
 ScheduleName = Literal["constant", "linear", "cosine"]
 
 
@@ -96,7 +98,7 @@ class FlatAdamW:
 
         PyTorch's fused update is one pass over memory instead of ten, and asks for none: it cannot fail half-way.
         """
-        self._theta_D = flat.theta_D
+        self._theta_D, self._config = flat.theta_D, config
         self._pieces = _cut(flat, config.b_rate_ratio)
         self._adamw = torch.optim.AdamW(
             [{"params": [piece.parameter]} for piece in self._pieces],
@@ -118,6 +120,26 @@ class FlatAdamW:
         for group, piece in zip(self._adamw.param_groups, self._pieces, strict=True):
             group["lr"] = learning_rate * piece.ratio
         self._adamw.step()
+
+    def stays_finite(self, learning_rate: float, grad_norm: float) -> bool:
+        """Return whether the update by a gradient of this norm surely leaves numbers and moments finite, by bounds on
+        the largest of them; False where it may not.
+        """
+        config, bound = self._config, 0.0
+        for piece in self._pieces:
+            state = self._adamw.state[piece.parameter]
+            theta, first, second = map(_magnitude, (piece.parameter, state["exp_avg"], state["exp_avg_sq"]))
+            first, rate = max(grad_norm, first), learning_rate * piece.ratio
+            divisor = config.epsilon * (1 - config.beta1 ** (float(state["step"]) + 1))
+            change = rate * first / divisor if divisor else math.inf
+            bound = max(bound, first, second, theta, grad_norm**2, theta * (1 + rate * config.weight_decay) + change)
+        return bound < _MAX_NUMBER
+
+    def is_finite(self) -> bool:
+        """Return whether all numbers and moments are finite."""
+        states = [self._adamw.state[piece.parameter] for piece in self._pieces]
+        moments = [state[name] for state in states for name in ("exp_avg", "exp_avg_sq")]
+        return all(math.isfinite(_magnitude(tensor)) for tensor in (self._theta_D, *moments))
 
     def state(self) -> OptimizerState:
         """Return a copy of the moments and the number of updates; zeros before the first."""
@@ -141,6 +163,12 @@ class FlatAdamW:
             state_of["step"].fill_(float(state.num_updates))
             state_of["exp_avg"].copy_(state.first_moment_D[piece.part])
             state_of["exp_avg_sq"].copy_(state.second_moment_D[piece.part])
+
+
+def _magnitude(tensor: torch.Tensor) -> float:
+    """Return the largest absolute value, without a copy; infinity where one is NaN."""
+    low, high = (float(value) for value in tensor.detach().aminmax())
+    return math.inf if math.isnan(high) else max(-low, high)
 
 
 def _cut(flat: FlatVector, b_rate_ratio: float) -> list[_Piece]:

@@ -116,7 +116,7 @@ class Trainer:
         metrics: dict[str, float] = {}
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
-            with self._unchanged_on_error(), deterministic(is_on=self._is_exact):
+            with self._unchanged_on_error(is_on=not self._has_one_large_update), deterministic(is_on=self._is_exact):
                 metrics = self._updates(micro_batches, batch.num_trained_tokens, check_tokens)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
@@ -136,14 +136,19 @@ class Trainer:
         give_back_freed_memory()
         return metrics
 
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """Take back what was done of a batch when a part of it fails, so that it is trained on wholly or not at all.
-
-        Where every weight is trained and a batch has one update, no copy is held, which would be as large as the model:
-        an update that makes the policy something else than numbers then leaves the last good version on disk alone.
+    @property
+    def _has_one_large_update(self) -> bool:
+        """Whether every weight is trained, once a batch: what fails then fails before the update, but for one that
+        makes something else than numbers.
         """
-        if self._config.updates_per_batch == 1 and self.policy.config is None:
+        return self._config.updates_per_batch == 1 and self.policy.config is None
+
+    @contextmanager
+    def _unchanged_on_error(self, *, is_on: bool) -> Iterator[None]:
+        """Take back what was done of a batch when a part of it fails, so that it is trained on wholly or not at all; a
+        copy of the policy and of its moments is held meanwhile.
+        """
+        if not is_on:
             yield
             return
         theta_D, state = self.policy.flat.theta_D.clone(), self.state()
@@ -237,17 +242,21 @@ class Trainer:
         return metrics
 
     def _apply(self, grad_norm: torch.Tensor) -> None:
+        applied = float(grad_norm)
         if self._config.max_grad_norm > 0:
             self.policy.flat.grad_D.mul_((self._config.max_grad_norm / (grad_norm + 1e-12)).clamp(max=1.0))
+            applied = min(applied, self._config.max_grad_norm)
         rate = learning_rate_at(self._config, self.policy.version)
-        self._optimizer.step(rate)
-        if not bool(norm(self.policy.flat.theta_D).isfinite()):
-            raise NonFiniteError(
-                f"at step {self.policy.version} the update made numbers of the policy that are not finite (rate "
-                f"{rate:g}, gradient's norm {float(grad_norm):g}, epsilon {self._config.epsilon:g}); the policy keeps "
-                "its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
-                "--optimizer.learning-rate, or an --optimizer.epsilon above 0."
-            )
+        is_doubtful = not self._optimizer.stays_finite(rate, applied)
+        with self._unchanged_on_error(is_on=is_doubtful and self._has_one_large_update):
+            self._optimizer.step(rate)
+            if is_doubtful and not self._optimizer.is_finite():
+                raise NonFiniteError(
+                    f"at step {self.policy.version} the update made numbers of the policy that are not finite (rate "
+                    f"{rate:g}, gradient's norm {float(grad_norm):g}, epsilon {self._config.epsilon:g}); the policy "
+                    "keeps its last good version. Go on from an earlier step with --branch NEW_DIR and a lower "
+                    "--optimizer.learning-rate, or an --optimizer.epsilon above 0."
+                )
         self.policy.refresh_served()
 
 
