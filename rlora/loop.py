@@ -8,7 +8,7 @@ from rlora.assemble import Problems, assemble
 from rlora.config import to_json
 from rlora.inputs import check_inputs
 from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs
-from rlora.rewards import Judge, RewardFunction, open_judge
+from rlora.rewards import Judge, RewardFunction, doubts_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -132,6 +132,8 @@ def carry_out(
         ) as log:
             start = find_start(config, point, log)
             judge = site.judge or open_judge(config.reward or task(config.data.task_name).judge, site.verifier)
+            for line in doubts_of(judge, site.problems.train):
+                log.display.say(line)
             parts = assemble(
                 config,
                 site.folder,

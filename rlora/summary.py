@@ -22,6 +22,7 @@ from rlora.model.sources import model_title
 from rlora.run_config import RunConfig
 from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
+from rlora.text import shortened
 from rlora.tracking.metrics import peak_resident_bytes
 from rlora.tracking.tally import Tally
 from rlora.train.memory_plan import MemoryPlan
@@ -250,12 +251,6 @@ def _examples(problems: Sequence[Problem], greedy: Comparison, *, num_shown: int
         yield f"{shortened(problem.question)}  (gold {shortened(problem.answer, 20)})"
         for name, each in (("before", before), ("after", after)):
             yield f"  {name:<6}  reward {each.scores_P[index]:g}: {shortened(each.texts_P[index]) or '(nothing)'}"
-
-
-def shortened(text: str, length: int = 52) -> str:
-    """Return a text as a part of a line: its first characters, without line breaks."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else f"{line[: length - 4]} ..."
 
 
 def next_commands(run_dir: Path) -> Iterator[str]:

@@ -16,3 +16,9 @@ def printable(text: str) -> str:
         '\\x1b[31mred'
     """
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def shortened(text: str, length: int = 52) -> str:
+    """Return a text as a part of a line: its first characters, without line breaks."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[: length - 4]} ..."

@@ -8,8 +8,9 @@ import pytest
 from support.runs import toy
 
 from rlora.loop import run
-from rlora.summary import next_commands, shortened
+from rlora.summary import next_commands
 from rlora.system.stages import Screen
+from rlora.text import shortened
 from rlora.tracking.console import step_line
 
 VALUES = {

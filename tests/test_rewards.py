@@ -12,7 +12,17 @@ import pytest
 from support.rollouts import completion, group
 
 from rlora.errors import ConfigError, RewardError
-from rlora.rewards import JUDGES, AnswerJudge, check_judge, explain, judged, measures_of, open_judge
+from rlora.rewards import (
+    JUDGES,
+    AnswerJudge,
+    as_judge,
+    check_judge,
+    doubts_of,
+    explain,
+    judged,
+    measures_of,
+    open_judge,
+)
 from rlora.rewards.function import FunctionJudge
 from rlora.rewards.mathematics import Mathematics
 from rlora.rollout import rollout_metrics
@@ -237,3 +247,34 @@ def test_groups_whose_right_rollouts_earn_different_rewards_are_mixed_and_not_al
     for kind in ("mixed", "all_right", "all_wrong"):
         assert metrics[f"groups/{kind}_share"] == pytest.approx(1 / 3)
     assert metrics["reward/mean"] == pytest.approx((1.0 + 1.5 + 1.0 + 1.0 - 1.0 - 1.0) / 6)
+
+
+@pytest.mark.parametrize(
+    ("answers", "reward", "said"),
+    [
+        (["21", "New York", "x^2 + 1", "5 cm", "B", "[1, 2]", r"\frac{1}{2}", "yes"], "mathematics", []),
+        (
+            ["The answer is 21.", "21"],
+            "mathematics",
+            ["1 of 2 answers, as 'The answer is 21.' of t/0, are read as words"],
+        ),
+        (["def f(x): return x + 1"] * 3, "last_number", ["3 of 3 answers, as 'def f(x): return x + 1' of t/0"]),
+        (["{'a': 1}", "7"], "mathematics", ["1 of 2 answers, as \"{'a': 1}\" of t/0, are read as words"]),
+        (["21", "2 + 3", "x"], "number", ["2 of 3 answers, as '2 + 3' of t/1, earn nothing"]),
+        (["}", "21"], "mathematics", ["1 of 2 answers, as '}' of t/0, earn nothing"]),
+        (["see above\nand below " * 300, "1"], "mathematics", ["1 of 2 answers, as 'see above and below"]),
+        (["7"] * 1999 + ["it is seven, of course"], "mathematics", []),  # 500 are looked at
+    ],
+)
+def test_answers_that_nothing_or_no_other_wording_equals_are_said_beforehand(answers, reward, said) -> None:
+    problems = [Problem(id=f"t/{i}", question="", answer=each, source="t") for i, each in enumerate(answers)]
+    with Verifier() as verifier:
+        lines = list(doubts_of(open_judge(reward, verifier), problems))
+    assert len(lines) == len(said)
+    for line, start in zip(lines, said, strict=True):
+        assert line.startswith(f"Warning: {start}")
+
+
+def test_a_judge_of_a_users_own_doubts_nothing() -> None:
+    problems = [Problem(id="a", question="", answer="it is seven, of course", source="t")]
+    assert list(doubts_of(as_judge(lambda text, problem: 1.0, name="mine"), problems)) == []

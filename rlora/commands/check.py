@@ -19,7 +19,7 @@ from rlora.lora.config import LoraConfig
 from rlora.model.limits import longest_row
 from rlora.model.sources import ModelConfig, config_dir, empty_model, model_title
 from rlora.recipes import find_recipe
-from rlora.rewards import Judge, explain
+from rlora.rewards import Judge, doubts_of, explain
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler, SamplerConfig
 from rlora.sampler.build import build_sampler
@@ -150,6 +150,7 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
         for benchmark in benchmarks:
             judge = judge_of(config, benchmark, verifier)
             engine = engine_of(config, benchmark, served, judge)
+            yield from doubts_of(judge, benchmark.problems)
             for problem in benchmark.problems:
                 sampled = draw(config, engine, [problem], policy=None if policy_file is None else 0)
                 if not sampled:

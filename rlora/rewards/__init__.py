@@ -8,13 +8,13 @@ from typing import Any
 from rlora.errors import ConfigError
 from rlora.registry import check_name, find
 from rlora.rewards.function import FunctionJudge, RewardFunction
-from rlora.rewards.judge import AnswerJudge, Judge, explain, judged, measures_of
+from rlora.rewards.judge import AnswerJudge, Judge, doubts_of, explain, judged, measures_of
 from rlora.rewards.mathematics import Mathematics
 from rlora.verify import Verifier
 
 __all__ = [
-    "JUDGES", "AnswerJudge", "Judge", "RewardFunction", "as_judge", "check_judge", "explain", "judged", "measures_of",
-    "name_of", "open_judge",
+    "JUDGES", "AnswerJudge", "Judge", "RewardFunction", "as_judge", "check_judge", "doubts_of", "explain", "judged",
+    "measures_of", "name_of", "open_judge",
 ]  # fmt: skip
 
 JUDGES: Mapping[str, Callable[..., Judge]] = {

@@ -5,7 +5,7 @@ from numbers import Real
 from typing import Protocol, cast, runtime_checkable
 
 from rlora.errors import RewardError
-from rlora.types import Sample, Verdict
+from rlora.types import Problem, Sample, Verdict
 
 MAX_REWARD = 1e6
 REWARD_RULE = f"finite, from -{MAX_REWARD:g} to {MAX_REWARD:g}"
@@ -37,6 +37,15 @@ class AnswerJudge(Judge, Protocol):
         ...
 
 
+@runtime_checkable
+class DoubtsAnswers(Judge, Protocol):
+    """A judge that can tell beforehand which answers of problems it hardly ever rewards."""
+
+    def doubts(self, problems: Sequence[Problem]) -> Iterator[str]:
+        """Yield a line for a person about each kind of such answers."""
+        ...
+
+
 def judged(judge: Judge, samples: Sequence[Sample]) -> list[Verdict]:
     """Return the judge's verdicts on the samples, checked.
 
@@ -65,6 +74,12 @@ def is_reward(value: object) -> bool:
 def measures_of(judge: Judge) -> Mapping[str, bool]:
     """Return the measures of a judge: by name, whether they can differ from the verdict; none where it has none."""
     return judge.measures if isinstance(judge, AnswerJudge) else {}
+
+
+def doubts_of(judge: Judge, problems: Sequence[Problem]) -> Iterator[str]:
+    """Yield what a judge says beforehand about problems' answers; nothing where it looks at none."""
+    if isinstance(judge, DoubtsAnswers):
+        yield from judge.doubts(problems)
 
 
 def explain(judge: Judge, sample: Sample) -> Iterator[str]:

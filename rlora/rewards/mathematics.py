@@ -6,10 +6,12 @@ Nothing outside this file and `rlora.verify` knows of numbers, boxes or strictne
 from collections.abc import Iterator, Mapping, Sequence
 from typing import final
 
-from rlora.types import Sample, StopReason, Verdict
-from rlora.verify import JudgeRequest, Verifier
+from rlora.text import shortened
+from rlora.types import Problem, Sample, StopReason, Verdict
+from rlora.verify import JudgeRequest, Verifier, is_prose
 
 STRICT = "strict"
+_MOST_DOUBTED = 500
 
 
 @final
@@ -56,6 +58,36 @@ class Mathematics:
     def explain(self, sample: Sample) -> Iterator[str]:
         """Yield how the answer was found and compared."""
         return self._verifier.explain(self._request(sample)).lines()
+
+    def doubts(self, problems: Sequence[Problem]) -> Iterator[str]:
+        """Yield what of the problems' answers no completion is rewarded for, or none but one of the same words.
+
+        At most 500 problems are looked at, evenly.
+        """
+        looked_at = problems[:: -(-len(problems) // _MOST_DOUBTED) or 1]
+        requests = [
+            JudgeRequest(
+                text=f"\\boxed{{{problem.answer}}}",
+                gold=problem.answer,
+                question=problem.question,
+                is_number=self._is_number,
+                is_worked_out=self._is_worked_out,
+            )
+            for problem in looked_at
+        ]
+        verdicts = self._verifier.judge_many(requests)
+        refused = [one for one, verdict in zip(looked_at, verdicts, strict=True) if not verdict.is_correct]
+        as_words = [one for one in looked_at if one not in refused and is_prose(one.answer)]
+        for found, why in (
+            (refused, "earn nothing, not even by a completion that gives them as they are"),
+            (as_words, "are read as words, which are compared letter by letter: no other wording earns a reward"),
+        ):
+            if found:
+                yield (
+                    f"Warning: {len(found)} of {len(looked_at)} answers, as {shortened(found[0].answer)!r} of "
+                    f"{found[0].id}, {why}. `rlora verify --gold G --answer A` explains single ones; a judge of your "
+                    "own is --reward my_module:my_function."
+                )
 
     def _request(self, sample: Sample) -> JudgeRequest:
         return JudgeRequest(

@@ -3,8 +3,18 @@
 from rlora.verify.comparison.equal import equal, matches
 from rlora.verify.explain import Explanation
 from rlora.verify.extraction.extract import extract
-from rlora.verify.judging import JudgeRequest
+from rlora.verify.judging import JudgeRequest, is_prose
 from rlora.verify.verifier import Verifier, VerifierConfig
 from rlora.verify.workers.pool import VerifierError
 
-__all__ = ["Explanation", "JudgeRequest", "Verifier", "VerifierConfig", "VerifierError", "equal", "extract", "matches"]
+__all__ = [
+    "Explanation",
+    "JudgeRequest",
+    "Verifier",
+    "VerifierConfig",
+    "VerifierError",
+    "equal",
+    "extract",
+    "is_prose",
+    "matches",
+]

@@ -48,7 +48,19 @@ class Outcome:
 
 
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")  # but not those between digits: 12 34 is not 1234
+_MOST_WORDS = 3  # of a name, as "New York"; more are a sentence
 _FOUND = {VerdictKind.CORRECT: True, VerdictKind.WRONG: False}
+
+
+def is_prose(gold: str) -> bool:
+    """Return whether a gold answer is no expression, or a text of more than three words: only the same text equals it.
+
+    Example:
+        >>> is_prose("The answer is 21."), is_prose("21"), is_prose("New York")
+        (True, False, False)
+    """
+    tree = parse_answer(gold_text(gold))
+    return tree is None or (tree.op == "text" and len(tree.name.split()) > _MOST_WORDS)
 
 
 def judge_cheaply(request: JudgeRequest, trace: list[Step] | None = None) -> Outcome:
