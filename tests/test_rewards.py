@@ -256,11 +256,11 @@ def test_groups_whose_right_rollouts_earn_different_rewards_are_mixed_and_not_al
         (
             ["The answer is 21.", "21"],
             "mathematics",
-            ["1 of 2 answers, as 'The answer is 21.' of t/0, are read as words"],
+            ["1 of 2 answers, as 'The answer is 21.' of t/0, earn nothing"],
         ),
         (["def f(x): return x + 1"] * 3, "last_number", ["3 of 3 answers, as 'def f(x): return x + 1' of t/0"]),
         (["{'a': 1}", "7"], "mathematics", ["1 of 2 answers, as \"{'a': 1}\" of t/0, are read as words"]),
-        (["21", "2 + 3", "x"], "number", ["2 of 3 answers, as '2 + 3' of t/1, earn nothing"]),
+        (["21", "see the solution below"], "mathematics", ["1 of 2 answers, as 'see the solution below' of t/1, are"]),
         (["}", "21"], "mathematics", ["1 of 2 answers, as '}' of t/0, earn nothing"]),
         (["see above\nand below " * 300, "1"], "mathematics", ["1 of 2 answers, as 'see above and below"]),
         (["7"] * 1999 + ["it is seven, of course"], "mathematics", []),  # 500 are looked at
