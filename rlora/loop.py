@@ -7,7 +7,7 @@ from pathlib import Path
 from rlora.assemble import Problems, assemble
 from rlora.config import to_json
 from rlora.inputs import check_inputs
-from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs
+from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs, titled
 from rlora.rewards import Judge, RewardFunction, doubts_of, open_judge
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
@@ -90,7 +90,7 @@ def run(
     """
     config, own_judge = prepared(config, reward)
     config, point = branched(config)
-    config = dated(config, point)
+    config = titled(dated(config, point))
     with (
         Diversion(is_on=not config.tracking.verbose) as diversion,
         site_of(config, problems, own_judge, make_sampler) as site,

@@ -10,10 +10,12 @@ from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.run_config import RunConfig
 from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
 from rlora.store.checkpoint import Checkpoint
+from rlora.store.claim import CONFIG_FILE
 from rlora.store.origin import date_of, inputs_of_run, refuse_other_base, states_date
 from rlora.store.run_dir import METRICS_FILE, RunDir, read_json
 from rlora.system.interrupts import Interrupts
 from rlora.tasks.curriculum import SolveRates
+from rlora.tasks.files import own_title
 from rlora.tasks.prompts import today
 from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
@@ -38,7 +40,10 @@ MAY_CHANGE = (
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
-_NAMES = {"base": ("model.name", "model.revision"), "data": ("data.train", "data.test")}  # what names an input
+_NAMES = {  # what names an input
+    "base": ("model.name", "model.revision"),
+    "data": ("data.train", "data.test", "data.train_title", "data.test_title"),
+}
 Inputs = Mapping[str, Mapping[str, str]]
 """Digests of what a run is given: `base` by part (rlora/model/identity.py) and `data` by split."""
 
@@ -108,6 +113,23 @@ def dated(config: RunConfig, point: BranchPoint | None) -> RunConfig:
     if point is None and has_begun and not states_date(run_dir):  # an older rlora's, which goes on as it began
         return config
     return replace(config, prompt=replace(config.prompt, date=day))
+
+
+def titled(config: RunConfig) -> RunConfig:
+    """Return the configuration with the titles that a run has given to its own data, whatever the files are called now:
+    its problems keep their identifiers, from which draws derive.
+    """
+    stored = Path(config.run_dir) / CONFIG_FILE
+    if not checkpoints_of(config).steps() or not stored.is_file():
+        return config
+    before, titles = read_json(stored).get("data", {}), {}
+    for split in ("train", "test"):
+        name, was = getattr(config.data, split), before.get(split)
+        if name is not None and was is not None and getattr(config.data, f"{split}_title") is None:
+            title = before.get(f"{split}_title") or own_title(was)
+            if title != own_title(name):
+                titles[f"{split}_title"] = title
+    return replace(config, data=replace(config.data, **titles))
 
 
 def same_inputs(config: RunConfig, point: BranchPoint | None, inputs: Inputs) -> tuple[str, ...]:
@@ -202,6 +224,12 @@ def restore(
             parts.trainer.budget.tokens = start.tokens_per_micro_batch
         if is_same_set:
             position, solved_P2 = start.position, start.solved_P2
+            if solved_P2 is not None and len(solved_P2) != len(problems.train):
+                raise CheckpointError(
+                    f"the checkpoint of step {start.step} in {config.run_dir} counts what was solved of "
+                    f"{len(solved_P2)} problems, and there are {len(problems.train)}. Remove that checkpoint: the run "
+                    "goes on from the one before."
+                )
         run_dir.save_policy(parts.policy.snapshot())
     checkpoints_of(config).remove_after(progress.step)
     if changed := run_dir.begin(progress.step):

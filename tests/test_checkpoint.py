@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.checkpoints import rewritten
 
 from rlora.errors import CheckpointError, ConfigError, RunDirError, WriteError
 from rlora.lora.flat import lay_out
@@ -262,30 +263,13 @@ def test_folders_in_memory_of_a_process_that_was_killed_are_removed(tmp_path) ->
     assert sorted(tmp_path.iterdir()) == sorted([other, own, new])
 
 
-def rewritten(folder: Path, change, tensors=None) -> None:
-    """Change what a checkpoint says, and its manifest with it, as whoever made it up would."""
-    import hashlib
-
-    from safetensors.torch import load_file, save_file
-
-    state = json.loads((folder / "state.json").read_text())
-    change(state)
-    (folder / "state.json").write_text(json.dumps(state))
-    stored = load_file(folder / "tensors.safetensors")
-    save_file({**stored, **(tensors or {})}, folder / "tensors.safetensors")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    for name in manifest["files"]:
-        data = (folder / name).read_bytes()
-        manifest["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"step": 7}, "it is of step 7, and its folder of step 2"),
         ({"position": -5}, "position is -5"),
         ({"position": None}, "position is None"),
+        ({"position": 2**21 + 1}, "position is 2097153, which 2 steps cannot have come to"),
         ({"position": 1.5}, "position is 1.5"),
         ({"num_updates": -1}, "num_updates is -1"),
         ({"num_updates": True}, "num_updates is True"),

@@ -1,15 +1,18 @@
 """Files of problems from outside: what is text is taken as it is spelled, all else is refused with its place."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
-from support.outside import config_of, rollouts, sums
+from support.outside import config_of, jsonl, rollouts, sums
+from support.runs import assert_same_run
 
 from rlora.assemble import split_problems
-from rlora.errors import DataError
+from rlora.errors import CheckpointError, DataError, RunDirError
 from rlora.loop import run
 from rlora.recipes.gsm8k import PRESETS
+from rlora.run_config import RunConfig
 from rlora.tasks import DataConfig
 from rlora.tasks.sets.own import read_own
 from rlora.types import Problem
@@ -136,3 +139,30 @@ def test_a_script_s_problems_are_checked_as_those_of_a_file_are(change, message)
     other = Problem(id="y", question="other", answer="5", source="s")
     with pytest.raises(DataError, match=message):
         split_problems(PRESETS["toy"], [problem], [other])
+
+
+def test_own_data_may_be_renamed_and_the_run_goes_on_as_it_would_have(tmp_path) -> None:
+    rows = [{"question": f"What is {n} + 3?", "answer": str(n + 3)} for n in range(20)]
+    names = {"train": tmp_path / "t.jsonl", "test": tmp_path / "u.jsonl"}
+    for name, part in (("train", rows[:14]), ("test", rows[14:])):
+        jsonl(names[name], part)
+
+    def config(run_dir: str, num_steps: int, **files) -> RunConfig:
+        made = config_of(tmp_path / run_dir, model=Path("toy"), train=names["train"], num_steps=num_steps)
+        made = dataclasses.replace(made, problems_per_step=3, samples_per_problem=8)
+        data = dataclasses.replace(made.data, **{name: str(file) for name, file in (names | files).items()})
+        return dataclasses.replace(made, data=data)
+
+    straight = run(config("straight", 3))
+    run(config("run", 1))
+    (tmp_path / "elsewhere").mkdir()
+    moved = {"train": names["train"].rename(tmp_path / "elsewhere" / "a.jsonl")}
+    run(config("run", 2, **moved))
+    moved["test"] = names["test"].rename(tmp_path / "elsewhere" / "b.jsonl")
+    run_dir = run(config("run", 3, **moved))
+    assert_same_run(run_dir, straight)
+    stored = json.loads((run_dir / "config.json").read_text())["data"]
+    assert (stored["train_title"], stored["test_title"]) == ("t", "u")
+    jsonl(moved["train"], rows[:13])
+    with pytest.raises((RunDirError, CheckpointError), match=r"data.train|training set"):
+        run(config("run", 4, **moved))

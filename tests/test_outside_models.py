@@ -1,11 +1,13 @@
 """Models from outside: what rlora cannot compute rightly is refused by name, before anything loads or is written."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 from support import evaluations
 from support.outside import config_of, edit_json, jsonl, sums, toy_folder
 
+from rlora.commands.cli import main
 from rlora.errors import ConfigError
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.loop import run
@@ -116,3 +118,20 @@ def test_a_broken_tokenizer_is_a_config_error(tmp_path) -> None:
     edit_json(model / "tokenizer.json", lambda stored: stored.update(model={"type": "Nothing"}))
     with pytest.raises(ConfigError, match=r"the tokenizer in .* cannot be read"):
         run(config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl")))
+
+
+def test_a_run_whose_base_moved_is_exported_and_the_way_out_is_named(tmp_path, capsys) -> None:
+    model = toy_folder(tmp_path / "model")
+    config = config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl"))
+    run_dir = str(run(dataclasses.replace(config, problems_per_step=2, samples_per_problem=4)))
+    moved = model.rename(tmp_path / "moved")
+    main(["export", run_dir, "--to", str(tmp_path / "adapter")])
+    assert "No tokenizer lies beside the adapter, since its base is not here" in capsys.readouterr().out
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").is_file()
+    with pytest.raises(SystemExit):
+        main(["export", run_dir, "--to", str(tmp_path / "merged"), "--merge"])
+    assert "Where the base lies elsewhere now, name it by --model." in capsys.readouterr().err
+    main(["export", run_dir, "--to", str(tmp_path / "merged"), "--merge", "--model", str(moved)])
+    main(["export", run_dir, "--to", str(tmp_path / "with"), "--model", str(moved)])
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    assert (tmp_path / "with" / "tokenizer.json").is_file()

@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from support.checkpoints import rewritten
 from support.policies import ROOT
 from support.runs import SIZE, Stop, assert_same_run, rows, stopped, toy, without_clock
 
@@ -441,3 +443,8 @@ def test_oversampling_replaces_groups_without_signal_and_resumes_with_the_curric
     stopped(toy(tmp_path / "run", **changes), after=6)
     run(toy(tmp_path / "run", **changes))
     assert_same_run(tmp_path / "run", straight)
+
+    newest = CheckpointFolder(tmp_path / "run" / "checkpoints").folder(4)
+    rewritten(newest, lambda state: None, {"solved_P2": torch.zeros(3, 2, dtype=torch.float64)})
+    with pytest.raises(CheckpointError, match=r"step 4 .* counts what was solved of 3 problems, and there are \d+\."):
+        run(toy(tmp_path / "run", **{**changes, "num_steps": 5}))

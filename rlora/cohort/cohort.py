@@ -27,7 +27,7 @@ from rlora.inputs import check_inputs
 from rlora.loop import carry_out
 from rlora.model.base import Base
 from rlora.model.sources import model_title
-from rlora.resume import dated
+from rlora.resume import dated, titled
 from rlora.rewards import Judge, RewardFunction, as_judge, name_of
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -139,7 +139,7 @@ class Cohort:
         """
         if not self._members:
             raise ConfigError("the cohort has no members.")
-        first = dated(self._members[0].config, None)
+        first = titled(dated(self._members[0].config, None))
         lock = claim(self.folder, holds="a cohort", option="--run-dir", marked_by=COHORT_FILE)
         with ExitStack() as stack:
             stack.callback(lock.release)
@@ -189,7 +189,7 @@ class Cohort:
     def _train(self, site: Site, member: Member, seat: Seat) -> None:
         """Train a member to its end, in its thread; a frozen one again from its best version, if the rules say so."""
         site = replace(site, make_sampler=seat.built_from, peers=seat)
-        config, point = dated(member.config, None), None
+        config, point = titled(dated(member.config, None)), None
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             name = Path(config.run_dir).name
             watch = Watch(self._rules, seat.goes_on, self._decided, self._told_by(name, seat), member.name)

@@ -87,7 +87,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def _base_dir(config: RunConfig, checkpoint: Checkpoint) -> Path:
     """Return the folder of the base that the checkpoint was trained on; RunDirError where another is there."""
-    folder, stated = model_dir(config.model), checkpoint.environment.get("base", {})
+    try:
+        folder, stated = model_dir(config.model), checkpoint.environment.get("base", {})
+    except ConfigError as error:
+        raise ConfigError(f"{error} Where the base lies elsewhere now, name it by --model.") from error
     if not stated and config.model.name != checkpoint.config["model"]["name"]:
         raise ConfigError("--model is another name than the run's, which states no digest of its base: leave it out.")
     refuse_other_base(stated, base_digests(folder), whose=config.run_dir, name=config.model.name)
@@ -113,7 +116,13 @@ def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -
     if options.merge:
         return _merge(config, _base_dir(config, checkpoint), adapter, options)
     write_snapshot(adapter, options.to, base=checkpoint.environment.get("base", {}))
-    load_tokenizer(_base_dir(config, checkpoint), config.model).save_pretrained(options.to)
+    try:
+        folder = _base_dir(config, checkpoint)
+    except ConfigError as error:
+        if options.model is not None:
+            raise
+        return f"No tokenizer lies beside the adapter, since its base is not here: {error}"
+    load_tokenizer(folder, config.model).save_pretrained(options.to)
     return ""
 
 

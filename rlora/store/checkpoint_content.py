@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 _FINITE_ROWS = 2**24  # numbers that are looked at together, so that a large policy needs no mask of its size
+_MOST_A_STEP = 2**20  # problems that a step comes by, those that a curriculum passes over among them
 _VECTORS = ("theta_D", "first_moment_D", "second_moment_D")
 
 
@@ -32,6 +33,8 @@ def check_content(state: Mapping[str, Any], tensors: Mapping[str, torch.Tensor],
     for name, (is_right, rule) in rules.items():
         if not is_right(state[name]):
             raise ValueError(f"its {name} is {_short(state[name])}, which must be {rule}")
+    if state["position"] > step * _MOST_A_STEP:
+        raise ValueError(f"its position is {state['position']}, which {step} steps cannot have come to")
     engine = state.get("engine", {})
     if not (isinstance(engine, dict) and all(map(_is_count, engine.values()))):
         raise ValueError(f"its engine is {_short(engine)}, which must be sizes of at least 0")

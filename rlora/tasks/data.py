@@ -31,6 +31,12 @@ class DataConfig:
     """
     test: str | None = None
     """Your own test problems, in the same fields; when left out, a tenth of train (at most 500) is held out."""
+    train_title: str | None = None
+    """What your own training problems are called in identifiers: the file's name, when left out, and in a run that goes
+    on the name that it had, wherever the file lies now.
+    """
+    test_title: str | None = None
+    """The same of your own test problems."""
     question_field: str = "question"
     """Field of your files that holds the question."""
     answer_field: str = "answer"

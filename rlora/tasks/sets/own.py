@@ -22,8 +22,8 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     if data.train is None:
         raise DataError("no file of your own was named; use --train FILE.jsonl.")
     if split == "test" and data.test is not None:
-        return read_own(data.test, data, split="test")[0]
-    problems, rows = read_own(data.train, data, split="train")
+        return read_own(data.test, data, split="test", title=data.test_title)[0]
+    problems, rows = read_own(data.train, data, split="train", title=data.train_title)
     train, test = (problems, []) if data.test is not None else hold_out(problems, name=OWN)
     if split == "test":
         return test
@@ -38,12 +38,12 @@ def load(split: str, data: DataConfig) -> list[Problem]:
     return [problem for problem in train if problem.id in chosen]
 
 
-def read_own(name: str, data: DataConfig, *, split: str) -> tuple[list[Problem], list[Row]]:
+def read_own(name: str, data: DataConfig, *, split: str, title: str | None = None) -> tuple[list[Problem], list[Row]]:
     """Return the problems of a file or of a hub's data set with its rows, in order.
 
-    `split` is what is taken of a hub's set whose name has none.
+    `split` is what is taken of a hub's set whose name has none, `title` how the data is called if not by its name.
     """
-    rows, title = read_own_rows(name, split=split), own_title(name)
+    rows, title = read_own_rows(name, split=split), title or own_title(name)
     difficulty = _first_field(rows, _DIFFICULTY_FIELDS)
     problems: dict[str, Problem] = {}
     for index, row in enumerate(rows):
