@@ -69,7 +69,8 @@ TAKEN = {
         (r"$\stackrel{(1)}{=} \boxed{42}$", "42"), (r"$\boxed{42}\pi$", "42"),
     ],
     "the last of what is said in other words": [
-        ("The answer is 42% of 100, that is 42.", "42"), ("Hence the result is 42.", "42"), ("Hence $n=42$!", "42"),
+        ("The answer is 42% of 100, that is 42.", "42"), ("Many say the answer is 41, but the answer is 42.", "42"),
+        ("Hence the result is 42.", "42"), ("Hence $n=42$!", "42"),
         (r"\boxed{42} <!-- 41 -->", "42"),
     ],
     "other frames": [
@@ -96,7 +97,8 @@ NOT_TAKEN = {
     "what is denied or supposed": [
         (r"\boxed{42} is wrong.", "42"), (r"\boxed{42} (wrong)", "42"), (r"It is not \boxed{42}.", "42"),
         (r"The answer isn't $\boxed{42}$.", "42"), ("The answer is 42 (wrong).", "42"),
-        ("Suppose the answer is 42.", "42"),
+        ("Suppose the answer is 42.", "42"), ("Many say that the answer is 42, but the answer is 41.", "42"),
+        ("(C) is wrong.", "C"), ("(C) is clearly not it.", "C"),
         ("If the answer is 42, then we have a contradiction.", "42"), (r"Put your answer in \boxed{42}.", "42"),
         (r"I would box \boxed{42} if it were 42, but I cannot solve this.", "42"), ("The answer is not 42.", "42"),
         ("Let us check whether the answer is 42.", "42"), ("The wrong answer is 42.", "42"),
@@ -121,7 +123,9 @@ NOT_TAKEN = {
         ("Thus\n$$\nx^2\n+ 4\n$$", "4"), ("x +\n4", "4"), ("\\frac{1}{2} +\\frac{1}{3}", "1/3"), ("x^2\n+ 4", "4"),
         ("$$\n\\frac{1}{2}\n\\frac{1}{3}\n$$", "1/3"), ("$$x^2$$\n$$+4$$", "4"), ("\\frac{1}\n{2}", "2"),
         ("$-\\boxed{42}$", "42"), ("$2\\boxed{42}$", "42"), ("$\\boxed{42}^2$", "42"), ("$\\boxed{42} + 1$", "42"),
-        ("$\\frac{\\boxed{42}}{2}$", "42"), ("$\\boxed{42} \\cdot 2$", "42"), ("$2^{\\boxed{42}}$", "42"),
+        ("$\\frac{\\boxed{42}}{2}$", "42"), ("$\\boxed{42} \\cdot 2$", "42"), ("$\\boxed{42}\\times4$", "42"),
+        ("$5!\\,\\boxed{42}$", "42"),
+        ("$[1,\\boxed{42}]$", "42"), ("$\\{1,\\boxed{42}\\}$", "42"), ("$2^{\\boxed{42}}$", "42"),
         ("$\\log\\boxed{42}$", "42"), ("$|\\boxed{42}-x|$", "42"), ("$3(\\boxed{42})$", "42"),
         ("$(1,\\boxed{42})$", "42"),
         ("$(\\boxed{42}, 1)$", "42"), ("$x\\ne\\boxed{42}$", "42"), ("$x<\\boxed{42}$", "42"), ("$\\boxed{42}!$", "42"),

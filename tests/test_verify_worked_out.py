@@ -39,6 +39,10 @@ COPIED = {
         (r"Simplify $\frac{15}{\sqrt{15}}$.", r"\sqrt{15}", r"\frac{15}{\sqrt{15}}"),
         ("Simplify $(2x^3)^2$.", "4x^6", r"(2x^3)^2\cdot1"),
     ],
+    "arithmetic and roots of numbers that are left": [
+        ("Simplify $a^2\\cdot a^3$.", "a^5", "a^{2+3}"), ("Simplify $\\sqrt{50}$.", r"5\sqrt2", r"\sqrt{25}\sqrt{2}"),
+        ("Find the sum.", r"6\sqrt2", r"2\cdot3\sqrt2"), ("What is $7\\cdot12$?", "84", r"e^{\ln(84)}"),
+    ],
     "a form that was to be changed": [
         ("Write $\\frac{7}{8}$ as a decimal.", "0.875", r"\frac78"),
         ("Express $1.75$ as a fraction.", r"\frac74", "1.75"),
@@ -70,6 +74,7 @@ RIGHT = {
         ("Let $n$ be the number of $a^{-1}$.", r"\frac1a", "a^{-1}"), ("Is $b-a$ or $a$ less?", "b-a", "-(a-b)"),
     ],
     "worked out as far as the gold, in a form of its own": [
+        ("How many subsets?", "2^{n+1}", r"2\cdot2^n"), ("Find the term.", r"3\cdot 2^{n-1}", r"\frac{3}{2}\cdot2^n"),
         ("What is half of 5?", "2.5", r"\frac52"), ("What is half of 5?", r"\frac52", r"2\frac12"),
         ("Expand $(t+1)^2$.", "t^2+2t+1", "1+2t+t^2"),
         ("Find the height.", r"\frac{\sqrt3}{2}", r"\frac{3}{2\sqrt3}"), ("Find x.", "120000", r"1.2\times10^5"),

@@ -6,9 +6,7 @@ symmetric. Verdicts have three values: None means that the decision (the cheap o
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 
-from rlora.verify.comparison.canonical import canonical
 from rlora.verify.comparison.contradiction import contradicts_itself
 from rlora.verify.comparison.decide import (
     Decision,
@@ -22,11 +20,12 @@ from rlora.verify.comparison.decide import (
     roughly_rounded,
     same_value,
 )
-from rlora.verify.comparison.names import body, by_name, quantity, replaced, with_same_parameter
-from rlora.verify.comparison.relations import FLIPPED, ZERO, difference, named_value, ratio_sign, renamed, solutions
+from rlora.verify.comparison.moved import moved
+from rlora.verify.comparison.names import body, by_name, quantity, with_same_parameter
+from rlora.verify.comparison.relations import FLIPPED, named_value, solutions
 from rlora.verify.comparison.units import in_units
 from rlora.verify.reading.answer import parse_answer
-from rlora.verify.reading.nodes import Node, contains, is_structure, op, sym, symbols
+from rlora.verify.reading.nodes import Node, contains, is_structure, symbols
 from rlora.verify.reading.normalize import plain_words
 
 MOVABLE = frozenset({"=", "<", ">", "<=", ">=", "!="})
@@ -77,37 +76,8 @@ def _relation(gold: Node, answer: Node, decide: Decision) -> Ternary:
     sides = gold.args + answer.args
     is_movable = len(signs) == len(other_signs) == 1 and signs[0] in MOVABLE and not any(map(is_structure, sides))
     if any_of(verdicts) is not True and is_movable and other_signs[0] in MOVABLE:
-        verdicts.append(_moved(gold, answer, signs[0], other_signs[0], decide))
+        verdicts.append(moved(gold, answer, signs[0], other_signs[0], decide))
     return any_of(verdicts)
-
-
-def _moved(gold: Node, answer: Node, sign: str, other_sign: str, decide: Decision) -> Ternary:
-    """Decide whether one relation becomes the other when terms are moved over or both sides are scaled."""
-    a, b = difference(gold), difference(answer)
-    if not symbols(a) or symbols(a) != symbols(b):
-        return False
-    turns = {1: sign == other_sign, -1: sign == FLIPPED.get(other_sign, other_sign)}
-    turn = ratio_sign(a, b)
-    if not turns.get(turn, False) and (turn or not all(turns.values())):
-        return False
-    if any(decide.same(side, ZERO) is not False for side in (a, b)):
-        return False
-    verdict = _proportional(a, b, decide)
-    return _divided(a, b, decide) if verdict is False and sign == "=" else verdict
-
-
-def _proportional(a: Node, b: Node, decide: Decision) -> Ternary:
-    return decide.same(op("mul", a, renamed(b)), op("mul", b, renamed(a)))
-
-
-def _divided(a: Node, b: Node, decide: Decision) -> bool:
-    """Whether one is the other times a variable that cannot be 0, as in xy - 6 = 0 and y - 6/x = 0."""
-    for name in symbols(a):
-        for left, right in ((a, b), (b, a)):
-            at_zero = canonical(replaced(left, {name: ZERO}))
-            if isinstance(at_zero, Fraction) and at_zero and _proportional(left, op("mul", right, sym(name)), decide):
-                return True
-    return False
 
 
 def _approximated(gold: Node, answer: Node) -> Node | None:
@@ -132,7 +102,7 @@ def _unwrapped(gold: Node, answer: Node, decide: Decision) -> tuple[Node, Node] 
         if a.op == "rel" and b.op != "rel":
             inner = named_value(a)
         is_set_wanted = b.op in ("seq", "union", "set") or a.op in ("sym", "seq") or "or" in (a.name, b.name)
-        is_set_wanted = is_set_wanted or a.op == b.op == "rel"
+        is_set_wanted = is_set_wanted or {a.op, b.op} <= {"rel", "list"}
         if inner is None and is_set_wanted:
             inner = solutions(a)
         if inner is None and a.op in ("set", "list") and len(a.args) == 1 and b.op not in ("set", "list"):
@@ -207,7 +177,7 @@ def _tuple(node: Node) -> tuple[Node, ...] | None:
 
 
 _MARKUP = re.compile(r"\\(?:text|mathrm|mathbf|mbox)(?:bf|rm)?|\\[ ,;:]|[{}$*]")
-_OTHER_CHOICE = re.compile(r"\([A-Ha-h]\)|\b[A-H]\s?[).:]|\b(?:or|and)\b")
+_OTHER_CHOICE = re.compile(r"^(?:is|isn't|cannot|can't)\b|\([A-Ha-h]\)|\b[A-H]\s?[).:]|\b(?:or|and)\b")
 _CHOICE = re.compile(r"(?:\(([A-Ha-h])\)|([A-H])\s{0,8}[).:])\s*([^\s+\-*/^=<>_!|,].*)", re.DOTALL)
 
 

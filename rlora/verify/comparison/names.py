@@ -44,7 +44,10 @@ def _entries(node: Node) -> dict[Node, Node] | None:
     if node.op == "rel" and node.name == "=" and all(side.op == "seq" for side in node.args):
         names, values = (side.args for side in node.args)
     elif (
-        node.op == "list" and node.name != "or" and all(child.op == "rel" and child.name == "=" for child in node.args)
+        node.op in ("list", "set")
+        and node.args
+        and node.name != "or"
+        and all(child.op == "rel" and child.name == "=" for child in node.args)
     ):
         names, values = zip(*(child.args for child in node.args if len(child.args) == 2), strict=True)
     else:
@@ -81,7 +84,10 @@ def body(node: Node) -> tuple[str, Node] | None:
 
 
 def with_same_parameter(gold: Node, answer: Node) -> Node:
-    """Return the answer with the gold's letter for an integer where both are periodic, as n\\pi and k\\pi are."""
+    """Return the answer with the gold's letter for an integer where both are periodic, as n\\pi and k\\pi are, and with
+    its constant of integration."""
+    if symbols(gold) ^ symbols(answer) == {"C", "c"}:
+        return replaced(answer, {"c": sym("C"), "C": sym("c")})
     letters = [symbols(node) & _PARAMETERS for node in (gold, answer)]
     is_periodic = all(contains(node, "const", "pi") or contains(node, "deg") for node in (gold, answer))
     if not is_periodic or any(len(found) != 1 for found in letters) or letters[0] == letters[1]:
@@ -100,5 +106,5 @@ def quantity(node: Node) -> Node | None:
 def _is_combination(node: Node) -> bool:
     if node.op == "div":
         return all(child.op == "sym" for child in node.args)
-    is_made_of = node.op in ("add", "neg") or node.name in ("abs", "gcd", "lcm", "max", "min")
+    is_made_of = node.op in ("add", "neg") or node.name in ("abs", "floor", "ceil", "gcd", "lcm", "max", "min")
     return is_name(node) or (is_made_of and all(map(_is_combination, node.args)))

@@ -70,6 +70,8 @@ def solutions(node: Node) -> Node | None:
         holes = [_excluded(child, node.args[0].args[0]) for child in node.args]
         known = [hole for hole in holes if hole is not None]
         return _without(REALS, Node("set", tuple(known))) if len(known) == len(holes) else None
+    if node.op == "list" and node.name != "or" and len(node.args) == 2:
+        return _both(*node.args)
     if node.op != "rel":
         return None
     signs = node.name.split()
@@ -110,6 +112,16 @@ def _half_line(left: Node, sign: str, right: Node) -> Node | None:
         case "<":
             return Node("seq", (_MINUS_INFINITY, right), "()")
     return Node("seq", (_MINUS_INFINITY, right), "(]")
+
+
+def _both(first: Node, second: Node) -> Node | None:
+    """Return the interval that two inequalities leave, one from below and one from above: x > 2 and x <= 7."""
+    ends = [_half_line(child.args[0], child.name, child.args[1]) for child in (first, second) if child.name in FLIPPED]
+    names = {side.name for child in (first, second) for side in child.args if side.op == "sym"}
+    known = sorted((end for end in ends if end is not None), key=lambda end: end.args[0] == _MINUS_INFINITY)
+    if len(known) != 2 or len(names) != 1 or known[0].args[1] != INFINITY or known[1].args[0] != _MINUS_INFINITY:
+        return None
+    return Node("seq", (known[0].args[0], known[1].args[1]), known[0].name[0] + known[1].name[1])
 
 
 def _segment(sides: tuple[Node, ...], signs: list[str]) -> Node | None:

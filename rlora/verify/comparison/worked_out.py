@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from rlora.verify.comparison.canonical import canonical
+from rlora.verify.comparison.exact import exact
 from rlora.verify.reading.answer import parse_answer
 from rlora.verify.reading.nodes import ONE, STRUCTURES, Node, is_worked_out, symbols
 from rlora.verify.reading.normalize import plain_latex
@@ -35,9 +36,11 @@ def is_left_to_work_out(answer: Node, gold: Node, question: str) -> bool:
     allowed = {family for leaf in golds for family in _unworked(leaf)}
     are_simple = all(map(_is_simple, golds))
     for leaf in _leaves(answer):
+        if not allowed.issuperset(_unworked(leaf)):
+            return True
         if _form_of(leaf) in known or leaf.op in _SIMPLE:
             continue
-        if (are_simple and not _is_simple(leaf)) or not allowed.issuperset(_unworked(leaf)):
+        if are_simple and not _is_simple(leaf):
             return True
         if _key(leaf) in _said(question):
             return True
@@ -65,11 +68,20 @@ def _is_simple(node: Node) -> bool:
 
 
 def _unworked(node: Node) -> Iterator[str]:
-    """Yield the kinds of functions that the tree applies to numbers, so that a number is left to compute."""
+    """Yield the kinds of functions and arithmetic that the tree applies to numbers, so that one is left to compute."""
+    if node.op in ("add", "mul", "pow") and not is_worked_out(node) and all(map(_is_plain, node.args)):
+        yield "arithmetic"
+    if node.op == "fn" and node.name in ("sqrt", "root") and exact(node) is not None:
+        yield "root"
     if node.op in ("fn", "fact") and node.name not in ("sqrt", "root") and not symbols(node):
         yield _FAMILIES.get(node.name, node.name or node.op)
     for child in node.args:
         yield from _unworked(child)
+
+
+def _is_plain(node: Node) -> bool:
+    node = node.args[0] if node.op == "neg" else node
+    return node.op == "num" and node.number is not None and node.number.denominator == 1
 
 
 def _key(node: Node) -> Hashable:
@@ -128,7 +140,8 @@ def _factors(node: Node, power: Fraction) -> Iterator[tuple[Hashable, Fraction]]
 
 
 def _atom(node: Node) -> Hashable:
-    is_compound = node.op in ("add", "neg", "mul", "div", "pow")
+    is_power = node.op == "pow" and isinstance(canonical(node.args[1]), Fraction)
+    is_compound = node.op in ("add", "neg", "mul", "div") or is_power
     return _written(node) if is_compound else (node.op, node.name, node.number, tuple(map(_written, node.args)))
 
 

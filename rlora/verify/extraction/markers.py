@@ -35,18 +35,20 @@ _UNSAID = re.compile(  # before an answer: if the answer is, check the answer; n
 _DENIED = re.compile(  # behind an answer; or it is a part of a formula, or asked
     r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:(?:wrong|incorrect|false|invalid"
     r"|rejected|extraneous|impossible|if it were|should be|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
-    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)\b|[+/]\s*[\d\\({]|-\d)"
+    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)(?![a-z])|[+/]\s*[\d\\({]|-\d)"
     r"|[\s$]+(?:squared|cubed|factorial|(?:plus|minus|divided by)\s+[$\\(]*\d)",
     re.IGNORECASE,
 )
 _LEADS = re.compile(  # in a formula, to a box that is all of a value
     r"(?:^|[=:;,&~]\}?|\\(?:approx|equiv|cong|sim|in|[lg]eq?|to|implies|iff|therefore|(?:[Ll]ong)?[Rr]ightarrow|q?quad"
-    r"|displaystyle|[lL]arge|huge|[,;:!$ \\])|\\(?:text|math|mbox|begin|renew)[a-z]*\s?\{[^{}]*\}?(?:\{[^{}]*\})?"
+    r"|displaystyle|[lL]arge|huge|left|[$\\])|\\(?:text|math|mbox|begin|renew)[a-z]*\s?\{[^{}]*\}?(?:\{[^{}]*\})?"
     r"|\\|(?<![\\A-Za-z])[a-z]{2,})\s*\{?\s*$"
 )
 _BOX_CONTENT = re.compile(r"\\boxed\s?\{[^{}]*\}")
-_BRACKET = re.compile(r"\(([^()]{0,60})$")
-_BRACKET_END = re.compile(r"([^()]{0,60})\)")
+_THIN = re.compile(r"(?:\s|~|\\[,;:! ]|\\$){1,9}$")
+_BRACKET = re.compile(r"(?:\(|\[|\\\{)([^()\[\]]{0,60})$")
+_BRACKET_END = re.compile(r"([^()\[\]]{0,60}?)(?:\\right)?(?:\)|\]|\\\})")
+_CONTRAST = re.compile(r"\b(?:but|however|although|though|while)\b")
 HEDGE = re.compile(
     r"\b(?:or|otherwise|alternatively|maybe|perhaps|possibly|either|(?:one|any) of|could be|might be)\b", re.IGNORECASE
 )
@@ -106,7 +108,9 @@ def is_boxed(scan: Scan, box: Span) -> bool:
         if others.strip(" ,"):
             return False
         before, after = before[: opened.start()], after[closed.end() :]
-    return _LEADS.search(before) is not None and not after.lstrip(" }").startswith(("!", "-", "+", "*", "/"))
+    return _LEADS.search(_THIN.sub("", before)) is not None and not after.lstrip(" }").startswith(
+        ("!", "-", "+", "*", "/")
+    )
 
 
 def phrases(scan: Scan, start: int = 0) -> list[Span]:
@@ -124,6 +128,8 @@ def phrases(scan: Scan, start: int = 0) -> list[Span]:
         content = _COPULA.sub("", text[begin:end].strip())
         content = content[:-1] if content.find("*") == len(content) - 1 else content  # *Answer: 42*
         is_asked = text[end : end + 1] in ("?", "？")
+        if found and found[-1].end == end and _CONTRAST.search(text, found[-1].start, at):
+            found.pop()  # some say that the answer is 12, but the answer is 13
         if content and not is_asked and not _DENIAL.match(content) and is_said(text, at, at):
             found.append(Span(kind="phrase", start=at, end=end, content=content))
     return found

@@ -40,7 +40,10 @@ _NAMED = re.compile(r"[A-Za-z](?:_\w|_\{\w+\})?\s*=")
 YES_OR_NO = re.compile(
     r"(yes|no|true|false)\b(?!.*\b(?:or|and)\s+(?:yes|no|true|false|not)\b)[,.!:;]?(?:\s[^\d]*)?$", re.IGNORECASE
 )
-CHOICE = re.compile(r"\(?[A-H]\)\s*[^\s,.;]|[A-H][.:]\s+\S")
+CHOICE = re.compile(
+    r"(?!\(?[A-H][).:]\s+(?:is\s+(?:\w+ly\s+)?(?:wrong|incorrect|false|not|invalid|impossible)|isn't|can(?:not|'t)))"
+    r"(?:\(?[A-H]\)\s*[^\s,.;]|[A-H][.:]\s+\S)"
+)
 _STATED = re.compile(
     r"(?:(?:option|choice|answer)\s+)?(\S{1,40})\s+is\s+(?:the\s+)?(?:(?:final|correct|right|best)\b\s*)?"
     r"(?:answer|option|choice|solution)?\.?",

@@ -19,6 +19,7 @@ _WORD_SIGN = re.compile(
 )
 _MONEY = re.compile(r"\\\$\s?(\d[\d,]*(?:\.\d+)?)\.?")
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*(?:\\text\s?\{\s*to\s*\}|to)\s*(\d+(?:\.\d+)?)")
+_POINT = re.compile(r"^[ABD-Z]\s?(?=\([^(),]{1,40}(?:,[^(),]{1,40}){1,2}\)$)")  # the point P(4, 7)
 _OPAQUE = re.compile(  # names of values that are no expression: P(A|B), (f \\circ g)(x), \\det(A), \\text{Var}(X)
     r"^(?:\([A-Za-z]\s*\\circ\s*[A-Za-z]\)\s*\(\w+\)|(?:\\(?:det|deg|dim|Pr)|\\(?:text|mathrm|operatorname)\s?\{[A-Za-z]+\})"
     r"\s*(?:\([^()=]{1,40}\)|\[[^\]=]{1,40}\])|[A-Z]\s?\([^()=|]{1,40}\|[^()=|]{1,40}\)|\\#\s?[A-Z])\s*(?==)"
@@ -81,6 +82,7 @@ def _parse(text: str) -> Node | None:
     )
     while whole := _WHOLE_TEXT.fullmatch(plain):
         plain = _PREFIX.sub("", whole[1] or whole[2]).strip()
+    plain = _POINT.sub("", plain)
     if ratio := _RATIO.fullmatch(plain):
         plain = f"{ratio[1]}:{ratio[2]}"
     if "=" in plain:

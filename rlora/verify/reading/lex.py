@@ -160,7 +160,7 @@ def _tokens(text: str, depth: int) -> list[Token]:
             spaced = True
             continue
         if kind == "cmd":
-            is_behind = bool(out) and (out[-1].kind in ("num", "sym") or out[-1].text in (")", "}", "\\pi"))
+            is_behind = bool(out) and (out[-1].kind in ("num", "sym", "text") or out[-1].text in (")", "}", "\\pi"))
             found, position = _command_token(text, position, value, spaced, depth, is_behind)
             out.extend(found)
         elif kind == "word" and _GLUED.fullmatch(value) and value not in _NOT_GLUED:

@@ -64,6 +64,7 @@ def mixed_number(parser: "Parser") -> Node | None:
 
 def base_value(subscript: str) -> int:
     """Return the base that a subscript names in digits or in words; 0 for none."""
+    subscript = subscript.removeprefix("base").strip()
     is_short = subscript.isascii() and subscript.isdigit() and len(subscript) < 3  # ❶ is a digit that int refuses
     return int(subscript) if is_short else _BASE_WORDS.get(subscript.lower(), 0)
 

@@ -125,6 +125,7 @@ def _side(parser: Parser) -> Node:
             "a total of",
             "total",
             "the number",
+            "only",
             "the value",
             "if",
             "for",

@@ -28,7 +28,7 @@ mph: 1397/3125 m/s; kph kmph: 5/18 m/s; Hz hertz: 1 s -1; kHz: 1000 s -1; bpm: 1
 cent: 1 cent; dollar buck usd USD: 100 cent; euro: 1 euro; N newton: 1 N; J joule: 1 J; kJ: 1000 J; cal calorie: 1 cal
 kcal: 1000 cal; W watt: 1 W; kW kw kilowatt: 1000 W; V volt: 1 V; A amp ampere: 1 A; K kelvin: 1 K; C celsius: 1 C
 F fahrenheit: 1 F; byte: 1 byte; kb KB: 1000 byte; mb MB: 1000000 byte; gb GB: 1000000000 byte
-percent pct: 1/100 %; unit each apiece total altogether left remaining tall long wide high deep old: 1
+percent pct: 1/100 %; unit each only apiece total altogether left remaining tall long wide high deep old: 1
 """
 _Units = dict[str, tuple[Fraction, dict[str, int]]]
 
@@ -98,7 +98,7 @@ def is_product_of_letters(word: str) -> bool:
 def measured(value: Node, phrase: str) -> Node | None:
     """Return a value with the words behind it: multiplied, in a unit, or as it is behind a noun; None for others."""
     pieces = (
-        [piece.replace(" ", "") for piece in _PIECE.findall(_MARKUP.sub(" ", phrase))]
+        [piece.replace(" ", "") for piece in _PIECE.findall(_MARKUP.sub(" ", phrase).replace("per cent", "percent"))]
         if len(phrase) <= _MAX_CHARACTERS
         else []
     )
