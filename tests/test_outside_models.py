@@ -135,3 +135,27 @@ def test_a_run_whose_base_moved_is_exported_and_the_way_out_is_named(tmp_path, c
     main(["export", run_dir, "--to", str(tmp_path / "with"), "--model", str(moved)])
     assert (tmp_path / "merged" / "model.safetensors").is_file()
     assert (tmp_path / "with" / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": -1e4}}, "makes numbers that are not finite"),
+        ({"rms_norm_eps": -1e9}, "makes numbers that are not finite"),
+        ({"attention_multiplier": "much", "hidden_act": "gelu_of_nobody"}, r"the \w+ in .* cannot be"),
+    ],
+)
+def test_a_model_that_cannot_be_computed_with_is_a_config_error(tmp_path, fields, message) -> None:
+    model = toy_folder(tmp_path / "model", **fields)
+    with pytest.raises(ConfigError, match=message):
+        run(config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl")))
+
+
+def test_what_a_trial_of_the_model_raises_is_a_config_error(tmp_path, monkeypatch) -> None:
+    def forward(*_args: object, **_options: object) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    model = toy_folder(tmp_path / "model")
+    monkeypatch.setattr("transformers.LlamaModel.forward", forward)
+    with pytest.raises(ConfigError, match=r"the model in .* cannot be computed with: mat1 and mat2"):
+        run(config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl")))

@@ -35,7 +35,8 @@ def load_model(
         if not bool(parameter.isfinite().all()):
             raise ConfigError(f"{name} in {folder} holds numbers that are not finite: copy the model again.")
     refuse_unsupported(model.config)
-    _try_scoring(model)
+    with told_as_config_errors("model", folder, tried="computed with"):
+        _try_scoring(model)
     return model
 
 
@@ -106,6 +107,8 @@ def _try_scoring(model: Any) -> None:
         "use_cache": False,
     }
     hidden_BTH = model.base_model(**given).last_hidden_state
+    if not bool(hidden_BTH.isfinite().all()):
+        raise ConfigError(f"{type(model).__name__} makes numbers that are not finite of ordinary tokens.")
     behind, between = slice(2 * length, None), slice(length, 2 * length)
     for found in (hidden_BTH[1, behind], hidden_BTH[2, between]):
         if _difference(found, hidden_BTH[0, behind]) > _SAME[model.dtype]:

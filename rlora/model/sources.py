@@ -118,15 +118,17 @@ def _named_dir(config: ModelConfig, *, only: list[str] | None = None) -> Path:
 
 
 @contextmanager
-def told_as_config_errors(part: str, folder: Path) -> Iterator[None]:
-    """Raise ConfigError, with what the library says in its first line, for a part of a model that cannot be read."""
+def told_as_config_errors(part: str, folder: Path, *, tried: str = "read") -> Iterator[None]:
+    """Raise ConfigError, with what the library says in its first line, for a part of a model that cannot be read, or
+    whatever else was `tried` with it.
+    """
     try:
         yield
     except (RloraError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # files from elsewhere, read by libraries that raise what they like
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ConfigError(f"the {part} in {folder} cannot be read: {reason} Is the folder complete?") from error
+        raise ConfigError(f"the {part} in {folder} cannot be {tried}: {reason} Is the folder complete?") from error
 
 
 def _hub_dir(name: str, revision: str | None, only: list[str] | None) -> Path:
