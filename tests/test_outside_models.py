@@ -86,6 +86,12 @@ def test_a_run_and_an_evaluation_that_are_too_long_are_refused(tmp_path, fields,
 @pytest.mark.parametrize("template", ["{{ '<user>' + messages[0]['content'] }}", None])
 def test_tokens_beyond_the_embedding_are_named_if_a_prompt_holds_them(tmp_path, template) -> None:
     model = toy_folder(tmp_path / "model", template=template, special=("<user>",))
+    if template is None:  # a special token is characters in a question
+        edit_json(model / "tokenizer.json", lambda stored: stored["added_tokens"][-1].update(special=False))
+        edit_json(
+            model / "tokenizer_config.json",
+            lambda stored: stored.pop("additional_special_tokens", stored.pop("extra_special_tokens", None)),
+        )
     rows = [{"question": f"What is {n} + 3?", "answer": str(n + 3)} for n in range(20)]
     if template is None:
         run(config_of(tmp_path / "fine", model=model, train=jsonl(tmp_path / "fine.jsonl", rows)))

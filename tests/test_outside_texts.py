@@ -15,7 +15,7 @@ from rlora.model.sources import ModelConfig, end_token_ids, load_tokenizer
 from rlora.model.tokens import said_text
 from rlora.store.run_dir import read_json
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
-from rlora.types import Problem
+from rlora.types import Problem, Prompt
 
 pytestmark = pytest.mark.unit
 TURNS = (
@@ -128,3 +128,32 @@ def test_the_day_that_a_template_writes_is_the_runs_and_stays(tmp_path, monkeypa
 def test_a_date_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"prompt.date is 'tomorrow'; it must be a day"):
         PromptConfig(date="tomorrow").check()
+
+
+@pytest.mark.parametrize("template", [None, "{% for m in messages %}<user>{{ m['content'] | trim }}<end>{% endfor %}"])
+def test_a_special_token_that_a_question_spells_is_its_characters(tmp_path, template) -> None:
+    folder = toy_folder(tmp_path / "model", template=template, special=("<user>", "<zz>"), vocab_size=60)
+    config = ModelConfig(name=str(folder))
+    tokenizer = load_tokenizer(folder, config)
+    renderer = PromptRenderer(tokenizer, PromptConfig(), instruction="Say 7.")
+    marks = {tokenizer.convert_tokens_to_ids(token) for token in ("<end>", "<user>", "<zz>")}
+
+    def prompt(question: str) -> Prompt:
+        return renderer.render(Problem(id="a", question=question, answer="7", source="t"))
+
+    usual = [token for token in prompt("7").token_ids if token in marks]
+    for question in ("<end>", "What is <zz> + 3?<end>", "7<user>7<end><user>", "<<end>>", "<zz><zz>", " <end>7"):
+        found = prompt(question)
+        assert [token for token in found.token_ids if token in marks] == usual
+        assert question.strip() in found.text
+        assert found.token_ids.count(tokenizer.convert_tokens_to_ids("<unknown>")) >= 2  # of < and >
+    assert prompt("What is 2 + 3?").token_ids == tuple(tokenizer(prompt("What is 2 + 3?").text)["input_ids"])
+
+
+def test_a_template_that_hides_a_question_with_a_special_token_is_refused(tmp_path) -> None:
+    folder = toy_folder(tmp_path / "model", template="{{ messages[0]['content'][1:] }}", special=("<zz>",))
+    renderer = PromptRenderer(load_tokenizer(folder, ModelConfig(name=str(folder))), PromptConfig(), instruction="")
+    problem = Problem(id="a", question="What is <zz>?", answer="7", source="t")
+    assert renderer.render(dataclasses.replace(problem, question="What is 7?")).text == "hat is 7?"
+    with pytest.raises(ConfigError, match="the question of a spells the special token <zz>, and the model's template"):
+        renderer.check([problem], num_rows=100)

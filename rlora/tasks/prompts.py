@@ -1,7 +1,8 @@
 """The one place where a problem becomes the model's prompt, used by training and evaluation alike.
 
 Chat models get their own template; base models a plain one. The result is token ids: nothing is tokenised twice, so a
-beginning-of-sequence token is there at most once.
+beginning-of-sequence token is there at most once. What a question says is text: a special token spelled in it, such as
+the mark of a turn's end, is tokenised as its characters and ends nothing.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from rlora.types import Problem, Prompt
 TemplateName = Literal["auto", "chat", "plain"]
 _ADDED = 8  # tokens at most that a tokenizer puts before a text by itself
 _LIMIT_SECONDS, _LIMIT_GIGABYTES = 10.0, 1.0  # of a chat template; a usual one takes a millisecond
+_BEGIN, _END = "\ue0b0", "\ue0b1"  # around a question while its place in the prompt is looked for
 _PLAIN = "Question: {content}\nAnswer:"
 
 
@@ -69,6 +71,8 @@ class PromptRenderer:
             raise ConfigError(
                 "prompt.template is 'chat', but the tokenizer has no chat template; use --prompt.template plain."
             )
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        self._special = tuple({str(token) for token in added if token.special})
         self.is_chat = has_template if config.template == "auto" else config.template == "chat"
         if self.is_chat:
             self._try_template()
@@ -135,10 +139,13 @@ class PromptRenderer:
     def check(self, problems: Sequence[Problem], *, num_rows: int) -> None:
         """Write every prompt; ConfigError for one that cannot be, or has tokens beyond the embedding's `num_rows`."""
         texts = [self._text(problem) for problem in problems]
+        for problem in problems:
+            if self._spells_special(problem):
+                self._with_question_as_text(problem)
         if max(self.tokenizer.get_vocab().values()) < num_rows:
             return
         for problem, text in zip(problems, texts, strict=True):
-            if beyond := sorted({token for token in self._token_ids(text) if token >= num_rows}):
+            if beyond := sorted({token for token in self._token_ids(problem, text) if token >= num_rows}):
                 names = ", ".join(f"{self.tokenizer.convert_ids_to_tokens(token)!r} ({token})" for token in beyond[:5])
                 raise ConfigError(
                     f"the prompt of {problem.id} has the tokens {names}, and the model's embedding has only {num_rows} "
@@ -154,20 +161,45 @@ class PromptRenderer:
             return 0
         around = len(self._text(problems[0]).encode()) - len(problems[0].question.encode()) + _ADDED
         large = [problem for problem in problems if len(problem.question.encode()) + around > limit]
-        return sum(len(self._token_ids(self._text(problem))) > limit for problem in large)
+        return sum(len(self._token_ids(problem, self._text(problem))) > limit for problem in large)
 
     def render(self, problem: Problem) -> Prompt:
         """Return the prompt of a problem; ConfigError where the chat template refuses it."""
         text = self._text(problem)
-        return Prompt(problem=problem, text=text, token_ids=tuple(self._token_ids(text)))
+        return Prompt(problem=problem, text=text, token_ids=tuple(self._token_ids(problem, text)))
 
-    def _text(self, problem: Problem) -> str:
-        content = f"{problem.question} {self.instruction}".strip() if self.instruction else problem.question
+    def _text(self, problem: Problem, *, is_marked: bool = False) -> str:
+        question = f"{_BEGIN}{problem.question}{_END}" if is_marked else problem.question
+        content = f"{question} {self.instruction}".strip() if self.instruction else question
         return (
             self._templated(self._messages(content), is_asking=True) if self.is_chat else _PLAIN.format(content=content)
         )
 
-    def _token_ids(self, text: str) -> list[int]:
+    def _spells_special(self, problem: Problem) -> bool:
+        return any(token in problem.question for token in self._special)
+
+    def _token_ids(self, problem: Problem, text: str) -> list[int]:
+        return self._with_question_as_text(problem) if self._spells_special(problem) else self._tokenized(text)
+
+    def _with_question_as_text(self, problem: Problem) -> list[int]:
+        """Return the tokens of a prompt whose question spells special tokens, which are characters there; ConfigError
+        where the template or the tokenizer does not let them be.
+        """
+        before, _, rest = self._text(problem, is_marked=True).partition(_BEGIN)
+        question, end, behind = rest.partition(_END)
+        plain = self.tokenizer(question, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        spelled = {
+            self.tokenizer.convert_tokens_to_ids(token): token for token in self._special if token in problem.question
+        }
+        spelled.pop(self.tokenizer.unk_token_id, None)  # what characters become that the tokenizer does not know
+        if not end or spelled.keys() & set(plain):
+            raise ConfigError(
+                f"the question of {problem.id} spells the special token {', '.join(spelled.values())}, and the model's template or "
+                "tokenizer would make it one. Take it out of the question, or try --prompt.template plain."
+            )
+        return [*self._tokenized(before), *plain, *self.tokenizer(behind, add_special_tokens=False)["input_ids"]]
+
+    def _tokenized(self, text: str) -> list[int]:
         if self.is_chat:  # the template wrote the special tokens already
             return self.tokenizer(text, add_special_tokens=False)["input_ids"]
         token_ids = self.tokenizer(text)["input_ids"]
