@@ -35,6 +35,7 @@ RIGHT = {  # family: (gold, answer)
         (r"\{x\in\mathbb{R} : x\ne3\}", r"(-\infty,3)\cup(3,\infty)"),
         (r"x\le 0\text{ or }x=5", r"(-\infty,0]\cup\{5\}"), (r"x\ne4", r"x>4\text{ or }x<4"),
         (r"x\ne4", r"\mathbb{R}-\{4\}"), (r"x\ne4", r"\mathbb{R}\setminus\{4\}"),
+        (r"x\ne4", r"\mathbb{R}\backslash\{4\}"),
     ],
     "tuples, matrices and cases": [
         ("(3,0),(-3,0)", r"(\pm3,0)"), ("(1,2),(1,-2),(-1,2),(-1,-2)", r"(\pm1,\pm2)"),

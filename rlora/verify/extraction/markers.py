@@ -34,8 +34,11 @@ _UNSAID = re.compile(  # before an answer: if the answer is, check the answer; n
 )
 _DENIED = re.compile(  # behind an answer; or it is a part of a formula, or asked
     r"[\s$*`)\]\\]*\(?(?:(?:is|was|would be|seems)\s)?(?:(?:clearly|obviously)\s)?(?:(?:wrong|incorrect|false|invalid"
-    r"|rejected|extraneous|impossible|if it were|should be|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
-    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)(?![a-z])|[+/]\s*[\d\\({]|-\d)"
+    r"|rejected|extraneous|impossible|if it were|should be|would be (?:right|correct)"
+    r"|(?:cannot|can't|could not|couldn't) be (?:right|correct)"
+    r"|(?:was|is) (?:my|our|the|a) (?:first|initial) (?:guess|attempt|thought|idea)"
+    r"|not (?:the answer|right|correct|valid|possible|a sol))\b|\?)"
+    r"|\s*(?:\^(?!\s*\{?\s*\\circ)|\\(?:cdot|times|div|pm)(?![a-z])|[+/]\s*[\d\\({]|-\d)|\d"
     r"|[\s$]+(?:squared|cubed|factorial|(?:plus|minus|divided by)\s+[$\\(]*\d)",
     re.IGNORECASE,
 )
@@ -59,18 +62,19 @@ UNCERTAIN = re.compile(
 )
 _RETRACTION = re.compile(
     r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<doubt>wait(?! times?\b)|hold on(?! to\b))"
-    r"|(?P<denial>oops|scratch that|ignore that|on second thought|not (?:quite|exactly)"
+    r"|(?P<denial>oops|actually,? no(?=[.!;])"
+    r"|i (?:don't|do not) think (?:that )?(?:this|that|it) (?:is|was) (?:right|correct)|scratch that|ignore that|on second thought|not (?:quite|exactly)"
     r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong"
     r"|(?:that|this|it|(?:that|this|the|my) (?:final )?(?:answer|result))"
     r"(?:(?:'s| is| was| seems| looks) (?:wrong|incorrect|not (?:right|correct))(?! (?:for|if|when|in|unless)\b)"
     r"|\s?(?:can't|cannot) be (?:right|correct)))"
-    r"|correction|hmm+|actually|no,|sorry|(?:i )?apologize|i (?:mean|meant)"
+    r"|correction|edit(?=:)|hmm+|actually|no,|sorry|(?:i )?apologize|i (?:mean|meant)"
     r"|(?:it|that|this) (?:should|must) (?:actually |instead )?(?:be|have been))(?![\w-])",
     re.IGNORECASE,
 )
 _RETRACTING = (  # a part of each of them, to search for first: fifty times as fast
     "wait", "oops", "scratch", "ignore", "second", "hold", "wrong", "mistake", "error", "apolog", "no,", "actually",
-    "hmm", "correct", "right", "sorry", "should", "must", "not quite", "not exact", "i mean",
+    "hmm", "correct", "right", "sorry", "edit:", "should", "must", "not quite", "not exact", "i mean",
 )  # fmt: skip
 _BEFORE_RETRACTION = frozenset(".!?;,…)}]$*`—–-\n。0123456789")
 _CONFIRMS = re.compile(

@@ -55,7 +55,7 @@ _SPELLED = re.compile(  # 16 + 59 equals 75; "3 + 4 is 7" stays prose, and so do
 )
 _GLOSS = re.compile(  # a remark in brackets behind an answer: 12 (twelve), 12 (since 3 * 4 = 12), 12 (not 13)
     r"(?<=\S)\s*\((?!(?:is |that's |clearly )?(?:or|wrong|incorrect|false|invalid|rejected|extraneous|alternatively"
-    r"|perhaps|maybe|possibly|otherwise|guess|not [a-z])\b)(?:[A-Za-z][A-Za-z ,]{2,}"
+    r"|perhaps|maybe|possibly|otherwise|guess|not [a-z]+)\b)(?:[A-Za-z][A-Za-z ,]{2,}"
     r"|(?:since|because|as|not|i\.e\.|which|where|rounded)\b[^()\n]*)\)\.?$"
 )
 _EXCLAIMED = re.compile(r"(?<=[$*])!+\s*$")

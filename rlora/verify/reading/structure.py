@@ -96,7 +96,7 @@ def _union(parser: Parser) -> Node:
         if parser.accept("\\pmod", "\\bmod", "\\mod"):
             return Node("seq", (first, parser.argument()), "\\pmod")
         if parser.token.text in ("\\setminus", "\\cap", "\\backslash"):
-            name = parser.take().text
+            name = parser.take().text.replace("backslash", "setminus")
             return Node("seq", (first, _side(parser)), name)
         return first
     return Node("union", tuple(part if is_structure(part) else Node("set", (part,)) for part in parts))
@@ -150,7 +150,7 @@ def _matrix(parser: Parser, is_system: bool = False) -> Node:
         if parser.accept("\\hline"):
             continue
         cells.append(sym(parser.take().text) if parser.token.text in ("otherwise", "else") else _relation(parser))
-        parser.accept(",")
+        parser.accept(",", ".")
         if parser.accept("&"):
             continue
         if parser.token.kind == "row" or parser.token.text == "\\end":
