@@ -63,7 +63,8 @@ UNCERTAIN = re.compile(
 _RETRACTION = re.compile(
     r"(?<!\w)(?:(?:no|oh|but|and|so),?\s)?(?:(?P<doubt>wait(?! times?\b)|hold on(?! to\b))"
     r"|(?P<denial>oops|actually,? no(?=[.!;])"
-    r"|i (?:don't|do not) think (?:that )?(?:this|that|it) (?:is|was) (?:right|correct)|scratch that|ignore that|on second thought|not (?:quite|exactly)"
+    r"|i (?:don't|do not) think (?:that )?(?:this|that|it) (?:is|was) (?:right|correct)"
+    r"|scratch that|ignore that|on second thought|not (?:quite|exactly)"
     r"|i(?:'ve)? made an? (?:mistake|error)|i (?:was|am) wrong"
     r"|(?:that|this|it|(?:that|this|the|my) (?:final )?(?:answer|result))"
     r"(?:(?:'s| is| was| seems| looks) (?:wrong|incorrect|not (?:right|correct))(?! (?:for|if|when|in|unless)\b)"
