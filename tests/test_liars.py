@@ -9,6 +9,7 @@ from support.policies import TOY_MODEL, make_policy
 from support.rollouts import completion
 from support.runs import rows, toy
 
+from benchmarks.honest import honest_run
 from rlora.errors import ProofError, SamplerError
 from rlora.lora.config import LoraConfig
 from rlora.proof.evidence import Pooled, Sums, chance_of_copies, chance_of_count
@@ -84,13 +85,42 @@ def test_an_honest_engine_is_rehearsed_and_the_policy_left_as_it_was(toy_dir, no
     assert metrics["proof/probe_error"] <= 1.5 * metrics["proof/noise"]
 
 
+def assert_named(toy_dir, path: str, noise: float) -> None:
+    """Assert that an engine which drops one projection is told which."""
+    lie = liars.drops(path)
+    with pytest.raises(ProofError, match=f"{path} without its update"):
+        swap_in(toy_dir, liars.rounds(noise, lie) if noise else lie).swap()
+
+
+def projections(toy_dir) -> list[str]:
+    slots = make_policy(toy_dir, lora=LoraConfig()).flat.slots
+    return [slot.name.removesuffix(".lora_B") for slot in slots if slot.name.endswith("lora_B")]
+
+
 def test_every_tensor_of_a_probe_is_seen_alone(toy_dir) -> None:
-    """An engine that drops one of the toy's projections is told which; a few stand for all, to be quick."""
-    names = [slot.name for slot in make_policy(toy_dir, lora=LoraConfig()).flat.slots if slot.name.endswith("lora_B")]
-    for name in names[::5]:
-        path = name.removesuffix(".lora_B")
-        with pytest.raises(ProofError, match=f"{path} without its update"):
-            swap_in(toy_dir, liars.rounds(NOISE, liars.drops(path))).swap()
+    """A few stand for all, to be quick."""
+    for path in projections(toy_dir)[::5]:
+        assert_named(toy_dir, path, NOISE)
+
+
+@pytest.mark.parametrize("path", ["model.layers.1.self_attn.v_proj", "model.layers.1.mlp.down_proj"])
+def test_a_tensor_that_moves_little_is_seen_beside_one_that_moves_much(toy_dir, path) -> None:
+    """They move log-probabilities by a tenth of what layer 0's do, along which the error lies first."""
+    assert_named(toy_dir, path, NOISE)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("noise", [0.0, 0.02, NOISE])
+def test_each_projection_left_out_is_named(toy_dir, noise) -> None:
+    for path in projections(toy_dir):
+        assert_named(toy_dir, path, noise)
+
+
+@pytest.mark.long
+def test_an_honest_run_of_a_thousand_steps_is_never_accused(tmp_path) -> None:
+    outcome = honest_run(0.08, seed=1, num_steps=1000, learning_rate=1e-2, run_dir=tmp_path / "run")
+    assert (outcome.accusation, outcome.num_steps) == (None, 1000)
+    assert 0 < outcome.worst["rollouts_error"] < 4
 
 
 def groups_of(swap: HotSwap, *, num_samples: int, step: int, sampling: SamplingParams | None = None) -> list[Group]:

@@ -12,6 +12,7 @@ CANARY_LENGTH = 33  # whole blocks of the prompt cache and one token more: the s
 CANARY_SAMPLES = 16
 CERTAIN = 1e-4  # nats; a token drawn with less surprise may have the same bits under any version
 _STARTS = 16  # places from which the canary is tried
+_ROWS = 8  # of them that are computed at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,11 +44,11 @@ def canary_prompts(
         chains.append([token for prompt in [*prompts[first:], *prompts[:first]] for token in prompt])
     length = min(len(chains[0]), longest or CANARY_LENGTH, CANARY_LENGTH)
     starts = range(min(_STARTS, len(chains[0]) - length + 1))
-    entropies = []
+    rows = [chain[start : start + length] for start in starts for chain in chains]
+    entropies_B = []
     with policy.adapter_off():
-        for start in starts:
-            tokens_PT = torch.tensor([chain[start : start + length] for chain in chains], device=policy.device)
-            log_p_PV = policy.next_token_logits(tokens_PT).log_softmax(-1)
-            entropies.append(float(-(log_p_PV.exp() * log_p_PV).sum(-1).mean()))
-    best = starts[max(starts, key=entropies.__getitem__)]
+        for part_BT in torch.tensor(rows, device=policy.device).split(_ROWS):
+            log_p_BV = policy.next_token_logits(part_BT).log_softmax(-1)
+            entropies_B.append(-(log_p_BV.exp() * log_p_BV).sum(-1))
+    best = starts[int(torch.cat(entropies_B).view(len(starts), len(chains)).mean(1).argmax())]
     return [tuple(chain[best : best + length]) for chain in chains]

@@ -7,7 +7,7 @@ import torch
 from rlora.lora.flat import Slot
 from rlora.proof.evidence import clipped_error
 from rlora.proof.probe import Probe, computing, path_of
-from rlora.proof.scoring import Drawn, score
+from rlora.proof.scoring import Drawn, logprobs_of
 from rlora.train.policy import Policy
 from rlora.types import SamplingParams
 
@@ -35,7 +35,7 @@ def explain(
 
     def error(theta_D: torch.Tensor) -> float:
         with computing(policy, theta_D):
-            logprobs_N = score(policy, tokens, sampling).logprobs_N
+            logprobs_N = logprobs_of(policy, tokens, sampling)
         return clipped_error(sampler_N - logprobs_N[tokens.is_first_N], noise)
 
     square = error(probe.theta_D) ** 2

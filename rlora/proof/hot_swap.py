@@ -27,7 +27,7 @@ from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import MAX_ERROR, Pooled, Scores, clipped_error, root_mean_square, served_sums
 from rlora.proof.peers import ALONE, Peers
 from rlora.proof.rehearsal import Rehearsal, Rehearser
-from rlora.proof.scoring import Drawn, drawn, rounding_of, score
+from rlora.proof.scoring import Drawn, drawn, logprobs_of, rounding_of, score
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
 from rlora.train.policy import Policy
@@ -153,12 +153,17 @@ class HotSwap:
         if not answers:  # every prompt was too long
             return {"proof/rollouts_error": 0.0}
         tokens = drawn(answers, length=_CHECKED_LENGTH)
-        with self._policy.adapter_off():
-            base = score(self._policy, tokens, self._sampling)
-        new = base if policy is None else score(self._policy, tokens, self._sampling)
+        if policy is None:
+            with self._policy.adapter_off():
+                new = score(self._policy, tokens, self._sampling)
+            base_logprobs_N = new.logprobs_N
+        else:
+            new = score(self._policy, tokens, self._sampling)
+            with self._policy.adapter_off():
+                base_logprobs_N = logprobs_of(self._policy, tokens, self._sampling)
         is_first_N = tokens.is_first_N
         sampler_N, new_N, base_N = (
-            values_N[is_first_N] for values_N in (tokens.sampler_N, new.logprobs_N, base.logprobs_N)
+            values_N[is_first_N] for values_N in (tokens.sampler_N, new.logprobs_N, base_logprobs_N)
         )
         error = clipped_error(sampler_N - new_N, self._noise)
         if policy is not None and error > 2 * self._noise:

@@ -22,7 +22,7 @@ import torch
 from rlora.full.weights import Snapshot
 from rlora.lora.flat import Slot
 from rlora.proof.evidence import MAX_DEVIATIONS, root_mean_square
-from rlora.proof.scoring import Drawn, score
+from rlora.proof.scoring import Drawn, logprobs_of
 from rlora.seeding import generator
 from rlora.train.policy import Policy
 from rlora.types import SamplingParams
@@ -125,14 +125,27 @@ class Probe:
         return theta_D
 
 
+def start_logprobs(policy: Policy, tokens: Drawn, sampling: SamplingParams, *, seed: int) -> torch.Tensor:
+    """Return the log-probabilities (N) of tokens, nats, from where all probes start."""
+    with computing(policy, _start(policy, seed)):
+        return logprobs_of(policy, tokens, sampling)
+
+
 def make_probe(
-    policy: Policy, effects: Mapping[str, float], tokens: Drawn, sampling: SamplingParams, *, number: int, seed: int
+    policy: Policy,
+    effects: Mapping[str, float],
+    tokens: Drawn,
+    start_N: torch.Tensor,
+    sampling: SamplingParams,
+    *,
+    number: int,
+    seed: int,
 ) -> Probe:
     """Return a disturbance by noise of the tensors of group `number`, of sizes that the `effects` suggest.
 
-    The gradient is blind where attention is (a query counts once keys differ), so tensors that it hardly shows are left
-    out one by one, and grow until they are missed. One without a gradient (an expert that nobody asked) gets the median
-    size.
+    `start_N` are the tokens' `start_logprobs`. The gradient is blind where attention is (a query counts once keys
+    differ), so tensors that it hardly shows are left out one by one, and grow until they are missed. One without a
+    gradient (an expert that nobody asked) gets the median size.
     """
     slots, start_D = disturbed_slots(policy)[number], _start(policy, seed)
     added_D, effect = torch.zeros_like(start_D), TOGETHER * len(slots) ** -0.5
@@ -145,13 +158,14 @@ def make_probe(
         policy.flat.view(added_D, slot).copy_(noise * size)
     hidden = [slots[index] for index in (sizes < wanted).nonzero().flatten().tolist()]
     probe = Probe(start_D=start_D, added_D=added_D, slots=slots, effect=effect, hidden=hidden)
-    return _grown(policy, _scaled(policy, probe, tokens, sampling), tokens, sampling)
+    return _grown(policy, _scaled(policy, probe, tokens, start_N, sampling), tokens, sampling)
 
 
-def _scaled(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams) -> Probe:
+def _scaled(policy: Policy, probe: Probe, tokens: Drawn, start_N: torch.Tensor, sampling: SamplingParams) -> Probe:
     """Return the probe at a distance of about `TOGETHER` nats from the policy."""
     for _ in range(3):
-        distance = _distance(policy, probe.theta_D, probe.start_D, tokens, sampling)
+        with computing(policy, probe.theta_D):
+            distance = root_mean_square(logprobs_of(policy, tokens, sampling) - start_N)
         if 0.8 * TOGETHER <= distance <= 1.25 * TOGETHER:
             break
         factor = min(4.0, max(0.25, TOGETHER / max(distance, 1e-9)))
@@ -175,16 +189,6 @@ def _grown(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams
     return probe
 
 
-def _distance(
-    policy: Policy, theta_D: torch.Tensor, other_D: torch.Tensor, tokens: Drawn, sampling: SamplingParams
-) -> float:
-    """Return by how much two flat vectors differ on tokens, nats (root mean square)."""
-    with computing(policy, theta_D):
-        logprobs_N = score(policy, tokens, sampling).logprobs_N
-    with computing(policy, other_D):
-        return root_mean_square(score(policy, tokens, sampling).logprobs_N - logprobs_N)
-
-
 def _start(policy: Policy, seed: int) -> torch.Tensor:
     """Return the policy's numbers, with an A in place of one that an adapter left zero."""
     start_D = policy.flat.theta_D.detach().to("cpu", copy=True)
@@ -205,9 +209,9 @@ def missed(policy: Policy, probe: Probe, tokens: Drawn, sampling: SamplingParams
     none_D = probe.without(policy, [slot])
     is_rounded = policy.dtype != torch.float32
     with computing(policy, none_D):
-        none_N = score(policy, tokens, sampling).logprobs_N
+        none_N = logprobs_of(policy, tokens, sampling)
     with computing(policy, 2 * probe.theta_D - none_D if is_rounded else probe.theta_D):
-        return (none_N - score(policy, tokens, sampling).logprobs_N) / (2 if is_rounded else 1)
+        return (none_N - logprobs_of(policy, tokens, sampling)) / (2 if is_rounded else 1)
 
 
 def snapshot_of(policy: Policy, probe: Probe, *, version: int) -> Snapshot:
@@ -216,15 +220,11 @@ def snapshot_of(policy: Policy, probe: Probe, *, version: int) -> Snapshot:
         return policy.parametrization.snapshot(version)
 
 
-def suspects(
-    policy: Policy, probe: Probe, tokens: Drawn, error_N: torch.Tensor, sampling: SamplingParams
-) -> list[Slot]:
-    """Return the tensors in the order in which they may explain the sampler's error (nats; 0 where a token is a
-    repetition): those along which it lies most.
+def suspects(policy: Policy, probe: Probe, gradient_D: torch.Tensor) -> list[Slot]:
+    """Return the tensors in the order in which they may explain the sampler's error: those along which it lies most, by
+    the gradient of the tokens weighted with it.
     """
     slots = probe.slots
-    with computing(policy, probe.theta_D):
-        gradient_D = gradient(policy, tokens, error_N, temperature=sampling.temperature)
     along = [float((policy.flat.view(gradient_D, s) * policy.flat.view(probe.added_D, s)).sum()) for s in slots]
     return [slots[index] for index in sorted(range(len(slots)), key=lambda index: -abs(along[index]))]
 

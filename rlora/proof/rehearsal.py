@@ -14,25 +14,28 @@ from rlora.proof import messages
 from rlora.proof.canary import Canary
 from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import (
-    CLIP,
     MAX_NOISE,
-    Scores,
     clipped_error,
     root_mean_square,
-    served_sums,
 )
-from rlora.proof.explain import explain
 from rlora.proof.probe import (
     Probe,
     computing,
     disturbed_slots,
     effects_of,
     make_probe,
-    part_of,
     snapshot_of,
-    suspects,
+    start_logprobs,
 )
-from rlora.proof.scoring import Drawn, drawn, least_noise, rounding_of, score
+from rlora.proof.probe_error import MAX_PROBE_ERROR, probe_error
+from rlora.proof.scoring import (
+    Drawn,
+    drawn,
+    least_noise,
+    logprobs_of,
+    rounding_of,
+    score,
+)
 from rlora.sampler.base import Sampler
 from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams
@@ -41,10 +44,8 @@ NUM_PROMPTS = 3
 NUM_SAMPLES = 8
 NUM_TOKENS = 8
 _LONGEST = 64  # tokens of a prompt
-_MAX_ERROR = 6.0  # times the noise on the base: a model that is disturbed multiplies its rounding, up to twice here
 _SHORT = 2  # tokens of the draws beside
 _MEASURED = 4  # samples by which the sizes of a probe are measured
-_SUSPECTS, _HIDDEN = 1, 8  # tensors that are left out one by one: likely ones, and those that no gradient shows
 _MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal, with two fewer
 
 Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Completion]]]
@@ -113,8 +114,9 @@ class Rehearser:
         self._free()
         tokens = drawn(self._answers(base, most=_MEASURED), length=NUM_TOKENS)
         effects = effects_of(policy, tokens, sampling, seed=self._seed)
+        start_N = start_logprobs(policy, tokens, sampling, seed=self._seed)
         probes = [
-            make_probe(policy, effects, tokens, sampling, number=number, seed=self._seed)
+            make_probe(policy, effects, tokens, start_N, sampling, number=number, seed=self._seed)
             for number in range(len(disturbed_slots(policy)))
         ]
         self._restore()
@@ -188,9 +190,7 @@ class Rehearser:
         policy = self._policy
         refuse_copies(alone)
         tokens = drawn(self._answers(alone), length=NUM_TOKENS)
-        with computing(policy, probe.theta_D):
-            scores = score(policy, tokens, self._sampling)
-        error = self._check_error(tokens, scores, probe, previous, noise=noise)
+        scores, error = probe_error(policy, probe, previous, tokens, self._sampling, noise=noise)
         self._draws.add("a probe of the policy", tokens, scores, trainer_noise=rounding_of(policy, noise))
         return error
 
@@ -205,43 +205,19 @@ class Rehearser:
         with computing(policy, probe.theta_D):
             scores = score(policy, mixed, self._sampling)
         with policy.adapter_off():
-            base = score(policy, beside, self._sampling)
-        for tokens, found, message in ((mixed, scores, messages.policy_beside), (beside, base, messages.base_beside)):
-            error = clipped_error((tokens.sampler_N - found.logprobs_N)[tokens.is_first_N], noise)
-            if error > _MAX_ERROR * noise:
+            base_N = logprobs_of(policy, beside, self._sampling)
+        for tokens, found_N, message in (
+            (mixed, scores.logprobs_N, messages.policy_beside),
+            (beside, base_N, messages.base_beside),
+        ):
+            error = clipped_error((tokens.sampler_N - found_N)[tokens.is_first_N], noise)
+            if error > MAX_PROBE_ERROR * noise:
                 raise ProofError(message(error, noise))
         if share_of_equal(alone, answers.mixed) < _MOST_EQUAL:
             raise ProofError(messages.OTHER_DRAWS)
         is_uncertain = float(scores.expected_N.mean()) > 1.0  # else equal draws are likely
         if is_uncertain and share_of_equal(alone, answers.with_other_seed) > 1 - _MOST_EQUAL / 4:
             raise ProofError(messages.SAME_DRAWS)
-
-    def _check_error(
-        self, tokens: Drawn, scores: Scores, probe: Probe, previous: Probe | None, *, noise: float
-    ) -> float:
-        """Return by how much the sampler is off on a probe, nats; ProofError for more than the noise explains, or for
-        another part of the disturbance than all of it, or of one tensor's.
-        """
-        policy, is_first_N = self._policy, tokens.is_first_N
-        error_N = (tokens.sampler_N - scores.logprobs_N).clamp(-CLIP * noise, CLIP * noise) * is_first_N
-        sampler_N, probe_N = tokens.sampler_N[is_first_N], scores.logprobs_N[is_first_N]
-        with computing(policy, probe.start_D):
-            start_N = score(policy, tokens, self._sampling).logprobs_N[is_first_N]
-        error = clipped_error(sampler_N - probe_N, noise)
-        served = served_sums(sampler_N, probe_N, start_N, trainer_noise=rounding_of(policy, noise))
-        order = suspects(policy, probe, tokens, error_N, self._sampling)
-        tried = dict.fromkeys([*order[:_SUSPECTS], *probe.hidden[:_HIDDEN]])
-        if error <= _MAX_ERROR * noise and not served.is_off:
-            of_noise = max(noise, error)
-            parts = (part_of(policy, probe, tokens, error_N, self._sampling, slot, noise=of_noise) for slot in tried)
-            if not any(part.is_off for part in parts):
-                return error
-        with policy.adapter_off():
-            base_N = score(policy, tokens, self._sampling).logprobs_N[is_first_N]
-        looks = messages.looks_like_base(sampler_N, probe_N, base_N, noise)
-        if looks is None:
-            looks = explain(policy, probe, previous, tokens, self._sampling, order, noise=noise)
-        raise ProofError(messages.probe(root_mean_square(sampler_N - probe_N), noise, looks))
 
 
 def share_of_equal(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Completion]]) -> float:

@@ -1,6 +1,6 @@
 """What the trainer says of drawn tokens: the rows they are computed in, and their scores under a policy or the base."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,7 +44,38 @@ def drawn(answers: Sequence[tuple[Sequence[int], Sequence[Completion]]], *, leng
 def score(policy: Policy, tokens: Drawn, sampling: SamplingParams) -> Scores:
     """Return what the policy, as it computes now, says of drawn tokens; on the CPU, which waits for a GPU once."""
     micro_batch = tokens.micro_batch.to(policy.device)
-    hidden_NH = policy.hidden_states(micro_batch)
+    return _scores_at(policy, policy.hidden_states(micro_batch), micro_batch, sampling)
+
+
+def logprobs_of(policy: Policy, tokens: Drawn, sampling: SamplingParams) -> torch.Tensor:
+    """Return the log-probabilities (N, on the CPU) alone, nats: cheaper than `score`, which gives them too."""
+    if sampling.top_p < 1:
+        return score(policy, tokens, sampling).logprobs_N
+    with torch.no_grad():
+        temperature = sampling.temperature or 1.0
+        return policy.score(tokens.micro_batch.to(policy.device), temperature=temperature).logprobs_N.cpu()
+
+
+def score_with_gradient(
+    policy: Policy, tokens: Drawn, sampling: SamplingParams, weights_of: Callable[[Scores], torch.Tensor]
+) -> tuple[Scores, torch.Tensor]:
+    """Return the scores, and the gradient (D, on the CPU) of the sum of log-probabilities by the weights (N) that are
+    made of them; one pass forward gives both.
+    """
+    micro_batch = tokens.micro_batch.to(policy.device)
+    policy.flat.zero_grad()
+    with torch.enable_grad():
+        hidden_NH = policy.hidden_states(micro_batch)
+        scores = _scores_at(policy, hidden_NH, micro_batch, sampling)
+        logprobs_N = policy.score_hidden(hidden_NH, micro_batch, temperature=sampling.temperature).logprobs_N
+        (logprobs_N * weights_of(scores).to(logprobs_N)).sum().backward()
+    gradient_D = policy.flat.grad_D.to("cpu", copy=True)
+    policy.flat.zero_grad()
+    return scores, gradient_D
+
+
+@torch.no_grad()
+def _scores_at(policy: Policy, hidden_NH: torch.Tensor, micro_batch: MicroBatch, sampling: SamplingParams) -> Scores:
     random_N = torch.rand(len(hidden_NH), generator=generator("ranks", *micro_batch.target_N.tolist()))
     parts = zip(hidden_NH.split(_CHUNK), micro_batch.target_N.split(_CHUNK), random_N.split(_CHUNK), strict=True)
     return Scores.joined(

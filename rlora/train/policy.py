@@ -172,7 +172,12 @@ class Policy:
 
     def score(self, micro_batch: MicroBatch, *, temperature: float = 1.0) -> TokenScores:
         """Return log-probabilities (with gradient, unless disabled) and entropies of the trained tokens."""
-        hidden_NH = self.hidden_states(micro_batch)
+        return self.score_hidden(self.hidden_states(micro_batch), micro_batch, temperature=temperature)
+
+    def score_hidden(
+        self, hidden_NH: torch.Tensor, micro_batch: MicroBatch, *, temperature: float = 1.0
+    ) -> TokenScores:
+        """Return what `score` does, of what `hidden_states` returned."""
         head = self.base if self._is_off else self.parametrization
         logprobs_N, entropy_N = head.token_logprobs(hidden_NH, micro_batch.target_N, temperature)
         return TokenScores(logprobs_N=logprobs_N, entropy_N=entropy_N)
