@@ -1,6 +1,8 @@
 """Text of others on its way to a terminal, which would obey what it finds there."""
 
 import re
+import textwrap
+from collections.abc import Iterable, Iterator
 
 # control characters but for tab and line feed, marks that turn the direction of writing, halves of surrogate pairs
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -22,3 +24,17 @@ def shortened(text: str, length: int = 52) -> str:
     """Return a text as a part of a line: its first characters, without line breaks."""
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 4]} ..."
+
+
+def wrapped(lines: Iterable[str], *, width: int = 100) -> Iterator[str]:
+    """Yield lines of at most `width` characters: what follows in a longer one is indented below it.
+
+    Example:
+        >>> list(wrapped(["a line of words"], width=10))
+        ['a line of', '  words']
+    """
+    for line in lines:
+        start = line[: len(line) - len(line.lstrip())]
+        yield from textwrap.wrap(
+            line, width, subsequent_indent=f"{start}  ", break_long_words=False, break_on_hyphens=False
+        ) or [""]

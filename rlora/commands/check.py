@@ -26,7 +26,7 @@ from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
 from rlora.store.run_dir import read_json
 from rlora.tasks.files import is_own
-from rlora.text import printable
+from rlora.text import printable, wrapped
 from rlora.train.batching import BatchConfig
 from rlora.types import Prompt, Sample, SamplingParams
 from rlora.verify import Verifier
@@ -83,7 +83,7 @@ def check_model(config: EvalConfig) -> Iterator[str]:
     """Yield the size of an adapter of rank 1 on the model and the rates to start from; only its config.json is read."""
     model_config = resolve(config).model
     yield model_title(model_config)
-    yield from model_lines(model_config, empty_model(config_dir(model_config), model_config), LoraConfig())
+    yield from wrapped(model_lines(model_config, empty_model(config_dir(model_config), model_config), LoraConfig()))
     yield "To see what it is asked, what it says and how that is judged, add --benchmark NAME."
 
 
@@ -106,7 +106,7 @@ def check_memory(arguments: Sequence[str], gigabytes: float) -> Iterator[str]:
         batch=BatchConfig(tokens_per_micro_batch=16384),
         sampler=SamplerConfig(kv_cache_gb=0, max_num_seqs=0),
     )
-    yield from memory_lines(config, empty_model(config_dir(config.model), config.model), gigabytes)
+    yield from wrapped(memory_lines(config, empty_model(config_dir(config.model), config.model), gigabytes))
 
 
 def check_recipe(name: str, arguments: Sequence[str], *, gigabytes: float | None = None) -> Iterator[str]:
@@ -120,9 +120,9 @@ def check_recipe(name: str, arguments: Sequence[str], *, gigabytes: float | None
     folder = config_dir(config.model)
     check_layers(config, folder)
     model = empty_model(folder, config.model)
-    yield from plan_lines(config, model)
+    yield from wrapped(plan_lines(config, model))
     if gigabytes is not None:
-        yield from memory_lines(config, model, gigabytes)
+        yield from wrapped(memory_lines(config, model, gigabytes))
 
 
 def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] = build_sampler) -> Iterator[str]:
@@ -140,9 +140,9 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
     adapter = "without an adapter" if policy_file is None else f"with {policy_file.parent}"
     yield f"{model_title(subject.model)} {adapter}, temperature {config.temperature:g}, {config.max_tokens} tokens"
     if config.run is not None and config.adapter is None:
-        yield from plan_lines(from_json(RunConfig, read_json(Path(config.run) / "config.json")), model)
+        yield from wrapped(plan_lines(from_json(RunConfig, read_json(Path(config.run) / "config.json")), model))
     else:
-        yield from model_lines(subject.model, model, subject.lora)
+        yield from wrapped(model_lines(subject.model, model, subject.lora))
     with (
         Verifier(config.verifier) as verifier,
         open_sampler(config, subject, folder, benchmarks, make_sampler) as served,
@@ -150,7 +150,7 @@ def check(config: EvalConfig, *, make_sampler: Callable[[EngineSpec], Sampler] =
         for benchmark in benchmarks:
             judge = judge_of(config, benchmark, verifier)
             engine = engine_of(config, benchmark, served, judge)
-            yield from doubts_of(judge, benchmark.problems)
+            yield from wrapped(doubts_of(judge, benchmark.problems))
             for problem in benchmark.problems:
                 sampled = draw(config, engine, [problem], policy=None if policy_file is None else 0)
                 if not sampled:

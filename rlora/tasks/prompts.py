@@ -194,8 +194,8 @@ class PromptRenderer:
         spelled.pop(self.tokenizer.unk_token_id, None)  # what characters become that the tokenizer does not know
         if not end or spelled.keys() & set(plain):
             raise ConfigError(
-                f"the question of {problem.id} spells the special token {', '.join(spelled.values())}, and the model's template or "
-                "tokenizer would make it one. Take it out of the question, or try --prompt.template plain."
+                f"the question of {problem.id} spells the special token {', '.join(spelled.values())}, and the model's "
+                "template or tokenizer would make it one. Take it out of the question, or try --prompt.template plain."
             )
         return [*self._tokenized(before), *plain, *self.tokenizer(behind, add_special_tokens=False)["input_ids"]]
 
