@@ -1,7 +1,7 @@
 """Whole iterations of the loop on a made model: seconds, memory and figures by phase, on this card or a smaller one."""
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,10 @@ class ClockedLog:
     def phase(self, name: str) -> None:
         """Measure a phase that begins."""
         self.clock.begin(name)
+
+    def stage(self, title: str) -> AbstractContextManager[None]:
+        """Measure nothing of a start."""
+        return nullcontext()
 
     def write(self, values: dict[str, float]) -> None:
         """Keep nothing: the stage says what it measured."""
