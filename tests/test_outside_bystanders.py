@@ -4,10 +4,15 @@ import errno
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
+import huggingface_hub
 import pytest
 from support.policies import ROOT
 
@@ -15,14 +20,17 @@ from rlora.commands.cli import main
 from rlora.commands.eval import parse
 from rlora.commands.export import ExportOptions
 from rlora.config import with_home
+from rlora.errors import ConfigError, DataError
 from rlora.evaluation.config import EvalConfig
-from rlora.model.sources import cache_dir
+from rlora.model.sources import ModelConfig, cache_dir, model_dir
 from rlora.run_config import RunConfig
 from rlora.system.files import folder_in_memory
+from rlora.system.hub import is_hub_reachable
 from rlora.system.lock import FolderLock
 from rlora.system.stages import Screen
 from rlora.tasks import DataConfig
-from rlora.tasks.source import data_folder
+from rlora.tasks.sets.own import read_own
+from rlora.tasks.source import data_folder, read_rows
 
 pytestmark = pytest.mark.unit
 
@@ -103,3 +111,50 @@ def test_a_small_memory_folder_is_said_and_left(monkeypatch, tmp_path, capsys, f
     assert folder.parent == (tmp_path / "disk" if chosen == "disk" else Path("/dev/shm"))
     said = f"/dev/shm has only {free_MiB} MiB free, so what the sampler is handed over lies in {tmp_path}/disk."
     assert (said in capsys.readouterr().err) == (chosen == "disk")
+
+
+@pytest.fixture
+def no_hub(monkeypatch, tmp_path) -> Iterator[None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.invalid:444")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    monkeypatch.chdir(tmp_path)
+    is_hub_reachable.cache_clear()
+    yield
+    is_hub_reachable.cache_clear()
+
+
+def test_without_the_hub_data_and_models_are_refused_at_once(no_hub, capsys) -> None:
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match="no such folder, and the hub did not give it"):
+        model_dir(ModelConfig(name="nobody/nothing"))
+    with pytest.raises(DataError, match="could not be had from the hub"):
+        read_rows("none.jsonl", hub="nobody/nothing", split="test")
+    with pytest.raises(DataError, match="the split 'test' of the data set nobody/nothing could not be had"):
+        read_own("hub:nobody/nothing", DataConfig(), split="test")
+    assert time.monotonic() - start < 10
+    said = capsys.readouterr().err
+    assert said.count("hub.invalid cannot be reached (Network is unreachable): only what is in the cache") == 1
+
+
+def test_without_the_hub_a_model_of_the_cache_is_taken(no_hub, monkeypatch) -> None:
+    asked = []
+
+    def snapshot_download(name: str, **options: object) -> str:
+        asked.append(options["local_files_only"])
+        raise OSError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    with pytest.raises(ConfigError):
+        model_dir(ModelConfig(name="some/model"))
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:1")
+    is_hub_reachable.cache_clear()
+    with pytest.raises(ConfigError):
+        model_dir(ModelConfig(name="some/model"))
+    assert asked == [True, False]

@@ -19,6 +19,7 @@ from rlora.errors import ConfigError, RloraError
 from rlora.model.headers import check_folder
 from rlora.model.made import make_bundled, make_toy
 from rlora.system.files import give_usual_modes
+from rlora.system.hub import is_hub_reachable
 from rlora.system.screen import stage
 
 BUNDLED = "bundled"
@@ -136,7 +137,15 @@ def _hub_dir(name: str, revision: str | None, only: list[str] | None) -> Path:
 
     ignored = ["*.bin", "*.pt", "*.pth", "*.gguf", "consolidated*"]  # the last: the same weights under other names
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=only, ignore_patterns=ignored))
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=only,
+                ignore_patterns=ignored,
+                local_files_only=not is_hub_reachable(),
+            )
+        )
     except (OSError, ValueError) as error:  # the hub's errors, bad names and failed connections are among these
         raise ConfigError(
             f"model.name is {name!r}: no such folder, and the hub did not give it ({type(error).__name__}). Check the "

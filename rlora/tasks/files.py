@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora.errors import ConfigError, DataError
-from rlora.tasks.source import parsed_json, read_jsonl, read_text, whole_rows
+from rlora.tasks.source import load_hub_set, parsed_json, read_jsonl, read_text, whole_rows
 
 Rows = list[dict[str, Any]]
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -139,12 +139,11 @@ def _parquet_rows(path: Path) -> Rows:
 
 
 def _hub_rows(data: HubName, split: str) -> Rows:
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     wanted = data.split or split
     try:
-        rows: Any = load_dataset(data.name, data.subset, split=wanted)
+        rows: Any = load_hub_set(data.name, data.subset, split=wanted)
     except (OSError, ValueError, TypeError, DatasetsError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise DataError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rlora.errors import DataError
+from rlora.system.hub import is_hub_reachable
 from rlora.system.screen import say
 from rlora.tasks.fields import whole
 
@@ -57,14 +58,13 @@ def read_rows(
 def _hub_rows(
     hub: str, subset: str | Sequence[str] | None, split: str, columns: Sequence[str] | None, file: str
 ) -> list[dict[str, Any]]:
-    from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
     subsets = [subset] if subset is None or isinstance(subset, str) else list(subset)
     rows: list[dict[str, Any]] = []
     try:
         for name in subsets:
-            part: Any = load_dataset(hub, name, split=split)
+            part: Any = load_hub_set(hub, name, split=split)
             if columns is not None:
                 part = part.select_columns([column for column in part.column_names if column in columns])
             rows += [dict(row) for row in part]
@@ -74,6 +74,19 @@ def _hub_rows(
             f"to a folder that holds {file}."
         ) from error
     return rows
+
+
+def load_hub_set(name: str, subset: str | None, *, split: str) -> Any:
+    """Return a split of a data set of the hub, from the cache where the hub cannot be reached; what `datasets` raises
+    where neither has it.
+    """
+    import datasets
+    import datasets.config as settings
+    import huggingface_hub
+
+    if not is_hub_reachable():  # both libraries read their variables at import
+        settings.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+    return datasets.load_dataset(name, subset, split=split)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
