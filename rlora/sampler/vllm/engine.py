@@ -30,7 +30,7 @@ from rlora.lora.adapter import Adapter
 from rlora.model.sources import DTYPES, cache_dir, empty_model, load_tokenizer
 from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
-from rlora.sampler.vllm import cpu_lora, handover
+from rlora.sampler.vllm import cpu_head, cpu_lora, handover
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
 from rlora.sampler.vllm.options import engine_options, how_long_a_start_takes, why_not_started
 from rlora.sampler.vllm.shared_base import base_views, check_rows
@@ -41,7 +41,10 @@ from rlora.system.screen import is_diverted, stage
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason, digest_of
 
 _IN_THIS_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # or samples would depend on when requests arrive
-_DEFAULTS = {"VLLM_NO_USAGE_STATS": "1"}
+_DEFAULTS = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_CPU_ATTN_SPLIT_KV": "0",  # or a row's attention is summed in as many parts as few rows leave threads for
+}
 
 
 class VllmSampler:
@@ -78,6 +81,7 @@ class VllmSampler:
             handover.install()
             if not torch.cuda.is_available():
                 cpu_lora.install()
+                cpu_head.install()
         try:
             self._llm = LLM(str(spec.folder), **engine_options(spec))
         except Exception as error:  # a foreign engine fails to start in any way
