@@ -1,9 +1,15 @@
 """The low-rank product for several adapters: the formula, and for each row the bits that it gets alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from rlora.lora.config import LoraConfig
+from rlora.model.sources import ModelConfig
+from rlora.sampler.base import EngineSpec, SamplerConfig
 from rlora.sampler.vllm.cpu_lora import Layer, Rows, add_low_rank
+from rlora.sampler.vllm.options import engine_options
 from rlora.system.exactness import are_rows_alike
 
 pytestmark = pytest.mark.unit
@@ -112,3 +118,18 @@ def test_rows_of_several_are_computed_in_few_products() -> None:
     assert rows_MN.tolist() == [[0, 0], [1, 3]]
     _, rows_MN = Rows((1, 2, 3, 3, 3, 3, 3, 3), [1, 2, 3]).in_blocks
     assert rows_MN.tolist() == [[0, 0, 0], [1, 1, 1], [2, 3, 4], [5, 6, 7]]
+
+
+def test_an_engine_has_room_for_each_policys_adapter_and_for_its_next_version() -> None:
+    spec = EngineSpec(
+        folder=Path("model"),
+        model=ModelConfig(),
+        lora=LoraConfig(rank=3),
+        config=SamplerConfig(),
+        end_token_ids=(0,),
+        target_modules=("q_proj",),
+        max_length=160,
+        num_policies=8,
+    )
+    options = engine_options(spec)
+    assert (options["max_loras"], options["max_cpu_loras"], options["max_lora_rank"]) == (8, 16, 8)
