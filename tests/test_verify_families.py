@@ -138,7 +138,8 @@ WRONG = {
         ("5 cm", "5 m"), ("5 kg", "5 g"), (r"3\text{ m}^2", r"3\text{ m}^3"), ("60 mph", "60 km/h"),
         ("2 hours", "2 minutes"), (r"45^\circ", r"45\text{ radians}"),
         ("5 dollars", "5 cents"), ("2 hours 15 minutes", "30"), ("4 miles", "4 km"), (r"\$9", r"9\text{ cents}"),
-        (r"\$9", r"9\text{ kg}"), (r"\$9", r"90\text{ dollars}"),
+        (r"\$9", r"9\text{ kg}"), (r"\$9", r"90\text{ dollars}"), ("20", r"20\text{ s^uare feet}"),
+        ("20", r"20\text{ miles^}"),
     ],
     "percent and of": [("600", r"12\%\text{ of }50"), ("30", r"5\% \cdot 6")],
     "identities on a part of the line": [

@@ -78,6 +78,7 @@ _ENGLISH = """
 _SHORT_WORDS = frozenset(_ENGLISH.split())
 _LETTERS = frozenset("msghLltNJWVAKCF")
 _PIECE = re.compile(r"[A-Za-z]+|\^\s*-?\d+|/|[^\s.]")
+_POWER = re.compile(r"\^-?\d+")
 _MARKUP = re.compile(r"\\[,;:! ]|\\cdot(?![a-zA-Z])|[{}.~]")
 
 
@@ -148,7 +149,7 @@ def _measure(pieces: Sequence[str], value: Node) -> tuple[Fraction, dict[str, in
         name = _named(rest.pop(0), _UNITS) if rest else None
         if name is None:
             return (Fraction(1), {}) if _is_noun(pieces, value) else None
-        if rest and (rest[0][0] == "^" or rest[0] in _POWERS):
+        if rest and (_POWER.fullmatch(rest[0]) or rest[0] in _POWERS):
             power *= int(rest[0][1:]) if rest[0][0] == "^" else _POWERS[rest[0]]
             rest.pop(0)
         if abs(power) > _MAX_POWER:
