@@ -5,13 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from support.runs import toy
 
 from rlora.loop import run
 from rlora.summary import next_commands
 from rlora.system.stages import Screen
 from rlora.text import shortened
-from rlora.tracking.console import step_line
+from rlora.tracking.console import Display, step_line
 
 VALUES = {
     "step": 11,
@@ -71,6 +72,20 @@ def test_the_next_commands_begin_with_the_activation_where_rlora_is_not_on_the_p
 
 
 @pytest.mark.loop
+def test_on_a_terminal_the_phase_counts_its_seconds(monkeypatch) -> None:
+    stream = io.StringIO()
+    screen = Screen(stream)
+    screen.console = Console(file=stream, force_terminal=True, width=120)
+    now = [100.0]
+    monkeypatch.setattr("rlora.tracking.console.time.monotonic", lambda: now[0])
+    with Display(3, screen) as display:
+        display.phase("sample")
+        for now[0] in (107.2, 131.0):
+            display._progress.refresh()
+    assert "sample 7 s" in stream.getvalue()
+    assert "sample 31 s" in stream.getvalue()
+
+
 def test_a_runs_end_shows_what_was_said_before_and_after_and_what_to_do_next(tmp_path, capsys) -> None:
     run_dir = run(toy(tmp_path / "run", num_steps=1))
     said = capsys.readouterr().err

@@ -1,9 +1,12 @@
 """An evaluation that goes on: with more samples, after other questions, and on damaged results."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from support.evaluations import Counting, rows, toy
+from support.policies import ROOT
 
 from rlora.errors import RunDirError
 from rlora.evaluation.run import evaluate_benchmarks
@@ -97,3 +100,12 @@ def test_a_block_of_samples_that_a_kill_cut_short_is_drawn_again(tmp_path) -> No
     path.write_text(line_of({**of_before[0], "of": 0}) + "\n")
     with pytest.raises(RunDirError, match="line 1, is not a sample: of is 0"):
         SampleFile(path, num_samples=5)
+
+
+@pytest.mark.parametrize("shell", ["{} 2>&1 | :", "{} >&- 2>&-", "{} 2>/dev/full >/dev/full"])
+def test_an_evaluation_whose_output_nobody_takes_ends_well(tmp_path, shell) -> None:
+    options = f"--preset toy --limit 2 --samples 2 --no-base --output {tmp_path / 'out'}"
+    command = shell.format(f"({sys.executable} -m rlora eval {options}; echo $? > {tmp_path / 'code'})")
+    subprocess.run(["bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL, timeout=120, check=False)
+    assert (tmp_path / "out" / "results.md").is_file()
+    assert (tmp_path / "code").read_text() == "0\n"

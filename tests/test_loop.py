@@ -265,6 +265,16 @@ def test_recipe_scripts_run_the_toy_preset(recipe, tmp_path, data_dir) -> None:
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.parametrize("shell", ["{} 2>&1 | head -1", "{} >&- 2>&-", "{} 2>/dev/full >/dev/full", "{} 2>&1 | :"])
+def test_a_run_whose_output_nobody_takes_goes_on_to_its_end(tmp_path, shell) -> None:
+    command = f"{sys.executable} -m rlora train arithmetic --preset toy --num-steps 4 --run-dir {tmp_path / 'run'}"
+    command = shell.format(f"({command}; echo $? > {tmp_path / 'code'})")
+    subprocess.run(["bash", "-c", command], cwd=ROOT, stdin=subprocess.DEVNULL, timeout=120, check=False)
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert len(rows(tmp_path / "run")) == 4
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
 def test_recipe_script_explains_an_error_in_one_message(tmp_path) -> None:
     command = [sys.executable, "recipes/arithmetic.py", "--preset", "toy", "--run-dir", str(tmp_path / "run")]
     done = subprocess.run([*command, "--lora.rank", "0"], cwd=ROOT, capture_output=True, text=True, timeout=120)

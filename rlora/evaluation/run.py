@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from rlora.config import differences as config_differences
 from rlora.config import to_json, with_home
@@ -34,6 +33,7 @@ from rlora.system.lock import FolderLock
 from rlora.system.memory import let_blocks_grow
 from rlora.system.records import is_sealed, sealed
 from rlora.system.screen import LOG_FILE, Diversion, say, screen
+from rlora.system.stages import Screen
 from rlora.tasks import DataConfig, task
 from rlora.tasks.data import OWN
 from rlora.tasks.fields import check_problems
@@ -209,8 +209,10 @@ def _evaluate(
     write_json(stored, results)
     with write_atomically(output / "results.md") as path:
         path.write_text(report.markdown(results), encoding="utf-8")
-    width = None if diversion.output.isatty() else 120  # a file has no width; rich would take 80 and break the cells
-    Console(file=diversion.output, width=width).print(report.terminal_tables(results))
+    tables = Screen(diversion.output).console
+    if not diversion.output.isatty():
+        tables.width = 120  # a file has no width; rich would take 80 and break the cells
+    tables.print(report.terminal_tables(results), soft_wrap=False)
     for warning in report.warnings(results):
         console.print(printable(warning), markup=False)
     console.print(printable(f"Results and samples: {output}"), markup=False)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -18,6 +18,34 @@ class _Console(Console):
         self.quiet = True
 
 
+class _Unfailing:
+    """A stream on which a full disk, or a terminal that went away, is nobody's concern; a reader that has gone is told
+    to the console, which is quiet from then on.
+    """
+
+    def __init__(self, stream: IO[str]):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class Screen:
     """What the user sees: lines, and stages of a start with their seconds.
 
@@ -26,7 +54,7 @@ class Screen:
 
     def __init__(self, stream: IO[str], *, is_alone: bool = True):
         """Write to `stream`; unless rlora `is_alone` there, a stage begins and ends with a line of its own."""
-        console = _Console(file=stream, highlight=False)
+        console = _Console(file=cast(IO[str], _Unfailing(stream)), highlight=False)
         console.soft_wrap = not console.is_terminal  # a terminal breaks lines inside words, a file has no width
         self.console = console
         self._is_alone, self._open_line = is_alone, ""

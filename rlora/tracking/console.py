@@ -1,17 +1,36 @@
 """The live progress of a run: one line a finished step and, on a terminal, what the current step is doing."""
 
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from rlora.system.screen import screen
 from rlora.system.stages import Screen
 
 _LONGEST, _WIDE = 78, 150  # characters of a step's line, and of a screen on which the phases follow
 PHASES = ("sample", "verify", "train", "swap", "evaluate", "save")
+
+
+class _Phase(ProgressColumn):
+    """What the step is doing and for how many seconds it has been: whole numbers, which go on while an engine works."""
+
+    def render(self, task: Task) -> Text:
+        """Return the phase, nothing before the first one."""
+        phase = task.fields["phase"]
+        return Text(f"{phase} {time.monotonic() - task.fields['since']:.0f} s" if phase else "")
 
 
 class Display:
@@ -29,12 +48,12 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[phase]}"),
+            _Phase(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             **self._screen.drawn(),
         )
-        self._task = self._progress.add_task("training", total=num_steps, phase="", left="")
+        self._task = self._progress.add_task("training", total=num_steps, phase="", since=0.0, left="")
 
     @property
     def console(self) -> Console:
@@ -54,7 +73,7 @@ class Display:
     def phase(self, name: str) -> None:
         """Say what the current step is doing."""
         self._progress.start()
-        self._progress.update(self._task, phase=name)
+        self._progress.update(self._task, phase=name, since=time.monotonic())
 
     def begin(self, step: int) -> None:
         """Show that a run goes on from `step`."""
