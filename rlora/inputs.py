@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlora.assemble import Problems
-from rlora.errors import DataError
+from rlora.errors import ConfigError, DataError
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import load_adapter_tensors
 from rlora.model.limits import check_lengths
@@ -33,8 +33,13 @@ def check_inputs(config: RunConfig, folder: Path, problems: Problems, *, base: M
     ):
         check_lengths(model.config, prompt=longest, completion=completion, option=option)
     renderer = PromptRenderer(tokenizer, config.prompt, instruction=task(config.data.task_name).instruction)
-    end_token_ids(folder, tokenizer, renderer.turn_end_ids())
-    renderer.check((*problems.train, *problems.test), num_rows=model.get_input_embeddings().num_embeddings)
+    num_rows = model.get_input_embeddings().num_embeddings
+    ends = end_token_ids(folder, tokenizer, renderer.turn_end_ids())
+    if beyond := [token for token in ends if token >= num_rows]:
+        if len(beyond) == len(ends):
+            raise ConfigError(f"all end tokens of {folder} ({beyond}) are beyond the model's {num_rows} tokens.")
+        say(f"Warning: the end tokens {beyond} of {folder} are beyond the model's {num_rows} tokens, and end nothing.")
+    renderer.check((*problems.train, *problems.test), num_rows=num_rows)
     if is_new and config.init_adapter is not None:
         if warning := other_base(Path(config.init_adapter), config.model.name, base):
             say(f"Warning: {warning}")

@@ -165,3 +165,11 @@ def test_what_a_trial_of_the_model_raises_is_a_config_error(tmp_path, monkeypatc
     monkeypatch.setattr("transformers.LlamaModel.forward", forward)
     with pytest.raises(ConfigError, match=r"the model in .* cannot be computed with: mat1 and mat2"):
         run(config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl")))
+
+
+def test_an_end_token_beyond_the_vocabulary_is_said(tmp_path, capsys) -> None:
+    model = toy_folder(tmp_path / "model")
+    edit_json(model / "generation_config.json", lambda stored: stored.update(eos_token_id=[0, 10**6]))
+    config = config_of(tmp_path / "run", model=model, train=sums(tmp_path / "t.jsonl"))
+    run(dataclasses.replace(config, problems_per_step=2, samples_per_problem=4))
+    assert "the end tokens [1000000] of" in capsys.readouterr().err
