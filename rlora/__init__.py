@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlora.cohort.cohort import Cohort as Cohort
+    from rlora.cohort.fates import Rules as Rules
     from rlora.errors import RloraError as RloraError
     from rlora.evaluation.held_out import EvaluationConfig as EvaluationConfig
     from rlora.full.parameters import Full as Full
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
+    "rlora.cohort.cohort": ("Cohort",),
+    "rlora.cohort.fates": ("Rules",),
     "rlora.errors": ("RloraError",),
     "rlora.evaluation.held_out": ("EvaluationConfig",),
     "rlora.full.parameters": ("Full",),

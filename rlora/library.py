@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from rlora import loop
-from rlora.assemble import split_problems
+from rlora.assemble import Problems, split_problems
 from rlora.errors import DataError
 from rlora.rewards import Judge, RewardFunction
 from rlora.run_config import RunConfig
@@ -41,16 +41,26 @@ def run(
     Example:
         docs/library.md
     """
-    given = None
-    if problems is not None:
-        config = replace(config, data=DataConfig(name=GIVEN))
-        ids = [problem.id for problem in (*problems, *(test or ()))]
-        if len(set(ids)) < len(ids):
-            raise DataError(f"two problems have the id {max(ids, key=ids.count)!r}; ids must be unique.")
-        train, held_out = hold_out(problems, name=GIVEN) if test is None else (list(problems), list(test))
-        if not held_out:
-            raise DataError(f"{len(problems)} problems are too few to hold out a tenth of them: give `test` as well.")
-        given = split_problems(config, train, held_out)
-    elif test is not None:
-        raise DataError("test was given without problems.")
+    config, given = with_problems(config, problems, test)
     return Results(loop.run(config, problems=given, reward=reward, make_sampler=make_sampler))
+
+
+def with_problems(
+    config: RunConfig, problems: Sequence[Problem] | None, test: Sequence[Problem] | None
+) -> tuple[RunConfig, Problems | None]:
+    """Return the configuration of a run on a list of problems, and those split; None where none are given.
+
+    Raises DataError for two problems of one id, and for too few to hold any out.
+    """
+    if problems is None:
+        if test is not None:
+            raise DataError("test was given without problems.")
+        return config, None
+    config = replace(config, data=DataConfig(name=GIVEN, seed=config.data.seed))
+    ids = [problem.id for problem in (*problems, *(test or ()))]
+    if len(set(ids)) < len(ids):
+        raise DataError(f"two problems have the id {max(ids, key=ids.count)!r}; ids must be unique.")
+    train, held_out = hold_out(problems, name=GIVEN) if test is None else (list(problems), list(test))
+    if not held_out:
+        raise DataError(f"{len(problems)} problems are too few to hold out a tenth of them: give `test` as well.")
+    return config, split_problems(config, train, held_out)

@@ -52,7 +52,7 @@ def test_the_pages_examples_run(number, tmp_path) -> None:
         first, second = done.stdout.splitlines()
         assert re.fullmatch(r"What is \d \+ \d\? -> '.*' [01]\.0 \d was wanted", first)
         assert second.startswith("held out: {'accuracy': ")
-    assert list(tmp_path.glob("*/adapter_model.safetensors"))
+    assert list(tmp_path.glob("**/adapter_model.safetensors"))
 
 
 @pytest.mark.loop

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from rlora.assemble import Problems
 from rlora.cohort.display import CohortDisplay
 from rlora.cohort.fates import Rules, Watch, fate_of, rolled_back
 from rlora.cohort.meeting import Meeting, Seat
@@ -24,6 +23,7 @@ from rlora.cohort.members import Member, members_of
 from rlora.cohort.table import Table, table_of
 from rlora.errors import ConfigError, RunDirError
 from rlora.inputs import check_inputs
+from rlora.library import with_problems
 from rlora.loop import carry_out
 from rlora.model.base import Base
 from rlora.model.sources import model_title
@@ -39,6 +39,7 @@ from rlora.store.cohort_dir import MEMBERS
 from rlora.store.run_dir import read_json, write_json
 from rlora.system.screen import LOG_FILE, Diversion, stage
 from rlora.system.stages import Screen
+from rlora.types import Problem
 
 COHORT_FILE, HALVINGS_FILE = "cohort.json", "halvings.json"
 _MAX_ATTEMPTS = 3  # of a member that is rolled back
@@ -70,7 +71,8 @@ class Cohort:
         *,
         seats: int | None = None,
         rules: Rules | None = None,
-        problems: Problems | None = None,
+        problems: Sequence[Problem] | None = None,
+        test: Sequence[Problem] | None = None,
         reward: RewardFunction | Judge | None = None,
         make_sampler: Callable[[EngineSpec], Sampler] = build_sampler,
         on_step: Callable[[str, Mapping[str, float]], None] = lambda name, values: None,
@@ -79,11 +81,11 @@ class Cohort:
 
         The engine is started for `seats` members (as many as there are at the start, when left out), so that others can
         be added while it runs. `on_step` is told each finished step of each member; it may add and remove members.
-        `problems`, `reward` and `make_sampler` are those of `rlora.loop.run`.
+        `problems`, `test`, `reward` and `make_sampler` are those of `rlora.run`.
         """
         self.folder, self._rules, self._seats = Path(folder), rules or Rules(), seats
-        self._problems, self._reward, self._make_sampler, self._on_step = problems, reward, make_sampler, on_step
-        self._configs: dict[str | None, RunConfig] = {}
+        self._problems, self._test, self._reward = problems, test, reward
+        self._make_sampler, self._on_step = make_sampler, on_step
         self._members: list[Member] = []
         self._running: _Running | None = None
 
@@ -94,6 +96,7 @@ class Cohort:
             ConfigError: The configuration breaks a rule, differs from the others in what they share, is a member
                 already, or there is no seat for it.
         """
+        config, _ = with_problems(config, self._problems, self._test)
         config, _ = prepared(config, self._reward)
         if config.method != "lora":
             raise ConfigError("a cohort trains adapters on one base; --method full is a run of its own: rlora train.")
@@ -146,8 +149,9 @@ class Cohort:
             self._keep_rules()
             diversion = stack.enter_context(Diversion(is_on=not first.tracking.verbose))
             diversion.keep_in(self.folder / LOG_FILE)
+            _, problems = with_problems(first, self._problems, self._test)
             judge = None if self._reward is None else as_judge(self._reward, name=name_of(self._reward))
-            site = stack.enter_context(site_of(first, self._problems, judge, self._make_sampler))
+            site = stack.enter_context(site_of(first, problems, judge, self._make_sampler))
             is_new = not any(checkpoints_of(member.config).steps() for member in self._members)
             check_inputs(first, site.folder, site.problems, base=site.base_digests, is_new=is_new)
             if first.num_threads is not None:
