@@ -108,8 +108,11 @@ def test_a_finished_cohort_is_left_as_it_is(finished) -> None:
 
 
 @pytest.mark.parametrize("lie", [SwapsTwo, OneForAll, DropsOfOne])
-def test_an_engine_that_mixes_members_up_from_the_start_is_refused_before_step_0(lie, tmp_path) -> None:
-    cohort = cohort_of(tmp_path / "c", unequal(tmp_path), make_sampler=lambda spec: lie(build_sampler(spec)))
+@pytest.mark.parametrize("shapes", ["of unequal shape", "of one shape"])
+def test_an_engine_that_mixes_members_up_from_the_start_is_refused_before_step_0(lie, shapes, tmp_path) -> None:
+    alike = [member(tmp_path, rate=rate) for rate in (3e-3, 1e-2, 3e-2)]
+    configs = alike if shapes == "of one shape" else unequal(tmp_path)
+    cohort = cohort_of(tmp_path / "c", configs, make_sampler=lambda spec: lie(build_sampler(spec)))
     with pytest.raises(ProofError):
         cohort.run()
     assert not list(tmp_path.glob("c/members/*/rollouts/*.jsonl"))
@@ -118,8 +121,8 @@ def test_an_engine_that_mixes_members_up_from_the_start_is_refused_before_step_0
 @pytest.mark.parametrize("lie", [SwapsTwo, OneForAll])
 def test_an_engine_that_mixes_members_up_later_is_refused_within_a_step(lie, tmp_path) -> None:
     configs = [member(tmp_path, rate=rate, samples_per_problem=64) for rate in (3e-2, 1e-2)]
-    honest = later(lie, num_honest_loads=4 + 2)  # probes, version 0, version 1
-    cohort = cohort_of(tmp_path / "c", configs, make_sampler=lambda spec: honest(build_sampler(spec)))
+    turning = later(lie, from_version=2)
+    cohort = cohort_of(tmp_path / "c", configs, make_sampler=lambda spec: turning(build_sampler(spec)))
     with pytest.raises(ProofError, match="another policy"):
         cohort.run()
 

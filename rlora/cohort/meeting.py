@@ -16,6 +16,7 @@ from rlora.errors import ConfigError, LayoutError
 from rlora.full.weights import Snapshot
 from rlora.lora.config import LoraConfig
 from rlora.proof.canary import Canary
+from rlora.proof.rehearsal import Rehearsal
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.types import Completion, SampleRequest, SamplingParams
 
@@ -31,10 +32,20 @@ class _Sample:
     sampling: SamplingParams
     seed: int
 
+    @property
+    def is_step(self) -> bool:
+        """Whether it is a step's: all members wait for one another there, so that they stay together."""
+        return bool(self.requests) and self.requests[0].key[0] == "train" and self.requests[0].key[1] != "probe"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Exchange:
     canary: Canary
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Wait until all others have computed once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +77,7 @@ class Meeting:
         self._seats: dict[str, Seat] = {}
         self._sampler: Sampler | None = None
         self._spec: EngineSpec | None = None  # that it was built from
+        self._rehearsals: dict[Any, Rehearsal | None] = {}  # by the kind of the policy; None while it is done
         self._leaving: set[str] = set()
 
     def add(self, name: str, work: Callable[["Seat"], Any]) -> None:
@@ -102,7 +114,7 @@ class Meeting:
                     if turn.has_ended:
                         self._leave(turn)
                         if turn.name not in self._leaving:
-                            results[turn.name] = turn.result()
+                            results[turn.name] = _result_of(turn)
                 answers = self._answers({turn.name: turn.question for turn in self._turns})
         finally:
             end_all(self._turns)
@@ -116,6 +128,22 @@ class Meeting:
         """How many have not ended."""
         return len(self._turns)
 
+    def rehearsal(
+        self,
+        seat: "Seat",
+        kind: Any,
+        rehearse: Callable[[], Rehearsal],
+        follow: Callable[[Rehearsal, int], Rehearsal],
+    ) -> Rehearsal:
+        """Return what the engine was shown to do with a member, by its own rehearsal or after another of its kind."""
+        if kind not in self._rehearsals:
+            self._rehearsals[kind] = None
+            self._rehearsals[kind] = done = rehearse()
+            return done
+        while (done := self._rehearsals[kind]) is None:
+            seat.wait_for_a_round()
+        return follow(done, seat.number)
+
     def _leave(self, turn: Turn) -> None:
         self._turns.remove(turn)
         del self._seats[turn.name]
@@ -126,11 +154,15 @@ class Meeting:
         def of(kind: type[Any]) -> dict[str, Any]:
             return {name: question for name, question in asked.items() if isinstance(question, kind)}
 
-        answers: dict[str, Any] = {}
+        answers: dict[str, Any] = dict.fromkeys(of(_Round))
         if loads := of(_Load):
             self._engine.load([self._seats[name].sent(one) for name, load in loads.items() for one in load.snapshots])
             answers |= dict.fromkeys(loads)
-        answers |= self._drawn(of(_Sample))
+        samples = of(_Sample)
+        steps = {name for name, one in samples.items() if one.is_step}
+        if len(steps) + len(of(Milestone)) < len(asked):
+            samples = {name: one for name, one in samples.items() if name not in steps}
+        answers |= self._drawn(samples)
         exchanged = of(_Exchange)
         for name in exchanged:
             answers[name] = {other: one.canary for other, one in exchanged.items() if other != name}
@@ -243,6 +275,18 @@ class Seat:
         """Give this member's canary, and return those of the others that were drawn in the same call, by name."""
         return self._ask(_Exchange(canary=canary))
 
+    def rehearsal(
+        self, kind: Any, rehearse: Callable[[], Rehearsal], follow: Callable[[Rehearsal, int], Rehearsal]
+    ) -> Rehearsal:
+        """Return what the engine was shown to do with this member: the first of each kind rehearses while the others of
+        its kind wait, and those follow it together.
+        """
+        return self._meeting.rehearsal(self, kind, rehearse, follow)
+
+    def wait_for_a_round(self) -> None:
+        """Let all others compute once."""
+        self._ask(_Round())
+
     def goes_on(self, milestone: Milestone) -> bool:
         """Wait until all members have reached a milestone, and return whether this one goes on."""
         return self._ask(milestone)
@@ -259,6 +303,15 @@ class Seat:
 
     def close(self) -> None:
         """Nothing: the engine is all members'."""
+
+
+def _result_of(turn: Turn) -> Any:
+    """Return what a member's work returned; what it raised names the member."""
+    try:
+        return turn.result()
+    except Exception as error:
+        error.add_note(f"(in the member {turn.name})")
+        raise
 
 
 def received(request: SampleRequest, completions: Sequence[Completion]) -> list[Completion]:

@@ -26,7 +26,7 @@ from rlora.proof.comparison import Comparison, compare
 from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import MAX_ERROR, Pooled, Scores, clipped_error, root_mean_square, served_sums
 from rlora.proof.peers import ALONE, Peers
-from rlora.proof.rehearsal import Rehearsal, Rehearser
+from rlora.proof.rehearsal import Rehearser
 from rlora.proof.scoring import Drawn, drawn, logprobs_of, rounding_of, score
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
@@ -87,10 +87,14 @@ class HotSwap:
             self._draw_canary,
             self._own_prompts,
             self._sampling,
-            seed=self._seed,
             frees_cache=self._frees_cache,
         )
-        done: Rehearsal = rehearser.run(version=self._policy.version)
+        version = self._policy.version
+        done = self._peers.rehearsal(
+            (self._policy.config, self._sampling.temperature),
+            lambda: rehearser.run(version=version),
+            lambda done, place: rehearser.follow(done, place=place, version=version),
+        )
         with self._policy.adapter_off():
             base = self._draw_canary(None)
         self._canaries = {"base": base, "previous": done.canary}

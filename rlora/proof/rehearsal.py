@@ -6,10 +6,13 @@ trained, so a lie that is told from the start is seen before step 0, at any lear
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
+
+import torch
 
 from rlora.errors import ProofError
+from rlora.full.weights import Snapshot
 from rlora.proof import messages
 from rlora.proof.canary import Canary
 from rlora.proof.draws import Draws, refuse_copies
@@ -44,8 +47,10 @@ NUM_PROMPTS = 3
 NUM_SAMPLES = 8
 NUM_TOKENS = 8
 _LONGEST = 64  # tokens of a prompt
+_SEED = 0
 _SHORT = 2  # tokens of the draws beside
 _MEASURED = 4  # samples by which the sizes of a probe are measured
+_NEARLY_ALL = 0.9  # of first tokens, where the same was asked of another place
 _MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal, with two fewer
 
 Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Completion]]]
@@ -55,12 +60,15 @@ Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Comple
 class Rehearsal:
     """What an engine was shown to do: the noise on the base (nats), by how much each probe was off (nats), how far the
     draws were from what is expected of them (standard deviations), and the canary of the last probe.
+
+    `served` are the probes, with what was drawn from each.
     """
 
     noise: float
     errors: tuple[float, ...]
     surprise: float
     canary: Canary
+    served: tuple[tuple[Snapshot, list[list[Completion]]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +94,15 @@ class Rehearser:
         prompts: Sequence[Sequence[int]],
         sampling: SamplingParams,
         *,
-        seed: int,
         frees_cache: bool,
     ):
         """Draw after the shortest of `prompts` (token ids) with `draw`, which checks the contract of completions.
 
+        What is drawn from the base, and so the noise that is measured, is the same whatever the run's seed.
         `frees_cache` says that the trainer can compute gradients only while the engine's cache is away.
         """
         self._frees_cache = frees_cache
-        self._policy, self._sampler, self._seed = policy, sampler, seed
+        self._policy, self._sampler, self._seed = policy, sampler, _SEED
         self._draw, self._draw_canary = draw, draw_canary
         chosen = sorted(prompts, key=len)[:NUM_PROMPTS]
         self._prompts = [tuple(prompt[-_LONGEST:]) for prompt in chosen]
@@ -120,13 +128,13 @@ class Rehearser:
             for number in range(len(disturbed_slots(policy)))
         ]
         self._restore()
-        errors = []
+        errors, served = list[float](), list[tuple[Snapshot, list[list[Completion]]]]()
         for number, probe in enumerate(probes[:-1]):
-            alone = self._serve(probe, version=version - len(probes) + number)
+            alone = self._serve(snapshot_of(policy, probe, version=version - len(probes) + number), served)
             self._free()
             errors.append(self._check(probe, probes[number - 1] if number else None, alone, noise=noise))
             self._restore()
-        alone = self._serve(probes[-1], version=version - 1)
+        alone = self._serve(snapshot_of(policy, probes[-1], version=version - 1), served)
         answers = self._ask()
         with computing(policy, probes[-1].theta_D):
             canary = self._draw_canary(0)
@@ -134,7 +142,25 @@ class Rehearser:
         errors.append(self._check(probes[-1], probes[-2] if len(probes) > 1 else None, alone, noise=noise))
         self._check_beside(probes[-1], alone, answers, noise=noise)
         self._restore()
-        return Rehearsal(noise=noise, errors=tuple(errors), surprise=self._draws.surprise, canary=canary)
+        return Rehearsal(
+            noise=noise, errors=tuple(errors), surprise=self._draws.surprise, canary=canary, served=tuple(served)
+        )
+
+    def follow(self, done: Rehearsal, *, place: int, version: int) -> Rehearsal:
+        """Hold that the engine serves this policy's place as it served that of another of its shape, and return what it
+        was shown to do.
+
+        The same probes are served, beginning with number `place`, so that places that are rehearsed in one batch have
+        different ones at a time. Where an answer differs the policy is rehearsed by itself, which raises ProofError
+        for what its place does wrong.
+        """
+        count = len(done.served)
+        for number in range(count):
+            snapshot, expected = done.served[(place + number) % count]
+            found = self._serve(replace(snapshot, version=version - count + number), [])
+            if not are_alike(found, expected, noise=done.noise):
+                return self.run(version=version)
+        return done
 
     def _free(self) -> None:
         if self._frees_cache:
@@ -144,10 +170,14 @@ class Rehearser:
         if self._frees_cache:
             self._sampler.restore_cache()
 
-    def _serve(self, probe: Probe, *, version: int) -> list[list[Completion]]:
-        """Hand a probe over, and return what the engine draws from it as in a step of training."""
-        self._sampler.load([snapshot_of(self._policy, probe, version=version)])
-        return self._draw(self._requests(0), self._sampling, self._seed)
+    def _serve(
+        self, snapshot: Snapshot, served: list[tuple[Snapshot, list[list[Completion]]]]
+    ) -> list[list[Completion]]:
+        """Hand a probe over, and return what the engine draws from it as in a step of training; keep both."""
+        self._sampler.load([snapshot])
+        drawn = self._draw(self._requests(0), self._sampling, self._seed)
+        served.append((snapshot, drawn))
+        return drawn
 
     def _ask(self) -> Answers:
         """Return what the engine draws from the probe that it holds otherwise than by itself."""
@@ -218,6 +248,24 @@ class Rehearser:
         is_uncertain = float(scores.expected_N.mean()) > 1.0  # else equal draws are likely
         if is_uncertain and share_of_equal(alone, answers.with_other_seed) > 1 - _MOST_EQUAL / 4:
             raise ProofError(messages.SAME_DRAWS)
+
+
+def are_alike(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Completion]], *, noise: float) -> bool:
+    """Return whether an engine drew the same twice: nearly all first tokens are equal, and as far as tokens are, their
+    log-probabilities differ by less than the half of the noise (nats), to which a single tensor of a probe would add.
+    """
+    differences = [
+        one_logprob - other_logprob
+        for group, other_group in zip(some, others, strict=True)
+        for one, other in zip(group, other_group, strict=True)
+        for _, _, one_logprob, other_logprob in takewhile(
+            lambda pair: pair[0] == pair[1],
+            zip(one.token_ids, other.token_ids, one.logprobs, other.logprobs, strict=False),
+        )
+    ]
+    if share_of_equal(some, others) < _NEARLY_ALL:
+        return False
+    return clipped_error(torch.tensor(differences), noise) <= noise / 2
 
 
 def share_of_equal(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Completion]]) -> float:

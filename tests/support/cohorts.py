@@ -42,17 +42,16 @@ def cohort_of(folder: Path, configs: Sequence[RunConfig], **options) -> Cohort:
 class Mixed(Around):
     """Passes everything on; a lie overrides `changed` (what is loaded) or `served` (whose number is answered)."""
 
-    num_honest_loads = 0
+    from_version = -100  # of all members; probes have negative ones
 
     def __init__(self, sampler: Sampler):
-        self._sampler, self._num_loads, self._loaded = sampler, 0, dict[int, Snapshot]()
+        self._sampler, self._loaded = sampler, dict[int, Snapshot]()
 
     @property
     def lies(self) -> bool:
-        return self._num_loads > self.num_honest_loads
+        return min(one.version for one in self._loaded.values()) >= self.from_version
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
-        self._num_loads += 1
         self._loaded |= {one.policy: one for one in snapshots}
         self._sampler.load([self.changed(one) if self.lies else one for one in snapshots])
 
@@ -102,6 +101,6 @@ class DropsOfOne(Mixed):
         return scaled(snapshot, 0.0, chosen=lambda name: "1.mlp.up_proj" in name) if snapshot.policy == 1 else snapshot
 
 
-def later(lie: type[Mixed], *, num_honest_loads: int) -> type[Mixed]:
-    """Return a lie that begins after so many loads."""
-    return type(f"Later{lie.__name__}", (lie,), {"num_honest_loads": num_honest_loads})
+def later(lie: type[Mixed], *, from_version: int) -> type[Mixed]:
+    """Return a lie that begins once all members have this version."""
+    return type(f"Later{lie.__name__}", (lie,), {"from_version": from_version})
