@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlora.assemble import Parts
 from rlora.config import to_json
-from rlora.evaluation.held_out import evaluate
+from rlora.evaluation.held_out import Evaluation, evaluate
 from rlora.rollout import Collection
 from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
@@ -101,11 +101,15 @@ class Run:
             solved_P2=None if self.stream.solve_rates is None else self.stream.solve_rates.counts_P2.clone(),
         )
 
-    def evaluate(self) -> dict[str, float]:
-        """Score the policy greedily on a held-out part, keep it if it is the best so far, and return the metrics."""
+    def held_out(self) -> Evaluation:
+        """Score the policy greedily on the part of the held-out problems that is scored during training."""
         sampling = replace(self.config.evaluated_sampling, temperature=0.0)
         part = self.test[: self.config.evaluation.num_problems_during_training]
-        result = evaluate(self.parts.engine, part, sampling, seed=self.config.seed)
+        return evaluate(self.parts.engine, part, sampling, seed=self.config.seed)
+
+    def evaluate(self) -> dict[str, float]:
+        """Score the policy, keep it if it is the best so far, and return the metrics."""
+        result = self.held_out()
         if result.accuracy.mean > self.progress.best:
             self.folder.save_policy(self.parts.policy.snapshot(), is_best=True)
         self.progress.best = max(self.progress.best, result.accuracy.mean)

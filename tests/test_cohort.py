@@ -16,6 +16,7 @@ from rlora.cohort.table import table_of
 from rlora.errors import ConfigError, ProofError, RunDirError, SamplerError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
+from rlora.lora.config import LoraConfig
 from rlora.sampler.base import Sampler
 from rlora.sampler.build import build_sampler
 from rlora.store.checkpoint import CheckpointFolder
@@ -219,6 +220,25 @@ def test_a_member_can_be_added_and_removed_while_others_train_and_equals_its_own
         config = replace(config, run_dir=str(tmp_path / name), data=replace(config.data, seed=0))
         assert_same_run(tmp_path / "c" / "members" / name, run(config))
     assert 1 <= len(rows(tmp_path / "c" / "members" / "second")) < 4
+
+
+def test_a_member_for_whom_there_is_no_place_is_refused_and_the_others_go_on(tmp_path) -> None:
+    said = []
+
+    def on_step(name: str, values: Mapping[str, float]) -> None:
+        if values["step"] == 0:
+            for config in (member(tmp_path, lora=LoraConfig(rank=4)), member(tmp_path, rate=3e-2)):
+                with pytest.raises(ConfigError) as error:
+                    cohort.add(config, name="second")
+                said.append(str(error.value))
+
+    cohort = Cohort(tmp_path / "c", on_step=on_step, seats=1)
+    cohort.add(member(tmp_path), name="first")
+    table = cohort.run()
+    assert [(row["name"], row["state"]) for row in table.rows] == [("first", "finished")]
+    assert "was started for rank 1 on all layers, and cannot serve rank 4" in said[0]
+    assert "1 seats, and all are taken" in said[1]
+    assert len(rows(tmp_path / "c" / "members" / "first")) == 4
 
 
 def test_a_cohort_that_was_interrupted_goes_on_as_if_it_had_not_been(tmp_path) -> None:

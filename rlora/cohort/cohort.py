@@ -37,6 +37,7 @@ from rlora.state import checkpoints_of
 from rlora.store.claim import claim
 from rlora.store.cohort_dir import MEMBERS
 from rlora.store.run_dir import read_json, write_json
+from rlora.system.files import write_folder_atomically
 from rlora.system.screen import LOG_FILE, Diversion, stage
 from rlora.system.stages import Screen
 from rlora.types import Problem
@@ -51,6 +52,7 @@ class _Running:
 
     site: Site
     meeting: Meeting
+    display: CohortDisplay
 
 
 class Cohort:
@@ -108,9 +110,10 @@ class Cohort:
         configs = [*(member.config for member in self._members), config]
         names = [*(member.name for member in self._members), name]
         member = members_of(configs, names, self.folder)[-1]
-        self._members.append(member)
         if self._running is not None:
+            self._running.meeting.check_fits(config.lora)
             self._seat(self._running, member)
+        self._members.append(member)
         return member
 
     def add_all(self, configs: Sequence[RunConfig], names: Sequence[str | None]) -> None:
@@ -162,8 +165,7 @@ class Cohort:
             display.opening(self._members, self.folder)
             num_seats = self._seats or len(self._members)
             meeting = Meeting(self._make_sampler, decide=self._decide, num_seats=num_seats)
-            self._display = display
-            self._running = _Running(site=replace(site, base=base), meeting=meeting)
+            self._running = _Running(site=replace(site, base=base), meeting=meeting, display=display)
             stack.callback(self._stopped)
             for member in self._members:
                 self._seat(self._running, member)
@@ -188,15 +190,15 @@ class Cohort:
         write_json(file, {"rules": rules, "members": [member.name for member in self._members]})
 
     def _seat(self, running: _Running, member: Member) -> None:
-        running.meeting.add(member.name, lambda seat: self._train(running.site, member, seat))
+        running.meeting.add(member.name, lambda seat: self._train(running, member, seat))
 
-    def _train(self, site: Site, member: Member, seat: Seat) -> None:
+    def _train(self, running: _Running, member: Member, seat: Seat) -> None:
         """Train a member to its end, in its thread; a frozen one again from its best version, if the rules say so."""
-        site = replace(site, make_sampler=seat.built_from, peers=seat)
+        site, say = replace(running.site, make_sampler=seat.built_from, peers=seat), running.display.say
         config, point = titled(dated(member.config, None)), None
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             name = Path(config.run_dir).name
-            watch = Watch(self._rules, seat.goes_on, self._decided, self._told_by(name, seat), member.name)
+            watch = Watch(self._rules, seat.goes_on, self._decided, self._told_by(name, running), member.name)
             fate = fate_of(Path(config.run_dir))
             if fate is None or (fate.kind == "frozen" and not (Path(config.run_dir) / "summary.json").is_file()):
                 Path(config.run_dir).parent.mkdir(parents=True, exist_ok=True)
@@ -204,16 +206,16 @@ class Cohort:
                     carry_out(config, site, point=point, screen=Screen(report), drive=watch.drive)
             fate = fate_of(Path(config.run_dir))
             if fate is not None:
-                self._display.say(f"{name} {fate.kind} after step {fate.step}, at version {fate.version}: {fate.why}")
+                say(f"{name} {fate.kind} after step {fate.step}, at version {fate.version}: {fate.why}")
             if fate is None or fate.kind != "frozen" or not self._rules.rollback or attempt == _MAX_ATTEMPTS:
                 return
             config, point = rolled_back(config, self._rules.rollback, attempt)
             rate = config.optimizer.learning_rate
-            self._display.say(f"{Path(config.run_dir).name} goes on from there at a learning rate of {rate:g}.")
+            say(f"{Path(config.run_dir).name} goes on from there at a learning rate of {rate:g}.")
 
-    def _told_by(self, name: str, seat: Seat) -> Callable[[Mapping[str, float]], None]:
+    def _told_by(self, name: str, running: _Running) -> Callable[[Mapping[str, float]], None]:
         def told(values: Mapping[str, float]) -> None:
-            self._display.step(name, values, num_running=seat.num_members)
+            running.display.step(name, values, num_running=running.meeting.num_members)
             self._on_step(name, values)
 
         return told
@@ -242,4 +244,5 @@ class Cohort:
         source, target = self.folder / MEMBERS / best / "adapter", self.folder / "adapter"
         if source.is_dir():
             shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(source, target)
+            with write_folder_atomically(target) as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)

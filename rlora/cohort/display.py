@@ -1,5 +1,6 @@
 """What a cohort says: a line a step of all, and what becomes of single members, whose own words are in files."""
 
+import shlex
 import statistics
 import time
 from collections.abc import Iterable, Mapping
@@ -55,9 +56,15 @@ class CohortDisplay:
         del self._rewards[step]
 
     def closing(self, table: "Table") -> None:
-        """Print the table."""
+        """Print the table, and what may be done with it."""
         for line in table.lines():
             say(line)
+        if table.best is None:
+            return
+        folder = shlex.quote(str(table.folder))
+        say(f"The best one's adapter is in {folder}/adapter, rate against score in {folder}/plot.png. Next:")
+        say(f"  rlora eval --run {folder}:{table.best} --benchmark aime2024,aime2025,aime2026")
+        say(f"  rlora runs {folder}")
 
 
 def step_line(done: int, num_steps: int, rewards: Mapping[str, float], *, seconds_left: float) -> str:

@@ -6,12 +6,12 @@ What was decided is written beside what it was decided of, so that a cohort that
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlora.cohort.meeting import Milestone
-from rlora.errors import ConfigError, NonFiniteError
+from rlora.errors import ConfigError, NonFiniteError, RunDirError
 from rlora.loop import train
 from rlora.resume import BranchPoint
 from rlora.run_config import RunConfig
@@ -41,6 +41,8 @@ class Rules:
         """Raise ConfigError for a value that breaks a rule."""
         if any(step < 1 for step in self.halving) or sorted(set(self.halving)) != list(self.halving):
             raise ConfigError(f"--halving {' '.join(map(str, self.halving))}: name steps from 1 on, in order.")
+        if self.halving and config.evaluation.num_problems_during_training < 1:
+            raise ConfigError("--halving needs held-out problems: --evaluation.num-problems-during-training above 0.")
         if self.max_zero_steps < 0:
             raise ConfigError(f"--max-zero-steps is {self.max_zero_steps}; it must be at least 0.")
         if self.max_kl is not None and not self.max_kl > 0:
@@ -53,18 +55,27 @@ class Rules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """How a member ended before its last step: "frozen" or "stopped" after `step` steps, at `version`, and why."""
+    """How a member ended before its last step: "frozen" or "stopped" after `step` steps, at `version`, and why.
+
+    `score` is the held-out one by which it was stopped.
+    """
 
     kind: str
     step: int
     version: int
     why: str
+    score: float | None
 
 
 def fate_of(run_dir: Path) -> Fate | None:
-    """Return how a member ended early; None for one that did not."""
+    """Return how a member ended early; None for one that did not. RunDirError for a file that does not say."""
     file = run_dir / FATE_FILE
-    return Fate(**read_json(file)) if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return Fate(**read_json(file))
+    except TypeError as error:
+        raise RunDirError(f"{file} does not say how the member ended: {error}.") from error
 
 
 class Watch:
@@ -169,14 +180,14 @@ class Watch:
         if (decision := self._decided(step)) is not None:
             goes_on = self._name not in decision["stopped"]
         else:
-            score = run.evaluate()["evaluation/accuracy"]
+            score = run.held_out().accuracy.mean
             goes_on = self._goes_on(Milestone(step=step, score=score))
             decision = self._decided(step)
             assert decision is not None
         if not goes_on:
             run.save()
-            score = decision["scores"].get(self._name)
-            self._write(run, "stopped", step, f"held-out {score:.3f}, in the worse half at step {step}")
+            score = decision["scores"][self._name]
+            self._write(run, "stopped", step, f"held-out {score:.3f}, in the worse half at step {step}", score)
             return False
         self._take_share(run, step)
         return True
@@ -186,10 +197,10 @@ class Watch:
             run.progress.share = decision["share"]
 
     @staticmethod
-    def _write(run: Run, kind: str, step: int, why: str) -> None:
-        fate = {"kind": kind, "step": step, "version": run.parts.policy.version, "why": why}
+    def _write(run: Run, kind: str, step: int, why: str, score: float | None = None) -> None:
+        fate = Fate(kind=kind, step=step, version=run.parts.policy.version, why=why, score=score)
         with run.interrupts.held_back():
-            write_json(run.folder.path / FATE_FILE, fate)
+            write_json(run.folder.path / FATE_FILE, asdict(fate))
 
 
 def rolled_back(config: RunConfig, factor: float, attempt: int) -> tuple[RunConfig, BranchPoint | None]:

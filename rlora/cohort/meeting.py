@@ -14,7 +14,7 @@ import torch
 from rlora.cohort.turns import Turn, end_all
 from rlora.errors import ConfigError, LayoutError
 from rlora.full.weights import Snapshot
-from rlora.lora.config import LoraConfig
+from rlora.lora.config import LoraConfig, layer_kinds
 from rlora.proof.canary import Canary
 from rlora.proof.rehearsal import Rehearsal
 from rlora.sampler.base import EngineSpec, Sampler
@@ -63,9 +63,7 @@ class Meeting:
         self,
         make_sampler: Callable[[EngineSpec], Sampler],
         *,
-        decide: Callable[[int, Mapping[str, float]], Mapping[str, bool]] = lambda _, scores: dict.fromkeys(
-            scores, True
-        ),
+        decide: Callable[[int, Mapping[str, float]], Mapping[str, bool]],
         num_seats: int,
     ):
         """Build the engine when it is first asked, for up to `num_seats` members.
@@ -85,12 +83,10 @@ class Meeting:
 
         Raises ConfigError where the seats are taken.
         """
-        number = next(
-            (n for n in range(self._num_seats) if n not in {seat.number for seat in self._seats.values()}), None
-        )
-        if number is None:
+        taken = {seat.number for seat in self._seats.values()}
+        if len(taken) == self._num_seats:
             raise ConfigError(f"the cohort has {self._num_seats} seats, and all are taken; {name} finds none.")
-        seat = Seat(self, name, number)
+        seat = Seat(self, name, min(set(range(self._num_seats)) - taken))
         self._seats[name] = seat
         self._turns.append(Turn(name, lambda turn: work(seat.taken_by(turn))))
 
@@ -105,16 +101,17 @@ class Meeting:
         try:
             while self._turns:
                 for turn in list(self._turns):
-                    if turn.question is not None and turn.name not in answers:
-                        continue  # at a milestone
+                    is_waiting = turn.question is not None and turn.name not in answers  # for the others
+                    if is_waiting and turn.name not in self._leaving:
+                        continue
                     if turn.name in self._leaving:
                         turn.end()
-                    else:
-                        turn.go_on(answers.pop(turn.name, None))
+                        self._leave(turn)
+                        continue
+                    turn.go_on(answers.pop(turn.name, None))
                     if turn.has_ended:
                         self._leave(turn)
-                        if turn.name not in self._leaving:
-                            results[turn.name] = _result_of(turn)
+                        results[turn.name] = _result_of(turn)
                 answers = self._answers({turn.name: turn.question for turn in self._turns})
         finally:
             end_all(self._turns)
@@ -146,6 +143,7 @@ class Meeting:
 
     def _leave(self, turn: Turn) -> None:
         self._turns.remove(turn)
+        self._leaving.discard(turn.name)
         del self._seats[turn.name]
 
     def _answers(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,14 +202,15 @@ class Meeting:
             self._sampler = self._make_sampler(self._spec)
         return self._sampler
 
-    def check_fits(self, name: str, spec: EngineSpec) -> None:
-        """Raise ConfigError where the engine runs and cannot serve a member that is built from `spec`."""
-        if self._spec is None or spec.lora is None or self._spec.lora is None:
+    def check_fits(self, shape: LoraConfig) -> None:
+        """Raise ConfigError where the engine runs, and was started for smaller adapters or fewer layers."""
+        built_for = None if self._spec is None else self._spec.lora
+        if built_for is None:
             return
-        if spec.lora.rank > self._spec.lora.rank or not set(spec.target_modules) <= set(self._spec.target_modules):
+        if shape.served.rank > built_for.rank or not layer_kinds(shape.layers) <= layer_kinds(built_for.layers):
             raise ConfigError(
-                f"{name} has rank {spec.lora.rank} on {spec.lora.layers} layers, and the engine was started for rank "
-                f"{self._spec.lora.rank} on {self._spec.lora.layers}; start it with a member of that shape."
+                f"the engine was started for rank {built_for.rank} on {built_for.layers} layers, and cannot serve rank "
+                f"{shape.served.rank} on {shape.layers}: start the cohort with a member of that shape."
             )
 
 
@@ -240,18 +239,9 @@ class Seat:
         return self._spec
 
     def built_from(self, spec: EngineSpec) -> "Seat":
-        """Be the sampler that is built from `spec`; the engine itself is built once all have said what they need.
-
-        Raises ConfigError where it runs already, and was not built for such adapters.
-        """
+        """Be the sampler that is built from `spec`; the engine itself is built once all have said what they need."""
         self._spec = spec
-        self._meeting.check_fits(self.name, spec)
         return self
-
-    @property
-    def num_members(self) -> int:
-        """How many members are still in the cohort."""
-        return self._meeting.num_members
 
     def sent(self, snapshot: Snapshot) -> Snapshot:
         """Return a snapshot under the member's number."""

@@ -98,8 +98,8 @@ def _row(run: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     is_scored = (run / "summary.json").is_file()
     policy = read_json(run / "summary.json")["policy"] if is_scored else {}
     score, interval = policy.get("accuracy"), policy.get("ci95")
-    if not is_scored and (held_out := [row["evaluation/accuracy"] for row in steps if "evaluation/accuracy" in row]):
-        score = held_out[-1]
+    if fate is not None and not is_scored:
+        score = fate.score
     config = read_json(run / "config.json")
     return {
         "name": run.name,
