@@ -211,6 +211,15 @@ def test_non_finite_gradient_ends_the_run_and_keeps_the_last_policy(tmp_path, mo
     assert json.loads((tmp_path / "run" / "adapter" / "rlora.json").read_text())["version"] == done
 
 
+def test_an_update_after_which_nothing_can_be_computed_ends_the_run_and_keeps_the_last_policy(tmp_path) -> None:
+    config = toy(tmp_path / "run", samples_per_problem=64, num_steps=30)
+    config = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e25))
+    with pytest.raises(NonFiniteError, match=r"log-probabilities of version \d+ of the policy are not numbers"):
+        run(config)
+    done = len(rows(tmp_path / "run"))
+    assert json.loads((tmp_path / "run" / "adapter" / "rlora.json").read_text())["version"] == done
+
+
 def records_of(log: bytes) -> bytes:
     """Return the records of a .wandb file, without the headers that cut them at blocks of 32 KiB."""
     records, at = bytearray(), 7

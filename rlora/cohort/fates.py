@@ -165,8 +165,8 @@ class Watch:
         return True
 
     def _go_back(self, run: Run) -> None:
-        """Let the policy be, and be served as, its best version of which there is a checkpoint."""
-        best = self._peaks(run).newest()
+        """Let the policy be, and be served as, its best version of which there is a checkpoint, or else the last."""
+        best = self._peaks(run).newest() or CheckpointFolder(run.folder.path / "checkpoints").newest()
         if best is not None:
             run.parts.trainer.restore(
                 slots=best.slots, theta_D=best.theta_D, optimizer=best.optimizer, version=best.step

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import torch
 
-from rlora.errors import ProofError, StaleAdapterError
+from rlora.errors import NonFiniteError, ProofError, StaleAdapterError
 from rlora.full.weights import Snapshot
 from rlora.proof import messages
 from rlora.proof.canary import CANARY_SAMPLES, CERTAIN, Canary, canary_prompts
@@ -109,13 +109,17 @@ class HotSwap:
     def swap(self) -> dict[str, float]:
         """Load the policy's current version into the sampler and prove it on the canary; rehearse before the first.
 
-        Raises StaleAdapterError when the sampler serves the previous version or the base, ProofError for other lies.
+        Raises StaleAdapterError when the sampler serves the previous version or the base, ProofError for other lies,
+        and NonFiniteError, before anything is handed over, when the policy's log-probabilities are no numbers.
         """
         metrics = {} if self._canaries else self.rehearse()
+        trainer_logprobs_PV = self._canary_table()
+        if bool(trainer_logprobs_PV.isnan().any()):
+            raise NonFiniteError(messages.no_numbers(self._policy))
         snapshot = self._policy.snapshot()
         self._sampler.load([snapshot])
         self._num_checks = 0
-        canary = self._draw_canary(0)
+        canary = self._draw_canary(0, trainer_logprobs_PV=trainer_logprobs_PV)
         for other, stale in self._canaries.items():
             comparison = self._refuse_stale(canary, stale, messages.name(self._policy), messages.NAMES[other])
             metrics[f"proof/canary_served_fraction_{other}"] = comparison.served_fraction
@@ -249,6 +253,11 @@ class HotSwap:
         return completions
 
     @torch.no_grad()
+    def _canary_table(self) -> torch.Tensor:
+        """Return the trainer's log-probabilities (P, V) of every token after the canary's prompts, on the CPU."""
+        logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
+        return (logits_PV / (self._sampling.temperature or 1.0)).log_softmax(-1).cpu()
+
     def _draw_canary(self, policy: int | None, *, trainer_logprobs_PV: torch.Tensor | None = None) -> Canary:
         requests = [
             SampleRequest(token_ids=prompt, num_samples=CANARY_SAMPLES, key=("canary", index), policy=policy)
@@ -257,8 +266,7 @@ class HotSwap:
         temperature = self._sampling.temperature or 1.0
         completions = self._draw(requests, SamplingParams(temperature=temperature, max_tokens=1), self._seed)
         if trainer_logprobs_PV is None:
-            logits_PV = self._policy.next_token_logits(torch.tensor(self._prompts, device=self._policy.device))
-            trainer_logprobs_PV = (logits_PV / temperature).log_softmax(-1).cpu()
+            trainer_logprobs_PV = self._canary_table()
         return Canary(
             drawn=tuple((row, c.token_ids[0], c.logprobs[0]) for row, cs in enumerate(completions) for c in cs),
             trainer_logprobs_PV=trainer_logprobs_PV,

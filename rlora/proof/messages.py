@@ -28,6 +28,15 @@ def name(policy: Policy) -> str:
     return f"version {policy.version} of the policy"
 
 
+def no_numbers(policy: Policy) -> str:
+    """Return that the policy computes no numbers any more, though its own are finite."""
+    return (
+        f"the log-probabilities of {name(policy)} are not numbers: its update was far too large. Nothing was handed to "
+        "the sampler, and the last checkpoint is good. Go on from it with --branch NEW_DIR and a lower "
+        "--optimizer.learning-rate."
+    )
+
+
 def peer(name: str) -> str:
     """Return what another policy that the same sampler serves is called."""
     return f"{name}, another policy"
