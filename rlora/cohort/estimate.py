@@ -7,13 +7,15 @@ from rlora.lora.inject import num_parameters
 from rlora.model.sources import DTYPES, config_dir, empty_model, num_weights
 from rlora.run_config import RunConfig
 from rlora.train.card import GIB
+from rlora.train.memory_plan import SEQUENCES
 
-_RUNTIME = {"vllm": 1.1e9, "torch": 0.6e9}  # bytes of Python, PyTorch and the engine without a model
+_RUNTIME = {"vllm": 0.75e9, "torch": 0.6e9}  # bytes of Python, PyTorch and the engine without a model
 _TRAINED = 16  # bytes of a number: vector, gradient and AdamW's two moments
 _COPIES = 3 * 4  # the versions that are served, that were before, and that a checkpoint is written from, fp32
 _SERVED = 3 * 2  # in the engine's slot and in its cache of adapters, 16-bit
 _TABLES = 3 * 2 * 4  # bytes of a token of the vocabulary: log-probabilities of three versions after two canary prompts
-_WRITER = 18e6  # bytes of the process that writes a member's rollouts
+_ROW = 112  # bytes of a token of the vocabulary for each completion that the engine generates at once
+_WRITER = 24e6  # bytes of the process that writes a member's rollouts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,4 +56,7 @@ def estimate(configs: Sequence[RunConfig]) -> Estimate:
         num_parameters(model, config.lora) * (_TRAINED + _COPIES + _SERVED) + vocabulary * _TABLES + _WRITER
         for config in configs
     ]
-    return Estimate(shared=_RUNTIME.get(kind, 1e9) + 2 * weights + cache + activations, members=members)
+    asked = sum(config.problems_per_step * config.samples_per_problem for config in configs)
+    rows = min(asked, first.sampler.max_num_seqs or SEQUENCES) if kind == "vllm" else 0
+    shared = _RUNTIME.get(kind, 1e9) + 2 * weights + cache + activations + rows * vocabulary * _ROW
+    return Estimate(shared=shared, members=members)
