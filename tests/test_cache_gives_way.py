@@ -445,7 +445,7 @@ def test_a_trainer_that_fails_to_load_leaves_no_engine_behind(card, tmp_path, to
     def failing(*_, **__):
         raise ConfigError("no such model")
 
-    monkeypatch.setattr(assembling.Policy, "load", failing)
+    monkeypatch.setattr(assembling.Base, "load", failing)
     events: list[str] = []
     monkeypatch.setattr(Recording, "__init__", lambda self, *_: setattr(self, "events", events))
     monkeypatch.setattr(Recording, "base_weights", lambda self: {})

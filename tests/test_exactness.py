@@ -40,10 +40,10 @@ def test_a_run_sets_it_before_a_model_is_loaded(tmp_path) -> None:
     code = """
 import os, sys
 import torch
-from rlora import loop
+from rlora import site
+from rlora.model.base import Base
 from rlora.system import screen
-from rlora.train.policy import Policy
-load, make_exact = Policy.load.__func__, loop.make_exact
+load, make_exact = Base.load.__func__, site.make_exact
 
 def pretending_that_there_is_a_gpu():
     is_available, torch.cuda.is_available = torch.cuda.is_available, lambda: True
@@ -54,7 +54,7 @@ def seen(cls, *args, **options):
     screen.say(os.environ["VLLM_BATCH_INVARIANT"] + " " + os.environ["CUBLAS_WORKSPACE_CONFIG"])
     return load(cls, *args, **options)
 
-loop.make_exact, Policy.load = pretending_that_there_is_a_gpu, classmethod(seen)
+site.make_exact, Base.load = pretending_that_there_is_a_gpu, classmethod(seen)
 sys.argv = ["arithmetic.py", "--preset", "toy", "--run-dir", sys.argv[1], "--num-steps", "1", "--sampler.exact", "True"]
 import runpy
 runpy.run_path("recipes/arithmetic.py", run_name="__main__")

@@ -15,6 +15,7 @@ from support.checkpoints import rewritten
 from support.policies import ROOT
 from support.runs import SIZE, Stop, assert_same_run, rows, stopped, toy, without_clock
 
+from rlora.assemble import load_problems
 from rlora.errors import CheckpointError, ConfigError, ProofError, RunDirError, WriteError
 from rlora.evaluation.held_out import EvaluationConfig
 from rlora.loop import run
@@ -108,10 +109,7 @@ def test_what_would_alter_the_run_is_refused_and_nothing_is_touched(tmp_path) ->
 def test_another_training_set_is_refused(tmp_path, monkeypatch) -> None:
     config = toy(tmp_path / "run", **SIZE)
     stopped(config, after=1)
-    import rlora.loop
-
-    real = rlora.loop.load_problems
-    problems = real(config)
+    problems = load_problems(config)
     fewer = dataclasses.replace(problems, train=problems.train[:-1])
     monkeypatch.setattr("rlora.site.load_problems", lambda _: fewer)
     with pytest.raises(CheckpointError, match="the training set is not the one"):
