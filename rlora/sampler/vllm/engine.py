@@ -81,11 +81,12 @@ class VllmSampler:
             handover.install()
             if not torch.cuda.is_available():
                 cpu_lora.install()
-                cpu_head.install()
         try:
             self._llm = LLM(str(spec.folder), **engine_options(spec))
         except Exception as error:  # a foreign engine fails to start in any way
             raise EngineStartError(why_not_started(error)) from error
+        if spec.lora is not None and not torch.cuda.is_available():
+            cpu_head.give_to(self._llm.collective_rpc(model_of)[0])
 
     def load(self, snapshots: Sequence[Snapshot]) -> None:
         """Serve these versions and forget those they replace."""
