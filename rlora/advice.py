@@ -21,7 +21,8 @@ from rlora.train.card import GIB, Card
 from rlora.train.memory_plan import MemoryPlan, Workload, plan_memory
 
 _SOME_STEPS = 50  # length of run for which a rate is recommended where no run is named
-_ROLLOUT_BYTES = 34  # of a token in rollouts/: id, log-probability and text, measured on GSM8K
+ROLLOUT_BYTES = 34
+"""Of a token in rollouts/: its id, its log-probability and its text; measured on GSM8K."""
 _TRAINED_BYTES = 16  # of an adapter's number: vector, gradient and AdamW's two moments
 _FULL_BYTES = (
     20  # of a weight that is trained: those, the model's rounded copy and the base's (rlora/full/parameters.py)
@@ -124,16 +125,16 @@ def check_layers(config: RunConfig, folder: Path) -> None:
 
 def rate_warning(config: RunConfig, model: Any) -> str | None:
     """Return a warning when the run's rate (of B) lies outside the known window; None when it is inside."""
-    recommended = _recommended(config, model)
-    warning = recommended.warning(_rate(config))
-    return warning and f"{warning} To start from: {recommended.rate:.1e}; `rlora check` says where that is from."
+    found, rate = recommended(config, model)
+    warning = found.warning(rate)
+    return warning and f"{warning} To start from: {found.rate:.1e}; `rlora check` says where that is from."
 
 
 def rollout_bytes(config: RunConfig) -> int:
     """Return what the rollouts that a run keeps take on disk, if every completion is as long as it may be."""
     completions = round(config.oversample * config.problems_per_step) * config.samples_per_problem
     num_steps = config.rollouts.num_kept(config.num_steps)
-    return num_steps * completions * config.sampling.max_tokens * _ROLLOUT_BYTES
+    return num_steps * completions * config.sampling.max_tokens * ROLLOUT_BYTES
 
 
 def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
@@ -155,9 +156,9 @@ def plan_lines(config: RunConfig, model: Any) -> Iterator[str]:
     megabytes = rollout_bytes(config) / 1e6
     size = f"{megabytes:.2g} MB" if megabytes < 1000 else f"{megabytes / 1000:.3g} GB"
     yield f"rollouts on disk: at most {size}, if every completion has {config.sampling.max_tokens} tokens"
-    rate, recommended = _rate(config), _recommended(config, model)
-    yield f"learning rate {rate:.1e} (alpha x rate {recommended.alpha * rate:.1e}); to start from: {recommended}"
-    if warning := recommended.warning(rate):
+    found, rate = recommended(config, model)
+    yield f"learning rate {rate:.1e} (alpha x rate {found.alpha * rate:.1e}); to start from: {found}"
+    if warning := found.warning(rate):
         yield f"Warning: {warning}"
 
 
@@ -175,8 +176,9 @@ def model_lines(model_config: ModelConfig, model: Any, lora: LoraConfig) -> Iter
             yield f"the same on problems that it hardly solves: {words}"
 
 
-def _recommended(config: RunConfig, model: Any) -> Recommendation:
-    return recommended_rate(
+def recommended(config: RunConfig, model: Any) -> tuple[Recommendation, float]:
+    """Return the rate to start a run from, with its window, and the rate (of B) that the run has."""
+    found = recommended_rate(
         config.model,
         model,
         method=config.method,
@@ -185,7 +187,4 @@ def _recommended(config: RunConfig, model: Any) -> Recommendation:
         num_steps=config.num_steps,
         data=config.data.task_name,
     )
-
-
-def _rate(config: RunConfig) -> float:
-    return config.optimizer.learning_rate * config.optimizer.b_rate_ratio
+    return found, config.optimizer.learning_rate * config.optimizer.b_rate_ratio

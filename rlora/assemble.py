@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
 import torch
 
 from rlora.advice import plan_on_paper, workload_of
@@ -15,7 +16,7 @@ from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import modules_of
 from rlora.model.base import Base
 from rlora.model.sources import empty_model, end_token_ids, load_tokenizer, model_title, num_weights
-from rlora.model.tokens import said_text
+from rlora.model.tokens import num_bytes_of, said_text
 from rlora.proof.hot_swap import HotSwap
 from rlora.proof.peers import ALONE, Peers
 from rlora.rewards import Judge
@@ -53,6 +54,7 @@ class Parts:
     hot_swap: HotSwap
     sampler: Sampler
     plan: MemoryPlan | MicroBatches | None
+    num_bytes_V: np.ndarray  # of a text that a token spells, to show where in it tokens begin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +157,7 @@ def assemble(
         ),
         sampler=sampler,
         plan=plan,
+        num_bytes_V=num_bytes_of(tokenizer),
     )
 
 

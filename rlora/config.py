@@ -58,8 +58,12 @@ def option_types(kind: type, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+_SHORT = {"quiet": "tracking.quiet", "no-quiet": "tracking.no-quiet"}
+
+
 def with_switches(arguments: Sequence[str], options: Mapping[str, Any]) -> list[str]:
-    """Return the arguments with a value for each yes or no that is given bare, as --no-NAME, or in other letters.
+    """Return the arguments with a value for each yes or no that is given bare, as --no-NAME, or in other letters, and
+    with the full name of one that has a short one.
 
     Example:
         >>> with_switches(["--curriculum", "--seed", "1"], {"curriculum": bool, "seed": int})
@@ -70,6 +74,7 @@ def with_switches(arguments: Sequence[str], options: Mapping[str, Any]) -> list[
     for index, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         name = name.removeprefix("--").replace("_", "-") if name.startswith("--") else ""
+        name = _SHORT.get(name, name) if _SHORT["quiet"] in switches else name
         start, _, last = name.rpartition("no-")
         following = arguments[index + 1] if index + 1 < len(arguments) else "--"
         if name in switches:

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rlora.assemble import Problems
 from rlora.errors import ConfigError, DataError
+from rlora.lora.config import LoraConfig
 from rlora.lora.inject import adapter_shapes
 from rlora.lora.peft.peft_format import load_adapter_tensors
 from rlora.model.limits import check_lengths
-from rlora.model.sources import empty_model, end_token_ids, load_tokenizer
+from rlora.model.sources import ModelConfig, empty_model, end_token_ids, load_tokenizer
 from rlora.run_config import RunConfig
 from rlora.store.origin import other_base
 from rlora.system.screen import say
@@ -41,10 +43,20 @@ def check_inputs(config: RunConfig, folder: Path, problems: Problems, *, base: M
         say(f"Warning: the end tokens {beyond} of {folder} are beyond the model's {num_rows} tokens, and end nothing.")
     renderer.check((*problems.train, *problems.test), num_rows=num_rows)
     if is_new and config.init_adapter is not None:
-        if warning := other_base(Path(config.init_adapter), config.model.name, base):
-            say(f"Warning: {warning}")
-        load_adapter_tensors(Path(config.init_adapter), config.lora, adapter_shapes(model, config.lora))
+        check_init_adapter(Path(config.init_adapter), config.lora, config.model, model, base=base)
     _say_too_long(renderer, problems, longest)
+
+
+def check_init_adapter(
+    adapter: Path, lora: LoraConfig, model_config: ModelConfig, model: Any, *, base: Mapping[str, str]
+) -> None:
+    """Raise AdapterError for an adapter that a new run cannot start from; one of a doubtful base is said.
+
+    `model` may be on the meta device; `base` are the digests of it.
+    """
+    if warning := other_base(adapter, model_config.name, base):
+        say(f"Warning: {warning}")
+    load_adapter_tensors(adapter, lora, adapter_shapes(model, lora))
 
 
 def _say_too_long(renderer: PromptRenderer, problems: Problems, longest: int) -> None:

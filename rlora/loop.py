@@ -6,9 +6,10 @@ from pathlib import Path
 
 from rlora.assemble import Problems, assemble
 from rlora.config import to_json
+from rlora.diagnosis import health
 from rlora.inputs import check_inputs
 from rlora.resume import BranchPoint, branched, dated, find_start, open_run_dir, restore, same_inputs, titled
-from rlora.rewards import Judge, RewardFunction, doubts_of, open_judge
+from rlora.rewards import CORRECT, Judge, RewardFunction, doubts_of, is_share, open_judge, opened
 from rlora.rollout import collect
 from rlora.run_config import RunConfig
 from rlora.sampler.base import EngineSpec, Sampler
@@ -19,7 +20,7 @@ from rlora.summary import opening, summarize, without_update
 from rlora.system.screen import LOG_FILE, Diversion, say
 from rlora.system.stages import Screen
 from rlora.tasks import task
-from rlora.tracking import MetricsLog, StepMetrics
+from rlora.tracking import Health, MetricsLog, StepMetrics
 from rlora.train.advantages import advantages_of
 
 _FIRST_STEPS = 5  # after which a run that has made no update says so
@@ -54,13 +55,15 @@ def train(run: Run) -> Iterator[dict[str, float]]:
             advantages = [
                 advantages_of(group, config.advantage, consensus_penalty=config.consensus_penalty) for group in groups
             ]
-            metrics.update(parts.trainer.step(groups, advantages, check_tokens=parts.hot_swap.check_tokens))
+            metrics.update(parts.trainer.step(groups, advantages, check_tokens=run.token_check(groups, advantages)))
         with metrics.timed("swap"):
             parts.sampler.restore_cache()
             metrics.update(parts.hot_swap.swap())
 
         values = metrics.finished()
         run.finish(values)
+        if config.rollouts.stays(metrics.step):
+            run.log.write_rollouts(metrics.step, groups)
         if run.progress.step == _FIRST_STEPS < config.num_steps:
             for line in without_update(run.folder.rows()):
                 run.log.display.say(line)
@@ -92,13 +95,13 @@ def run(
     config, point = branched(config)
     config = titled(dated(config, point))
     with (
-        Diversion(is_on=not config.tracking.verbose) as diversion,
+        Diversion(is_on=not config.tracking.verbose, is_quiet=config.tracking.quiet) as diversion,
         site_of(config, problems, own_judge, make_sampler) as site,
     ):
         same_inputs(config, point, site.inputs)
         is_new = point is None and not checkpoints_of(config).steps()
         check_inputs(config, site.folder, site.problems, base=site.base_digests, is_new=is_new)
-        return carry_out(config, site, point=point, keep_log=diversion.keep_in)
+        return carry_out(config, site, point=point, keep_log=diversion.keep_in, health=health)
 
 
 def carry_out(
@@ -109,15 +112,19 @@ def carry_out(
     keep_log: Callable[[Path], None] = lambda _: None,
     screen: Screen | None = None,
     drive: Callable[[Run], bool] = train_to_the_end,
+    health: Health | None = None,
 ) -> Path:
     """Train one run from where it is to its end, score it, and return its directory.
 
-    `keep_log` is told where the libraries' log goes, `screen` takes what the run says (the user's, when left out), and
-    `drive` trains it, and returns whether it is to be scored.
+    `keep_log` is told where the libraries' log goes, `screen` takes what the run says (the user's, when left out),
+    `drive` trains it, and returns whether it is to be scored, and `health` says after each step what is off.
     """
     parent = None if point is None else str(point)
     renamed = same_inputs(config, point, site.inputs)
-    with closing(open_run_dir(config, parent=parent, inputs=site.inputs, renamed=renamed)) as run_dir:
+    with (
+        closing(open_run_dir(config, parent=parent, inputs=site.inputs, renamed=renamed, sizes=site.sizes)) as run_dir,
+        opened(site.judge or _judge_of(config, site)) as judge,
+    ):
         if run_dir.is_finished:
             say(f"{run_dir.path} is finished: see its summary.json. To go on, raise --num-steps.")
             return run_dir.path
@@ -129,9 +136,10 @@ def carry_out(
             run_id=run_dir.run_id,
             run_config=to_json(config),
             screen=screen,
+            health=health,
+            has_shares=is_share(config.reward),
         ) as log:
             start = find_start(config, point, log)
-            judge = site.judge or open_judge(config.reward or task(config.data.task_name).judge, site.verifier)
             for line in doubts_of(judge, site.problems.train):
                 log.display.say(line)
             parts = assemble(
@@ -145,12 +153,18 @@ def carry_out(
                 peers=site.peers,
             )
             with closing(parts.sampler):
-                log.display.say(opening(config, parts, site.problems))
+                log.display.opening(opening(config, parts, site.problems))
                 parts.trainer.budget.say = log.display.say
                 started = restore(
                     config, start, parts, site.problems, run_dir, log, site.interrupts, is_branch=point is not None
                 )
-                if drive(started):
-                    log.display.phase("final evaluation")
-                    summarize(started)
+                with run_dir.ending():
+                    if drive(started):
+                        log.display.phase("final evaluation")
+                        summarize(started)
     return run_dir.path
+
+
+def _judge_of(config: RunConfig, site: Site) -> Judge:
+    own = task(config.data.task_name).judge
+    return open_judge(config.reward or CORRECT, site.verifier, own=own, config=config.judge)

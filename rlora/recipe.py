@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -13,22 +14,25 @@ from rlora.config import cli, with_home
 from rlora.errors import EngineError, EngineStartError, RloraError, message_of
 from rlora.loop import run
 from rlora.resume import branched
-from rlora.run_config import RunConfig
-from rlora.state import checkpoints_of
+from rlora.state import Resumable, checkpoints_of
 from rlora.system.interrupts import Interrupted
 
+C = TypeVar("C", bound=Resumable)
 _FAILURES = "RLORA_ENGINE_FAILURES"  # "STEP:COUNT" of the failures in a row, handed to the process that goes on
 _MAX_FAILURES = 3
 
 
 def main(
-    presets: Mapping[str, RunConfig],
+    presets: Mapping[str, C],
     *,
     description: str | None,
     arguments: Sequence[str] | None = None,
     program: str | None = None,
+    train: Callable[[C], Any] = run,
 ) -> None:
     """Run the recipe that the command line describes, or `arguments`; `program` is what the help calls the command.
+
+    `train` carries out what the presets configure.
 
     An engine that fails is replaced together with the process, which goes on from the last checkpoint. Exit codes:
     0 done, 1 an error that the message explains, 2 a wrong option, 130 and 143 ended by SIGINT and SIGTERM.
@@ -40,7 +44,7 @@ def main(
         return own.run_dir, checkpoints_of(own).steps()
 
     with explained(state):
-        run(config)
+        train(config)
 
 
 @contextmanager

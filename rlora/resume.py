@@ -3,12 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from rlora.assemble import Parts, Problems
 from rlora.config import differences, to_json
 from rlora.errors import CheckpointError, ConfigError, RunDirError
 from rlora.run_config import RunConfig
-from rlora.state import NO_SCORE, Progress, Run, checkpoints_of
+from rlora.state import NO_SCORE, Progress, Resumable, Run, checkpoints_of, trajectory_of
 from rlora.store.checkpoint import Checkpoint
 from rlora.store.claim import CONFIG_FILE
 from rlora.store.origin import date_of, inputs_of_run, refuse_other_base, states_date
@@ -21,6 +23,7 @@ from rlora.tasks.stream import ProblemStream, fingerprint
 from rlora.tracking import MetricsLog
 from rlora.tracking.tally import Tally
 
+C = TypeVar("C", bound=Resumable)
 MAY_CHANGE = (
     "run_dir",
     "preset",
@@ -37,6 +40,11 @@ MAY_CHANGE = (
     "checkpoint",
     "rollouts",
     "verifier.num_workers",
+    "judge.num_workers",
+    "judge.on_failure",  # up to here no function of a user's has failed, or it goes on as it did
+    "judge.seconds",
+    "judge.wall_seconds",
+    "judge.memory_mb",
 )
 EXTENDS = ("num_steps", "stop_after_hours", "stop_at_reward", "evaluation")
 _FIXED_IN_A_BRANCH = ("model", "method", "lora")
@@ -60,7 +68,7 @@ class BranchPoint:
         return f"{self.run_dir}@{self.checkpoint.step}"
 
 
-def branched(config: RunConfig) -> tuple[RunConfig, BranchPoint | None]:
+def branched(config: C) -> tuple[C, BranchPoint | None]:
     """Return the configuration with `--branch` carried out: run_dir is the new run's, beside the point it starts from.
 
     A new run that has checkpoints of its own goes on from those. Raises ConfigError for a branch that cannot be read,
@@ -81,7 +89,7 @@ def branched(config: RunConfig) -> tuple[RunConfig, BranchPoint | None]:
     return new, BranchPoint(run_dir=config.run_dir, checkpoint=_parent(config, new, int(at) if at else None))
 
 
-def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
+def _parent(old: Resumable, new: Resumable, step: int | None) -> Checkpoint:
     folder = checkpoints_of(old)
     found = folder.newest() if step is None else folder.load(step)
     if found is None:
@@ -103,7 +111,7 @@ def _parent(old: RunConfig, new: RunConfig, step: int | None) -> Checkpoint:
     return replace(found, best=NO_SCORE, seconds=0.0)
 
 
-def dated(config: RunConfig, point: BranchPoint | None) -> RunConfig:
+def dated(config: C, point: BranchPoint | None) -> C:
     """Return the configuration with the day that chat templates write: that on which the run, or its parent, began."""
     if config.prompt.date is not None:
         return config
@@ -132,7 +140,7 @@ def titled(config: RunConfig) -> RunConfig:
     return replace(config, data=replace(config.data, **titles))
 
 
-def same_inputs(config: RunConfig, point: BranchPoint | None, inputs: Inputs) -> tuple[str, ...]:
+def same_inputs(config: Resumable, point: BranchPoint | None, inputs: Inputs) -> tuple[str, ...]:
     """Return the fields that may name base and data otherwise than before, since what they name is the same.
 
     `inputs` are the digests of what is there now. Raises RunDirError where the base is another than the one that the
@@ -156,10 +164,18 @@ def same_inputs(config: RunConfig, point: BranchPoint | None, inputs: Inputs) ->
     return tuple(field for name in same for field in _NAMES[name])
 
 
-def open_run_dir(config: RunConfig, *, parent: str | None, inputs: Inputs, renamed: Sequence[str] = ()) -> RunDir:
+def open_run_dir(
+    config: RunConfig,
+    *,
+    parent: str | None,
+    inputs: Inputs,
+    renamed: Sequence[str] = (),
+    sizes: Mapping[str, Any] = MappingProxyType({}),
+) -> RunDir:
     """Claim the run's directory; RunDirError when it holds another run, or one that another process writes.
 
-    `inputs` are the digests of base and data, `renamed` the fields that may name them otherwise than before.
+    `inputs` are the digests of base and data, `renamed` the fields that may name them otherwise than before,
+    `sizes` what is stated of both.
     """
     defaults = to_json(RunConfig(run_dir=config.run_dir).resolved())
     return RunDir(
@@ -170,17 +186,18 @@ def open_run_dir(config: RunConfig, *, parent: str | None, inputs: Inputs, renam
         parent=parent,
         defaults=defaults,
         inputs=inputs,
+        sizes=sizes,
         rollouts=config.rollouts,
     )
 
 
-def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) -> Checkpoint | None:
+def find_start(config: Resumable, point: BranchPoint | None, log: MetricsLog) -> Checkpoint | None:
     """Return the checkpoint to go on from: the run's newest whole one, else the branch point's; None starts afresh.
 
     Says so on the display. Raises CheckpointError where there are checkpoints and none can be used.
     """
     if own := checkpoints_of(config).newest(log.display.say):
-        log.display.say(f"{config.run_dir}: going on from step {own.step}.")
+        log.display.note(f"{config.run_dir}: going on from step {own.step}.")
         return own
     if point is None:
         if parent := read_json(Path(config.run_dir) / "run.json").get("parent"):
@@ -189,7 +206,7 @@ def find_start(config: RunConfig, point: BranchPoint | None, log: MetricsLog) ->
                 "with the same --branch again."
             )
         return None
-    log.display.say(f"{config.run_dir}: a new run from step {point.checkpoint.step} of {point.run_dir}.")
+    log.display.note(f"{config.run_dir}: a new run from step {point.checkpoint.step} of {point.run_dir}.")
     return point.checkpoint
 
 
@@ -218,8 +235,8 @@ def restore(
             )
         parts.trainer.restore(slots=start.slots, theta_D=start.theta_D, optimizer=start.optimizer, version=start.step)
         progress = Progress(step=start.step, best=start.best, seconds=start.seconds)
-        if not is_branch and start.tally is not None:
-            progress.tally = Tally(**start.tally)
+        if start.tally is not None:  # what its policy was told is a branch's too; the rest is counted anew
+            progress.tally = Tally(**start.tally) if not is_branch else Tally(bits=start.tally.get("bits", 0.0))
         if not is_branch:
             parts.trainer.budget.tokens = start.tokens_per_micro_batch
         if is_same_set:
@@ -231,14 +248,9 @@ def restore(
                     "goes on from the one before."
                 )
         run_dir.save_policy(parts.policy.snapshot())
-    checkpoints_of(config).remove_after(progress.step)
-    if changed := run_dir.begin(progress.step):
-        log.display.say(
-            "This is not the machine or the software of the steps before, so the run goes on correctly, but not bit "
-            "for bit as it would have there:\n  " + "\n  ".join(changed)
-        )
+    begin_at(config, progress.step, run_dir, log)
     if start is not None and parts.policy.device.type == "cuda" and not config.sampler.exact:
-        log.display.say(
+        log.display.note(
             "On a GPU the run goes on equal in distribution to one that was never stopped, not bit for bit: "
             "--sampler.exact would have made it so."
         )
@@ -247,7 +259,6 @@ def restore(
         progress.tally = Tally.of(rows)
     if (num_lost := progress.tally.num_steps - len(rows)) > 0:
         log.display.say(f"{run_dir.path / METRICS_FILE} lacks the rows of the first {num_lost} steps.")
-    log.display.begin(progress.step)
     rates = SolveRates(len(problems.train), config.samples_per_problem, solved_P2) if config.curriculum else None
     return Run(
         config=config,
@@ -259,3 +270,17 @@ def restore(
         log=log,
         interrupts=interrupts,
     )
+
+
+def begin_at(config: Resumable, step: int, run_dir: RunDir, log: MetricsLog) -> None:
+    """Drop what later steps wrote, and say where the machine or the software is another than that of the steps before;
+    the display begins at the step.
+    """
+    checkpoints_of(config).remove_after(step)
+    trajectory_of(config).remove_after(step)
+    if changed := run_dir.begin(step):
+        log.display.say(
+            "This is not the machine or the software of the steps before, so the run goes on correctly, but not bit "
+            "for bit as it would have there:\n  " + "\n  ".join(changed)
+        )
+    log.begin(run_dir.rows(), step=step)

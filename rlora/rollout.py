@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rlora.rewards import Judge, judged, measures_of
+from rlora.rewards import Judge, judged, measures_of, sees_groups
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
 from rlora.tasks.prompts import PromptRenderer
@@ -59,6 +59,11 @@ class RolloutEngine:
     def measures(self) -> Mapping[str, bool]:
         """The judge's measures: by name, whether they can differ from the verdict."""
         return measures_of(self._judge)
+
+    @property
+    def sees_groups(self) -> bool:
+        """Whether the judge must be given all completions of a problem at once."""
+        return sees_groups(self._judge)
 
     def render(self, problems: Sequence[Problem]) -> list[Prompt]:
         """Return the prompts of the problems, without those that are too long."""
@@ -192,4 +197,27 @@ def rollout_metrics(groups: Sequence[Group], *, num_problems: int) -> dict[str, 
         "rollout/truncated_share": sum(r.completion.stop is StopReason.LENGTH for r in rollouts) / count,
         **{f"verdict/{kind.value}_share": kinds[kind] / count for kind in VerdictKind},
         "verdict/num_raised": sum(rollout.verdict.reason.startswith(RAISED) for rollout in rollouts),
+        "information/bits_per_rollout": sum(map(reward_bits, groups)) / count,
+        **_part_means(rollouts),
     }
+
+
+def _part_means(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return the mean of each part of the rewards, before its weight; nothing where a reward is no sum."""
+    names = rollouts[0].verdict.parts if rollouts else ()
+    return {
+        f"reward/{name}_mean": sum(rollout.verdict.parts[name] for rollout in rollouts) / len(rollouts)
+        for name in names
+    }
+
+
+def reward_bits(group: Group) -> float:
+    """Return how many bits a group's rewards tell, all together: their number times the entropy of how they fall.
+
+    It bounds what a policy gradient can learn from them: rewards that are all the same tell nothing, and one that is
+    right or wrong at most a bit. Schulman et al., "LoRA Without Regret" (Thinking Machines Lab, 2025).
+
+    Example: of four rewards 1, 0, 0, 0 each tells 0.81 bits.
+    """
+    counts, number = Counter(rollout.reward for rollout in group.rollouts), len(group.rollouts)
+    return sum(count * math.log2(number / count) for count in counts.values())

@@ -12,7 +12,7 @@ from rlora.evaluation.held_out import EvaluationConfig
 from rlora.lora.config import LoraConfig
 from rlora.lora.learning_rate import Method
 from rlora.model.sources import ModelConfig
-from rlora.rewards import check_judge
+from rlora.rewards import CORRECT, JudgeConfig, RewardName, check_judge
 from rlora.rollout import Collection
 from rlora.sampler.base import SamplerConfig
 from rlora.sampler.capabilities import check_servable, check_shareable
@@ -46,10 +46,11 @@ class RunConfig:
     preset: str = "gpu"
     """Which set of defaults applies; fields given beside it override them."""
     data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(default_factory=DataConfig)
-    reward: str | None = None
+    reward: RewardName = None
     """Who rewards: mathematics (the answer must be marked), last_number (or be the last number of a text), number (the
     same, and worked out to a number), or your own my_module:my_function of (completion, problem) -> reward or (reward,
-    reason); the data set's own judge when left out, which of your own files is mathematics.
+    reason); the data set's own judge, correct, when left out, which of your own files is mathematics. Several with
+    weights are a sum: correct=1.0 format=0.2 length=-0.001 my_module:my_function=0.5.
     """
     num_steps: int = 100
     """Iterations: each samples, trains once, and hands the new policy to the sampler."""
@@ -93,6 +94,7 @@ class RunConfig:
     prompt: PromptConfig = field(default_factory=PromptConfig)
     sampling: SamplingParams = field(default_factory=SamplingParams)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
@@ -111,22 +113,26 @@ class RunConfig:
             self.batch,
             self.prompt,
             self.sampler,
+            self.judge,
             self.checkpoint,
             self.rollouts,
             self.evaluation,
             self.tracking,
         ):
             part.check()
-        if self.init_adapter is not None and self.lora.variant == "pissa":
-            raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
+        check_trained(
+            method=self.method,
+            lora=self.lora,
+            optimizer=self.optimizer,
+            init_adapter=self.init_adapter,
+            num_threads=self.num_threads,
+            memory_budget=self.memory_budget,
+        )
         check_servable(self.adapters, self.sampler, self.model)
         check_shareable(self.adapters, self.sampler)
-        check_judge(self.reward or task(self.data.task_name).judge)
-        self._check_method()
+        check_judge(self.reward or CORRECT, own=task(self.data.task_name).judge, config=self.judge)
         if self.num_steps < 1 or self.problems_per_step < 1:
             raise ConfigError("num_steps and problems_per_step must be at least 1.")
-        if self.num_threads is not None and self.num_threads < 1:
-            raise ConfigError(f"num_threads is {self.num_threads}; it must be at least 1.")
         if not 1 <= self.oversample <= 100:
             raise ConfigError(
                 f"oversample is {self.oversample}; it must be from 1 (off) to 100 times problems_per_step. Try 3."
@@ -135,8 +141,6 @@ class RunConfig:
             raise ConfigError("oversample looks for groups whose rewards differ; with --advantage raw all are trained.")
         if self.curriculum and self.samples_per_problem < 2:
             raise ConfigError("curriculum needs samples_per_problem of at least 2: one sample is never a mixed group.")
-        if self.memory_budget is not None and not (self.memory_budget > 0 and math.isfinite(self.memory_budget)):
-            raise ConfigError(f"memory_budget is {self.memory_budget}; it must be above 0 GiB, or left out.")
         if self.consensus_penalty < 0:
             raise ConfigError(f"consensus_penalty is {self.consensus_penalty}; it must be at least 0.")
         if self.samples_per_problem < (1 if self.advantage == "raw" else 2):
@@ -146,18 +150,6 @@ class RunConfig:
                 "Take at least 2, or --advantage raw."
             )
         _check_sampling(self.sampling)
-
-    def _check_method(self) -> None:
-        if self.method == "full":
-            if self.lora != LoraConfig():
-                raise ConfigError("method is 'full', which has no adapters: leave the --lora options out.")
-            if self.optimizer.b_rate_ratio != 1:
-                raise ConfigError("method is 'full', which has no A and B: leave --optimizer.b-rate-ratio out.")
-            if self.init_adapter is not None:
-                raise ConfigError(
-                    "method is 'full', which has no adapter to start from: merge it (`rlora export --merge`) and give "
-                    "the merged model as --model.name."
-                )
 
     @property
     def adapters(self) -> LoraConfig | None:
@@ -188,6 +180,35 @@ class RunConfig:
     def resolved(self) -> "RunConfig":
         """Return the configuration with the defaults filled in that depend on the method."""
         return replace(self, checkpoint=self.checkpoint.resolved(is_full=self.method == "full"))
+
+
+def check_trained(
+    *,
+    method: Method,
+    lora: LoraConfig,
+    optimizer: OptimizerConfig,
+    init_adapter: str | None,
+    num_threads: int | None,
+    memory_budget: float | None,
+) -> None:
+    """Raise ConfigError for the first value that breaks a rule of all kinds of training."""
+    if init_adapter is not None and lora.variant == "pissa":
+        raise ConfigError("lora.variant is pissa, which starts from the model itself; leave --init-adapter out.")
+    if num_threads is not None and num_threads < 1:
+        raise ConfigError(f"num_threads is {num_threads}; it must be at least 1.")
+    if memory_budget is not None and not (memory_budget > 0 and math.isfinite(memory_budget)):
+        raise ConfigError(f"memory_budget is {memory_budget}; it must be above 0 GiB, or left out.")
+    if method != "full":
+        return
+    if lora != LoraConfig():
+        raise ConfigError("method is 'full', which has no adapters: leave the --lora options out.")
+    if optimizer.b_rate_ratio != 1:
+        raise ConfigError("method is 'full', which has no A and B: leave --optimizer.b-rate-ratio out.")
+    if init_adapter is not None:
+        raise ConfigError(
+            "method is 'full', which has no adapter to start from: merge it (`rlora export --merge`) and give "
+            "the merged model as --model.name."
+        )
 
 
 def _check_sampling(sampling: SamplingParams) -> None:

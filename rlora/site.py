@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rlora.advice import check_layers
 from rlora.assemble import Problems, load_problems
 from rlora.config import with_home
 from rlora.model.base import Base
-from rlora.model.identity import base_digests
+from rlora.model.identity import base_digests, sizes_of
 from rlora.model.sources import model_dir
 from rlora.proof.peers import ALONE, Peers
 from rlora.resume import Inputs
@@ -48,6 +49,11 @@ class Site:
         """Digests of what runs are given here."""
         return {"base": self.base_digests, "data": self.problems.digests}
 
+    @property
+    def sizes(self) -> Mapping[str, Any]:
+        """What a run directory states of the base and the data, so that it can be judged without them."""
+        return sizes_of(self.folder, num_train=len(self.problems.train))
+
 
 def prepared(config: RunConfig, reward: RewardFunction | Judge | None) -> tuple[RunConfig, Judge | None]:
     """Return a checked configuration with its defaults filled in, and the judge in place of the one that it names.
@@ -60,7 +66,9 @@ def prepared(config: RunConfig, reward: RewardFunction | Judge | None) -> tuple[
     check_trackers(config.tracking)
     if reward is None:
         return config.resolved(), None
-    return replace(config, reward=name_of(reward)).resolved(), as_judge(reward, name=name_of(reward))
+    return replace(config, reward=name_of(reward)).resolved(), as_judge(
+        reward, name=name_of(reward), config=config.judge
+    )
 
 
 @contextmanager

@@ -4,20 +4,27 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from rlora.assemble import Parts
 from rlora.config import to_json
 from rlora.evaluation.held_out import Evaluation, evaluate
+from rlora.model.sources import ModelConfig
 from rlora.rollout import Collection
 from rlora.run_config import RunConfig
-from rlora.store.checkpoint import Checkpoint, CheckpointFolder
+from rlora.store.checkpoint import Checkpoint, CheckpointConfig, CheckpointFolder
 from rlora.store.run_dir import RunDir
+from rlora.store.token_values import TokenValues
+from rlora.store.trajectory import TRAJECTORY, Trajectory
 from rlora.system.interrupts import Interrupts
+from rlora.tasks.prompts import PromptConfig
 from rlora.tasks.stream import ProblemStream
 from rlora.tracking import MetricsLog
-from rlora.tracking.tally import Tally
+from rlora.tracking.tally import Tally, bits_of
 from rlora.train.memory_plan import MemoryPlan
-from rlora.types import Problem
+from rlora.train.token_log import TrainedTokens
+from rlora.train.trainer import TokenCheck
+from rlora.types import Group, Problem
 
 NO_SCORE = -sys.float_info.max  # below every score, a user's negative rewards too, and a number in JSON
 
@@ -43,9 +50,52 @@ class Progress:
         return self.step >= config.num_steps or (self.step > 0 and (is_late or is_good))
 
 
-def checkpoints_of(config: RunConfig) -> CheckpointFolder:
+class Resumable(Protocol):
+    """What of a configuration says where its run is and what it goes on from: a RunConfig, or a supervised one."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def run_dir(self) -> str:
+        """Folder of the run."""
+        ...
+
+    @property
+    def branch(self) -> str | None:
+        """The run to start in its place."""
+        ...
+
+    @property
+    def model(self) -> ModelConfig:
+        """The base."""
+        ...
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """How the model is asked."""
+        ...
+
+    @property
+    def checkpoint(self) -> CheckpointConfig:
+        """Which checkpoints are written and kept."""
+        ...
+
+
+def checkpoints_of(config: Resumable) -> CheckpointFolder:
     """Return the run's own checkpoints."""
     return CheckpointFolder(Path(config.run_dir) / "checkpoints", config.checkpoint)
+
+
+def trajectory_of(config: Resumable) -> Trajectory:
+    """Return the versions that are kept of the run's policy."""
+    kept = config.checkpoint
+    return Trajectory(Path(config.run_dir) / TRAJECTORY, most=kept.trajectory or 0, every=kept.every or 1)
+
+
+def write_checkpoint(config: Resumable, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint of the run, and the policy where its version is one to keep."""
+    checkpoints_of(config).save(checkpoint)
+    trajectory_of(config).save(checkpoint.step, checkpoint.theta_D)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,7 +128,7 @@ class Run:
         self.folder.rollouts.flush()  # of the steps before, which a run that goes on from here does not do again
         self.folder.check_in_place()
         with self.interrupts.held_back():
-            checkpoints_of(self.config).save(self.checkpoint())
+            write_checkpoint(self.config, self.checkpoint())
             self.folder.save_policy(self.parts.policy.snapshot())
 
     def checkpoint(self) -> Checkpoint:
@@ -115,9 +165,22 @@ class Run:
         self.progress.best = max(self.progress.best, result.accuracy.mean)
         return result.metrics()
 
+    def token_check(self, groups: Sequence[Group], advantages_PG: Sequence[Sequence[float]]) -> TokenCheck:
+        """Return what is to see the tokens of a step before the policy is updated by them: the proof, then the disk."""
+
+        def check(tokens: TrainedTokens) -> None:
+            self.parts.hot_swap.check_tokens(tokens)
+            values = TokenValues.of(groups, advantages_PG, tokens, self.parts.num_bytes_V)
+            self.folder.save_token_values(self.progress.step, values)
+
+        return check
+
     def finish(self, values: dict[str, float]) -> None:
-        """Log a step's metrics and count it."""
+        """Log a step's metrics, with what all rewards so far told, and count it."""
         self.folder.check_in_place()
+        if (told := bits_of(values)) is not None:
+            values["information/bits"] = bits = self.progress.tally.bits + told
+            values["information/bits_per_number"] = bits / self.parts.policy.flat.theta_D.numel()
         with self.interrupts.held_back():
             self.log.write(values)
         self.progress.step += 1

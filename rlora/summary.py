@@ -5,8 +5,9 @@ import shlex
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rlora.evaluation.held_out import Comparison, compare_with_base
 from rlora.evaluation.intervals import Estimate
 from rlora.lora.inject import left_out
 from rlora.model.sources import model_title
+from rlora.rewards import is_share
 from rlora.run_config import RunConfig
 from rlora.state import Run
 from rlora.tasks.overlap import overlap_report
@@ -107,16 +109,14 @@ def summarize(run: Run) -> dict[str, Any]:
     }
     run_dir.save_summary(summary)
     run.log.write_scores(scores_of(summary))
-    run.log.display.say(_title(summary))
-    run.log.display.console.print(_table(summary, greedy, drawn))
-    for line in (
-        *without_update(run_dir.rows()),
-        *_footing(summary),
-        "",
-        *_examples(test, greedy),
-        *next_commands(run_dir.path),
-    ):
+    name = "adapter" if config.method == "lora" else "model"
+    run.log.write_policy(run_dir.path / name)
+    run.log.write_policy(run_dir.path / f"{name}-best", is_best=True)
+    for line in without_update(run_dir.rows()):
         run.log.display.say(line)
+    lines = [_title(summary), *_footing(summary), "", *_examples(test, greedy), *next_commands(run_dir.path)]
+    text = partial(Estimate.text, is_share=is_share(config.reward))
+    run.log.display.closing(_in_a_line(summary, greedy, text), _table(summary, greedy, drawn, text), lines)
     return summary
 
 
@@ -215,13 +215,22 @@ def _title(summary: dict[str, Any]) -> str:
     return f"{summary['data']}, {about}, {summary['model']} (95 % intervals)"
 
 
-def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison) -> Table:
+def _in_a_line(summary: dict[str, Any], greedy: Comparison, text: Callable[[Estimate], str]) -> str:
+    return (
+        f"{summary['run_dir']}: {summary['num_steps']} steps in {summary['train_seconds']:.1f} s; held-out, greedy: "
+        f"{text(greedy.policy.accuracy)}, base {text(greedy.base.accuracy)}, difference {text(greedy.difference)}"
+    )
+
+
+def _table(summary: dict[str, Any], greedy: Comparison, drawn: Comparison, text: Callable[[Estimate], str]) -> Table:
+    """Return the scores of base and policy as `text` writes them; those of measures, which are shares, in per cent."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("", "base", "policy", "difference"):
         table.add_column(column)
     temperature = summary["sampled"]["temperature"]
     for name, comparison in (("greedy", greedy), (f"temperature {temperature:g}", drawn)):
-        table.add_row(name, str(comparison.base.accuracy), str(comparison.policy.accuracy), str(comparison.difference))
+        scores = (comparison.base.accuracy, comparison.policy.accuracy, comparison.difference)
+        table.add_row(name, *map(text, scores))
         for measure in comparison.policy.measures_P:
             base, policy = comparison.base.measure(measure), comparison.policy.measure(measure)
             table.add_row(f"  {measure}", str(base), str(policy), "")

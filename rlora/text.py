@@ -38,3 +38,20 @@ def wrapped(lines: Iterable[str], *, width: int = 100) -> Iterator[str]:
         yield from textwrap.wrap(
             line, width, subsequent_indent=f"{start}  ", break_long_words=False, break_on_hyphens=False
         ) or [""]
+
+
+def clock(seconds: float) -> str:
+    """Return seconds as a clock shows them: 4:05, or 2h07."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shown_score(score: float, *, is_share: bool) -> str:
+    """Return a score in per cent where it is a share, else as it is; one outside [-1, 1] is never one.
+
+    Example:
+        >>> shown_score(0.62, is_share=True), shown_score(0.62, is_share=False)
+        ('62.0 %', '0.620')
+    """
+    return f"{100 * score:.1f} %" if is_share and abs(score) <= 1 else f"{score:.3f}"

@@ -34,14 +34,32 @@ class StopReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A turn of a conversation: who speaks (system, user, assistant or tool), and what is said.
+
+    Example:
+        >>> Message(role="user", content="What is 2 + 3?").role
+        'user'
+    """
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """A question with a checkable answer. `id` is unique in its set, as in "aime2024/I-7"."""
+    """A question with a checkable answer. `id` is unique in its set, as in "aime2024/I-7".
+
+    Where the question is the end of a conversation, `messages` are all its turns, and `question` what the last one,
+    the user's, says.
+    """
 
     id: str
     question: str
     answer: str
     source: str
     level: str = ""
+    messages: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +110,8 @@ class Verdict:
     `extracted` is the text taken as the answer ("" if none), `reason` says in a few words why ("" if the judge does
     not), `seconds` is what judging took. `measures` are verdicts by other rules, by name, which are reported beside
     the score and train nothing: a mathematics judge that takes the last number of a text adds what the "strict" rule
-    says, that takes none.
+    says, that takes none. `parts` are the rewards, by name, of which `reward` is the weighted sum; none where it is no
+    sum.
 
     Example:
         >>> Verdict(kind=VerdictKind.WRONG, reward=0.25, reason="right, but four times too long").is_correct
@@ -105,6 +124,7 @@ class Verdict:
     reason: str = ""
     seconds: float = 0.0
     measures: "Mapping[str, Verdict]" = field(default_factory=dict)
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_correct(self) -> bool:

@@ -36,14 +36,17 @@ def test_wrong_options_are_explained(capsys) -> None:
 
 
 def test_a_recipe_is_checked_without_loading_weights(capsys) -> None:
-    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--lora.rank", "2"])
+    with pytest.raises(SystemExit) as ended:
+        main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--lora.rank", "2", "--no-sample"])
+    assert ended.value.code == 1  # the rate is outside its window
     said = capsys.readouterr().out
     assert "toy: rank 2 on all layers, alpha 32, lora: 4,096 numbers, 5.1 % of the base's 80,832" in said
     assert "digits: 4 iterations of 4 problems x 16 samples of at most 8 tokens" in said
     assert "learning rate 1.0e-02 (alpha x rate 3.2e-01); to start from: 9.0e-04 (alpha x rate 2.9e-02), window" in said
     assert "Warning: the learning rate 1.0e-02 is above the known window, 3.0e-04 to 3.0e-03" in said
     assert "rollouts on disk: at most 0.07 MB, if every completion has 8 tokens" in said  # 4 x 4 x 16 x 8 x 34 bytes
-    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--optimizer.learning-rate", "1e-3"])
+    sound = ["--preset", "toy", "--optimizer.learning-rate", "1e-3", "--no-sample"]
+    main(["check", str(ROOT / "recipes" / "arithmetic.py"), *sound])
     assert "Warning" not in capsys.readouterr().out
 
 
@@ -71,7 +74,8 @@ def test_what_is_no_recipe_is_refused(recipe, message, capsys) -> None:
 
 
 def test_a_full_fine_tunings_plan_is_of_every_weight_and_at_its_own_rate(capsys) -> None:
-    main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--method", "full"])
+    with pytest.raises(SystemExit):
+        main(["check", str(ROOT / "recipes" / "arithmetic.py"), "--preset", "toy", "--method", "full", "--no-sample"])
     said = capsys.readouterr().out
     assert "toy: every weight, 80,832 numbers; a checkpoint is 0.97 MB" in said
     assert "learning rate 1.0e-02 (alpha x rate 1.0e-02); to start from: 3.0e-04 (alpha x rate 3.0e-04)" in said

@@ -169,6 +169,28 @@ def test_a_member_that_earns_nothing_any_more_is_frozen_at_its_best_version(tmp_
     assert json.loads((run_dir / "adapter" / "rlora.json").read_text())["version"] == best.step == fate.version
 
 
+@pytest.mark.parametrize(
+    ("options", "rules", "reward"),
+    [
+        ({"rate": 1e30, "samples_per_problem": 64}, Rules(), None),
+        ({"num_steps": 9}, Rules(max_zero_steps=3), nothing_from(3)),
+    ],
+    ids=["not finite", "no reward"],
+)
+def test_a_member_that_was_killed_as_it_was_frozen_loses_nothing(tmp_path, options, rules, reward) -> None:
+    """Its last steps are newer than its last checkpoint, and were once dropped for good."""
+    config = member(tmp_path, evaluation=EvaluationConfig(num_problems=4), **options)
+    cohort_of(tmp_path / "c", [config], rules=rules, reward=reward).run()
+    run_dir = tmp_path / "c" / "members" / "only"
+    before = {path: path.read_bytes() for path in [run_dir / "fate.json", *run_dir.glob("rollouts/*")]}
+    steps = [without_clock(row) for row in rows(run_dir)]
+    (run_dir / "summary.json").unlink()  # the fate was written, and the scores were not
+    cohort_of(tmp_path / "c", [config], rules=rules, reward=reward).run()
+    assert (run_dir / "summary.json").is_file()
+    assert before == {path: path.read_bytes() for path in [run_dir / "fate.json", *run_dir.glob("rollouts/*")]}
+    assert steps == [without_clock(row) for row in rows(run_dir)]
+
+
 def test_a_frozen_member_is_tried_again_at_a_lower_rate(tmp_path) -> None:
     configs = [member(tmp_path, rate=1e30, samples_per_problem=64)]
     cohort_of(tmp_path / "c", configs, rules=Rules(rollback=1e-32)).run()
@@ -185,6 +207,7 @@ def test_halving_stops_the_worse_half_and_gives_its_problems_to_the_rest(tmp_pat
         member(tmp_path, rate=rate, samples_per_problem=64, evaluation=evaluation) for rate in (1e-30, 1e-2, 2e-2, 3e-2)
     ]
     table = cohort_of(tmp_path / "c", configs, rules=Rules(halving=(2, 3))).run()
+    assert "stopped early" in (tmp_path / "c" / "plot.svg").read_text()
     halvings = json.loads((tmp_path / "c" / "halvings.json").read_text())
     assert [len(halvings[step]["stopped"]) for step in ("2", "3")] == [2, 1]
     assert [halvings[step]["share"] for step in ("2", "3")] == [2.0, 4.0]

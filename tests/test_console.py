@@ -30,6 +30,8 @@ VALUES = {
 def test_a_steps_line_has_at_most_78_characters() -> None:
     line = step_line(VALUES, num_steps=28, seconds_left=215)
     assert line == "step   12/28  reward 0.123  KL 1.0e-03  cut  41 %    750 tokens/s   left 3:35"
+    own = step_line(VALUES | {"evaluation/accuracy": 0.62}, num_steps=28, seconds_left=215, has_shares=False)
+    assert "held-out 0.620" in own
     scored = step_line(VALUES | {"evaluation/accuracy": 0.62}, num_steps=28, seconds_left=4000)
     assert scored == "step   12/28  reward 0.123  KL 1.0e-03  cut  41 %  held-out 62.0 %  left 1h06"
     extreme = VALUES | {

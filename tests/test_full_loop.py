@@ -86,7 +86,7 @@ def test_a_resumed_run_equals_the_straight_one(straight, tmp_path, after) -> Non
 def test_checkpoints_are_rarer_unless_asked_for(tmp_path) -> None:
     run(full(tmp_path / "run", num_steps=1, checkpoint=CheckpointConfig()))
     stored = json.loads((tmp_path / "run" / "config.json").read_text())["checkpoint"]
-    assert stored == {"every": 10, "keep_last": 1, "keep_every": 0}
+    assert stored == {"every": 10, "keep_last": 1, "keep_every": 0, "trajectory": 0}
     assert CheckpointFolder(tmp_path / "run" / "checkpoints").steps() == [1]
 
 

@@ -85,7 +85,7 @@ def test_a_configuration_nested_without_end_is_refused(folder) -> None:
     ],
 )
 def test_a_chat_template_without_end_is_refused(folder, monkeypatch, template, message) -> None:
-    monkeypatch.setattr("rlora.tasks.prompts._LIMIT_SECONDS", 0.5)
+    monkeypatch.setattr("rlora.tasks.chat._LIMIT_SECONDS", 0.5)
     tokenizer = load_tokenizer(folder, TOY_MODEL)
     tokenizer.chat_template = template
     with pytest.raises(ConfigError, match=f"chat template takes {message}"):

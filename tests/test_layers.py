@@ -23,6 +23,7 @@ WINGS: list[dict[str, list[str]]] = [
     {"sampler": ["sampler"], "store": ["store"]},
     {"proof": ["proof"], "rollout": ["rollout"]},
     {"evaluation": ["evaluation"]},
+    {"diagnosis": ["diagnosis"]},
     {
         "algorithm": [
             "run_config",
@@ -38,7 +39,9 @@ WINGS: list[dict[str, list[str]]] = [
             "library",
         ]
     },
-    {"recipes": ["recipes"], "cohort": ["cohort"]},
+    {"supervised": ["supervised"]},
+    {"recipes": ["recipes"], "cohort": ["cohort"], "preflight": ["preflight"]},
+    {"report": ["report"]},
     {"commands": ["commands", "__main__"]},
 ]
 PLACE_OF = {name: (layer, wing) for layer, wings in enumerate(WINGS) for wing, names in wings.items() for name in names}

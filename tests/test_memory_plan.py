@@ -350,7 +350,9 @@ def test_check_prints_the_plan_from_config_json_alone(tmp_path, capsys) -> None:
     assert "Memory of a GPU of 48 GB, in GiB (calculated):" in said
     assert "15.3  the engine's base" in said
     assert "KV cache of 38,853 tokens, 72 completions at once" in said
-    main(["check", "recipes/deepmath.py", "--gpu", "24", "--model.name", str(tmp_path), "--sampler.kind", "auto"])
+    with pytest.raises(SystemExit) as ended:
+        main(["check", "recipes/deepmath.py", "--gpu", "24", "--model.name", str(tmp_path), "--sampler.kind", "auto"])
+    assert ended.value.code == 1
     said = capsys.readouterr().out
     assert "deepmath: 200 iterations" in said
     assert "does not fit: 7.6 of 23.5 GiB of GPU memory are free" in said

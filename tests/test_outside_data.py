@@ -78,8 +78,8 @@ def test_a_single_turn_is_the_question(tmp_path, question) -> None:
         ({"answer": float("nan")}, "has no field 'answer'"),
         ({"answer": [[]]}, "has a list of 1 in 'answer'"),
         (
-            {"question": [{"role": "system"}, {"role": "user", "content": "q"}]},
-            "messages of system, user",
+            {"question": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+            "has messages that end with 'assistant'; a problem ends with what the user asks",
         ),
         ({"question": [{"role": "tool", "content": "s"}]}, "messages of tool"),
         ({"question": [{"role": "user", "content": None}]}, "messages of user"),

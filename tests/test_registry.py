@@ -86,8 +86,13 @@ def test_what_cannot_be_called_is_refused(here) -> None:
         (LossConfig(name="found_here:value"), "loss.name is 'found_here:value', which is 3; it must be callable"),
         (LossConfig(name="found_here:none"), "has no 'none'"),
         (SamplerConfig(kind="nowhere:make"), "there is no module 'nowhere'"),
-        (TrackingConfig(tracker="mlflow"), "tracking.tracker is 'mlflow'; it must be one of wandb, or your own"),
-        (TrackingConfig(tracker="wandb"), "that one is asked for by --tracking.wandb MODE"),
+        (
+            TrackingConfig(tracker="mlflow"),
+            "'mlflow'; it must be one of tensorboard, trackio, wandb, or your own",
+        ),
+        (TrackingConfig(tracker="tensorboard,mlflow"), "tracking.tracker is 'mlflow'; it must be one of"),
+        (TrackingConfig(samples=-1), "tracking.samples is -1; it must be at least 0"),
+        (TrackingConfig(quiet=True, verbose=True), "tracking.quiet and tracking.verbose ask for opposite things"),
         (TrackingConfig(tracker="found_here:value"), "which is 3; it must be callable: TrackedRun -> Tracker"),
     ],
 )

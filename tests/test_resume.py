@@ -381,13 +381,11 @@ class Fails(Around):
             raise EngineError("the engine died")
         return self._sampler.sample(requests, sampling, seed=seed)
 
-real = loop.run
-recipe.run = lambda config: real(config, make_sampler=lambda spec: Fails(build_sampler(spec)))
-import tyro
+def train(config): loop.run(config, make_sampler=lambda spec: Fails(build_sampler(spec)))
 from support.runs import toy
 from support.runs import SIZE
 recipe.cli = lambda presets, **options: toy(Path(sys.argv[-2]), **SIZE)
-recipe.main({{}}, description="")
+recipe.main({{}}, description="", train=train)
 """
 
 

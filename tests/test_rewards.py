@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.rollouts import completion, group
+from support.rollouts import completion, group, sample
 
 from rlora.errors import ConfigError, RewardError
 from rlora.rewards import (
@@ -26,7 +26,7 @@ from rlora.rewards import (
 from rlora.rewards.function import FunctionJudge
 from rlora.rewards.mathematics import Mathematics
 from rlora.rollout import rollout_metrics
-from rlora.types import Problem, Sample, StopReason, Verdict, VerdictKind
+from rlora.types import Problem, Verdict, VerdictKind
 from rlora.verify import JudgeRequest, Verifier
 
 pytestmark = pytest.mark.unit
@@ -42,14 +42,6 @@ TEXTS = (
     "a + 3 = 7", "so y = 3x + 7", "The answer is y = 3x + 7 = 7", "2 cos(x) = 7", "The answer is x^2 + 4 = 7",
     "First 3, then 4, and together 7", "The sum of 3 and 4 is 7, so the answer is that there are 7 apples",
 )  # fmt: skip
-
-
-def sample(text: str, *, answer: str = "7", question: str = "What is 3 + 4?", is_cut: bool = False) -> Sample:
-    stop = StopReason.LENGTH if is_cut else StopReason.END
-    return Sample(
-        problem=Problem(id="p/1", question=question, answer=answer, source="t"),
-        completion=replace(completion([1], stop=stop), text=text),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -212,7 +204,7 @@ def test_a_users_function_and_judge_are_opened_by_name(own_module, verifier) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("best", f"the reward 'best' is unknown; it must be one of {', '.join(JUDGES)}, or your own"),
+        ("best", f"the reward 'best' is unknown; it must be one of correct, {', '.join(JUDGES)}, or your own"),
         ("own_rewards:Fixed", "is a class; name an object of it"),
         ("own_rewards:number", "is 3; it must be a function"),
         ("own_rewards:best", "has no 'best'"),

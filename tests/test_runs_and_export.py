@@ -99,11 +99,61 @@ def test_runs_are_told_apart_by_what_differs_and_no_name_is_cut(tmp_path, capsys
     assert sorted(line.split()[-2:] for line in wide[1:]) == [["1", "0"], ["8", "3"]]
     assert any(line.startswith(f"{tmp_path / long}  stopped") for line in wide)
     narrow = listed(tmp_path, capsys, width=60, monkeypatch=monkeypatch)
-    assert str(tmp_path / long) in narrow
-    assert max(len(line) for line in narrow if not line.startswith(str(tmp_path))) <= 60
-    assert {"rank", "seed"} <= set(narrow[1].split())
+    assert long in narrow
+    assert "".join(line.strip() for line in narrow[:3]).startswith(f"In {tmp_path}:")
+    assert max(map(len, narrow)) <= 60
+    assert any({"state", "rank", "seed"} <= set(line.split()) for line in narrow)
     below = listed(tmp_path, capsys, width=40, monkeypatch=monkeypatch)
-    assert "  rank 8, seed 3" in below
+    assert max(map(len, below)) <= 40
+    assert any(line.endswith("rank 8, seed 3") for line in below)
+
+
+def test_runs_fit_80_columns_whatever_they_are_called_and_however_much_differs(tmp_path, capsys, monkeypatch) -> None:
+    """Names of 200 characters, settings that all differ, a sum of many parts, and an error that quotes a path."""
+    names = ["a", "b" * 200, "very-" * 39 + "long name"]
+    for number, name in enumerate(names):
+        config = toy(
+            tmp_path / name,
+            seed=number,
+            lora=LoraConfig(rank=1 + number, layers=("all", "mlp", "attention")[number], alpha=16 + number),
+            optimizer=OptimizerConfig(learning_rate=10.0**-number),
+            problems_per_step=2 + number,
+            samples_per_problem=2 + number,
+            advantage=("centered", "standardized", "centered")[number],
+            reward=f"correct=1 my_rewards:{'x' * 100 * number}y=0.5",
+        )
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(to_json(config)))
+        row = {"step": 0, "reward/mean": 1234567.125, "reward/correct_mean": 0.25, f"reward/{'p' * 90}_mean": -2.0}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / names[1] / "config.json").write_text("{")
+    lines = listed(tmp_path, capsys, width=80, monkeypatch=monkeypatch)
+    assert max(map(len, lines)) <= 80
+    text = "".join(line.strip() for line in lines)
+    for name in names:
+        assert name.replace(" ", "") in text.replace(" ", "")
+    assert "1234567.125" in text
+    assert "correct 0.250" in " ".join(line.strip() for line in lines)
+    assert "problems 4, samples 4" in " ".join(line.strip() for line in lines)
+    wide = listed(tmp_path, capsys, width=2000, monkeypatch=monkeypatch)
+    assert "parts of the reward" in wide[0]
+    main(["runs", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out.splitlines()[0])
+    assert found["parts"] == {"correct": 0.25, "p" * 90: -2.0}
+
+
+def test_a_reward_of_another_kind_is_listed_as_a_number_and_a_share_in_per_cent(tmp_path, capsys, monkeypatch) -> None:
+    for name, reward in (("own", "my_rewards:score"), ("sum", "correct=0.5 format=0.2"), ("right", "number")):
+        (tmp_path / name).mkdir()
+        config = to_json(toy(tmp_path / name, reward=reward))
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        row = {"step": 0, "reward/mean": 0.3, "evaluation/accuracy": 0.4}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    lines = listed(tmp_path, capsys, width=200, monkeypatch=monkeypatch)
+    found = {Path(line.split()[0]).name: line for line in lines[1:]}
+    assert "0.400" in found["own"]
+    assert "%" not in found["own"] + found["sum"]
+    assert "40.0 %" in found["right"]
 
 
 def test_export_writes_the_adapter_of_any_kept_step(straight, tmp_path) -> None:

@@ -12,7 +12,7 @@ from support.recipes import presets
 
 from rlora.commands.cli import main
 from rlora.errors import ConfigError
-from rlora.recipes import RECIPES, find_recipe
+from rlora.recipes import RECIPES, find_any_recipe, find_recipe
 
 TOY = ["--preset", "toy", "--num-steps", "1", "--evaluation.every", "0", "--evaluation.num-problems", "4"]
 OWN = """\"\"\"Two steps of sums.\"\"\"
@@ -26,7 +26,7 @@ PRESETS = {"toy": replace(TOY_PRESET, num_steps=2)}
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_script_and_a_name_are_the_same_recipe(name) -> None:
     script = ROOT / "recipes" / f"{RECIPES[name].rpartition('.')[2]}.py"
-    assert find_recipe(name).presets == presets(script) == find_recipe(str(script)).presets
+    assert find_any_recipe(name).presets == presets(script) == find_any_recipe(str(script)).presets
 
 
 @pytest.mark.unit
@@ -54,7 +54,7 @@ def test_a_recipes_help_is_called_by_its_command(capsys) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gsmk8", "there is no recipe 'gsmk8'; it must be one of arithmetic, gsm8k, math, deepmath, a file"),
+        ("gsmk8", "there is no recipe 'gsmk8'; it must be one of arithmetic, gsm8k, math, deepmath, sft, a file"),
         ("rlora.recipes.none", "there is no recipe 'rlora.recipes.none'"),
         ("none.py", "none.py is not a file; name a recipe: arithmetic"),
         ("json", "json is not a recipe of a training run"),

@@ -21,6 +21,7 @@ from rlora.proof.probe import NUM_PROBES
 from rlora.sampler.base import is_vllm_installed
 from rlora.sampler.vllm.cache_memory import zero_cache
 from rlora.system.processor import has_amx
+from rlora.system.progress import watching
 from rlora.types import SampleRequest, SamplingParams, StopReason
 
 pytestmark = [
@@ -78,9 +79,22 @@ def test_an_emptied_cache_changes_no_sample(bench) -> None:
     assert bench.draw(seed=5) == first
 
 
-def test_weights_that_are_packed_away_are_not_shared(bench) -> None:
-    with pytest.raises(LayoutError, match="is empty: its numbers were packed away for the CPU"):
-        bench.sampler.base_weights()
+def test_weights_are_refused_where_they_are_packed_away_and_are_the_bases_where_not(bench) -> None:
+    """vLLM packs them for processors with AVX-512; elsewhere its layers hold the model's own numbers."""
+    weights = {
+        name.replace(".base.", "."): parameter
+        for name, parameter in bench.policy.model.named_parameters()
+        if not name.endswith(("_A", "_B"))
+    }
+    try:
+        views, refusal = bench.sampler.base_weights(), ""
+    except LayoutError as error:
+        views, refusal = {}, str(error)
+    if refusal:
+        assert "is empty: its numbers were packed away for the CPU" in refusal
+    else:
+        assert views.keys() <= weights.keys()
+        assert all(torch.equal(view.float(), weights[name].float()) for name, view in views.items())
 
 
 def test_base_requests_beside_adapter_requests_get_the_base(bench) -> None:
@@ -240,3 +254,20 @@ def test_another_process_samples_the_same_bits_with_a_cold_or_a_warm_cache() -> 
         results.append(json.loads(line.removeprefix("RESULT")))
     assert results[0] == results[1]
     assert len(results[0]) == 32
+
+
+def test_what_is_finished_is_counted_while_the_engine_steps(bench) -> None:
+    bench.put(version=20)
+    engine, counts = bench.sampler._llm.llm_engine, []
+    real = engine.step
+
+    def noted_step():
+        counts.append(watch.counts[0])
+        return real()
+
+    with watching() as watch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "step", noted_step)
+        completions = [one for group in bench.draw() for one in group]
+    assert watch.text() == ""
+    assert counts[-1].total == counts[-1].done == len(completions)
+    assert counts[-1].tokens == sum(len(one.token_ids) for one in completions)

@@ -150,10 +150,13 @@ class Cohort:
         with ExitStack() as stack:
             stack.callback(lock.release)
             self._keep_rules()
-            diversion = stack.enter_context(Diversion(is_on=not first.tracking.verbose))
+            quiet, verbose = first.tracking.quiet, first.tracking.verbose
+            diversion = stack.enter_context(Diversion(is_on=not verbose, is_quiet=quiet))
             diversion.keep_in(self.folder / LOG_FILE)
             _, problems = with_problems(first, self._problems, self._test)
-            judge = None if self._reward is None else as_judge(self._reward, name=name_of(self._reward))
+            judge = (
+                None if self._reward is None else as_judge(self._reward, name=name_of(self._reward), config=first.judge)
+            )
             site = stack.enter_context(site_of(first, problems, judge, self._make_sampler))
             is_new = not any(checkpoints_of(member.config).steps() for member in self._members)
             check_inputs(first, site.folder, site.problems, base=site.base_digests, is_new=is_new)

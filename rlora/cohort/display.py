@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from rlora.cohort.members import Member
 from rlora.run_config import RunConfig
 from rlora.store.cohort_dir import MEMBERS
-from rlora.system.screen import say
-from rlora.tracking.console import clock
+from rlora.system.screen import note, say, screen
+from rlora.text import clock
 
 if TYPE_CHECKING:
     from rlora.cohort.table import Table
@@ -38,7 +38,7 @@ class CohortDisplay:
         names = [member.name for member in members]
         more = f" and {len(names) - _SHOWN_NAMES} more" if len(names) > _SHOWN_NAMES else ""
         say(f"A cohort of {len(names)} on one base: {', '.join(names[:_SHOWN_NAMES])}{more}.")
-        say(f"Each is a run in {folder / MEMBERS}, and what it says is beside it: {folder / MEMBERS}/NAME.txt")
+        note(f"Each is a run in {folder / MEMBERS}, and what it says is beside it: {folder / MEMBERS}/NAME.txt")
 
     def step(self, name: str, values: Mapping[str, float], *, num_running: int) -> None:
         """Count a member's finished step, and print it with those of the others once it is the last of them."""
@@ -52,11 +52,14 @@ class CohortDisplay:
         self._since = now
         recent = self._seconds[-5:]
         left = (self._num_steps - step - 1) * sum(recent) / len(recent)
-        say(step_line(step + 1, self._num_steps, rewards, seconds_left=left))
+        note(step_line(step + 1, self._num_steps, rewards, seconds_left=left))
         del self._rewards[step]
 
     def closing(self, table: "Table") -> None:
-        """Print the table, and what may be done with it."""
+        """Print the table, and what may be done with it; on a quiet screen who is the best."""
+        if screen().is_quiet:
+            say(f"{table.folder}: {len(table.rows)} members, the best by held-out score: {table.best or 'none scored'}")
+            return
         for line in table.lines():
             say(line)
         if table.best is None:

@@ -96,12 +96,13 @@ class Watch:
         self._num_zero, self._peak = 0, NO_SCORE
 
     def drive(self, run: Run) -> bool:
-        """Train a member until it ends, and return whether it is to be scored."""
+        """Train a member until it ends, and return whether it is to be scored.
+
+        One that was frozen and killed before it was scored does its last steps again, which a run that goes on from its
+        last checkpoint has dropped, and comes to the same fate.
+        """
+        (run.folder.path / FATE_FILE).unlink(missing_ok=True)
         self._begin(run)
-        if (fate := fate_of(run.folder.path)) is not None:
-            if fate.kind == "frozen":
-                self._go_back(run)
-            return fate.kind == "frozen"
         steps = train(run)
         while True:
             try:

@@ -8,28 +8,32 @@ from typing import Any
 from rlora.system.files import write_atomically
 
 
-def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
+def draw(rows: Sequence[Mapping[str, Any]], folder: Path, *, is_share: bool = True) -> None:
     """Write `plot.png` and `plot.svg` of members that were scored at their end; nothing where there are none.
 
-    A dot is a member, its bar the 95 % interval; the line joins the means over seeds of one rank.
+    A dot is a member, its bar the 95 % interval; the line joins the means over seeds of one rank. A hollow one was
+    stopped early, and stands at the score that it was stopped by, which is of an earlier step. Scores that are shares
+    are drawn in per cent.
     """
     scored = [row for row in rows if row["ci95"] is not None]
+    stopped = [row for row in rows if row["ci95"] is None and row["score"] is not None]
     if not scored:
         return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
+    scale = 100 if is_share else 1
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for rank in sorted({row["rank"] for row in scored}):
         of_rank = [row for row in scored if row["rank"] == rank]
         rates = sorted({row["learning_rate"] for row in of_rank})
-        means = [100 * statistics.fmean(r["score"] for r in of_rank if r["learning_rate"] == rate) for rate in rates]
+        means = [scale * statistics.fmean(r["score"] for r in of_rank if r["learning_rate"] == rate) for rate in rates]
         (line,) = axes.plot(rates, means, label=f"rank {rank}")
-        scores = [100 * row["score"] for row in of_rank]
-        low = [max(0.0, 100 * (row["score"] - row["ci95"][0])) for row in of_rank]
-        high = [max(0.0, 100 * (row["ci95"][1] - row["score"])) for row in of_rank]
+        scores = [scale * row["score"] for row in of_rank]
+        low = [max(0.0, scale * (row["score"] - row["ci95"][0])) for row in of_rank]
+        high = [max(0.0, scale * (row["ci95"][1] - row["score"])) for row in of_rank]
         axes.errorbar(
             [row["learning_rate"] for row in of_rank],
             scores,
@@ -39,9 +43,19 @@ def draw(rows: Sequence[Mapping[str, Any]], folder: Path) -> None:
             capsize=3,
             alpha=0.7,
         )
+    if stopped:
+        axes.plot(
+            [row["learning_rate"] for row in stopped],
+            [scale * row["score"] for row in stopped],
+            linestyle="none",
+            marker="o",
+            markerfacecolor="none",
+            color="gray",
+            label="stopped early",
+        )
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("held-out score, %")
+    axes.set_ylabel("held-out score, %" if is_share else "held-out reward")
     axes.grid(visible=True, alpha=0.3)
     axes.legend(frameon=False)
     for name, canvas in (("plot.png", FigureCanvasAgg), ("plot.svg", FigureCanvasSVG)):

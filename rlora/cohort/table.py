@@ -11,9 +11,11 @@ from rlora.cohort.plot import draw
 from rlora.config import differences
 from rlora.errors import RunDirError
 from rlora.evaluation.intervals import mean_difference
+from rlora.rewards import is_share
 from rlora.store.cohort_dir import MEMBERS
 from rlora.store.run_dir import metrics_rows, read_json, write_json
 from rlora.system.files import write_atomically
+from rlora.text import shown_score
 
 TABLE_FILE = "table.json"
 _NOT_SETTINGS = ("run_dir", "data", "preset")
@@ -25,12 +27,14 @@ class Table:
     """The members' `rows`, best first, and the `conditions`: members that differ in their seed alone, taken together.
 
     A row has the member's `name`, `state`, `step`, `score` and `ci95` (None where it was not scored at its end),
-    `reward` of its last step, its `settings` (what it differs from others in) and `why` it ended early.
+    `reward` of its last step, its `settings` (what it differs from others in) and `why` it ended early. `is_share` says
+    that scores are shares of problems, and so are written in per cent.
     """
 
     folder: Path
     rows: Sequence[Mapping[str, Any]]
     conditions: Sequence[Mapping[str, Any]]
+    is_share: bool = True
 
     @property
     def best(self) -> str | None:
@@ -42,12 +46,12 @@ class Table:
         write_json(self.folder / TABLE_FILE, {"members": list(self.rows), "conditions": list(self.conditions)})
         with write_atomically(self.folder / "table.txt") as path:
             path.write_text("\n".join(self.lines()) + "\n", encoding="utf-8")
-        draw(self.rows, self.folder)
+        draw(self.rows, self.folder, is_share=self.is_share)
 
     def lines(self) -> Iterator[str]:
         """Yield the table as text."""
         head = ["", "member", "held-out", "95 %", "reward", "steps", "state"]
-        cells = [_cells(number, row) for number, row in enumerate(self.rows, start=1)]
+        cells = [_cells(number, row, self.is_share) for number, row in enumerate(self.rows, start=1)]
         yield from _aligned([head, *cells])
         for row in self.rows:
             if row["why"]:
@@ -55,7 +59,8 @@ class Table:
         if len(self.conditions) > 1 and any(one["num_seeds"] > 1 for one in self.conditions):
             yield ""
             yield "Over seeds, each condition against the best, on the same seeds:"
-            yield from _aligned([["condition", "held-out", "seeds", "difference", "95 %"], *map(_of, self.conditions)])
+            rows = [_of(condition, self.is_share) for condition in self.conditions]
+            yield from _aligned([["condition", "held-out", "seeds", "difference", "95 %"], *rows])
 
 
 def table_of(folder: Path) -> Table:
@@ -63,10 +68,12 @@ def table_of(folder: Path) -> Table:
     runs = sorted(path.parent for path in (folder / MEMBERS).glob("*/config.json"))
     if not runs:
         raise RunDirError(f"{folder} holds no cohort: there is nothing in {folder / MEMBERS}.")
-    settings = _settings([read_json(run / "config.json") for run in runs])
+    configs = [read_json(run / "config.json") for run in runs]
+    settings = _settings(configs)
     rows = [_row(run, setting) for run, setting in zip(runs, settings, strict=True)]
     rows.sort(key=_rank)
-    return Table(folder=folder, rows=rows, conditions=_conditions(rows))
+    shares = all(is_share(config.get("reward")) for config in configs)
+    return Table(folder=folder, rows=rows, conditions=_conditions(rows), is_share=shares)
 
 
 def _rank(row: Mapping[str, Any]) -> tuple[bool, float, str]:
@@ -144,32 +151,34 @@ def _conditions(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return conditions
 
 
-def _cells(number: int, row: Mapping[str, Any]) -> list[str]:
+def _cells(number: int, row: Mapping[str, Any], is_share: bool) -> list[str]:
     return [
         str(number),
         row["name"],
-        _percent(row["score"]),
-        "" if row["ci95"] is None else f"[{100 * row['ci95'][0]:.1f}, {100 * row['ci95'][1]:.1f}]",
+        "" if row["score"] is None else shown_score(row["score"], is_share=is_share),
+        _interval(row["ci95"], is_share),
         "" if row["reward"] is None else f"{row['reward']:.3f}",
         str(row["step"]),
         row["state"],
     ]
 
 
-def _of(condition: Mapping[str, Any]) -> list[str]:
+def _of(condition: Mapping[str, Any], is_share: bool) -> list[str]:
     names = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in condition["settings"].items())
-    interval = condition["ci95"]
+    difference = condition["difference"]
     return [
         names or "all",
-        _percent(condition["score"]),
+        shown_score(condition["score"], is_share=is_share),
         str(condition["num_seeds"]),
-        "" if condition["difference"] is None else f"{100 * condition['difference']:+.1f}",
-        "" if interval is None else f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]",
+        "" if difference is None else f"{100 * difference:+.1f}" if is_share else f"{difference:+.3f}",
+        _interval(condition["ci95"], is_share, sign="+"),
     ]
 
 
-def _percent(score: float | None) -> str:
-    return "" if score is None else f"{100 * score:.1f} %"
+def _interval(ends: Sequence[float] | None, is_share: bool, *, sign: str = "") -> str:
+    if ends is None:
+        return ""
+    return f"[{', '.join(f'{100 * end:{sign}.1f}' if is_share else f'{end:{sign}.3f}' for end in ends)}]"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

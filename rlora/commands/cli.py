@@ -13,15 +13,19 @@ COMMANDS = {
     "train": "train a policy by a recipe, or go on with a run that was stopped",
     "sweep": "train a cohort of policies on one base at once: rates, seeds, ranks",
     "eval": "score a policy on benchmarks, beside its base",
-    "check": "show prompts, completions and why they are right or wrong",
+    "check": "say why a run does not learn, or what a run would do, before it is started",
+    "report": "write runs as one HTML page: charts, diagnosis, rollouts",
+    "watch": "show a run that goes on as a live page in a browser",
     "runs": "list runs with step, reward, age and state",
     "export": "write a run's policy as an adapter or a merged model, with a card",
     "verify": "judge answers against gold answers, and say why",
 }
 
-_SLOW = ("train", "sweep", "eval", "check", "export")
+_SILENT = {"-h", "--help", "--quiet", "--tracking.quiet"}
+_SLOW = ("train", "sweep", "eval", "check", "report", "watch", "export")
 _REQUIRED = {
-    "datasets", "matplotlib", "mpmath", "numpy", "psutil", "rich", "safetensors", "torch", "transformers", "tyro"
+    "bokeh", "datasets", "latex2mathml", "matplotlib", "mpmath", "numpy", "psutil", "rich", "safetensors", "torch",
+    "transformers", "tyro",
 }  # fmt: skip
 
 
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _imported(name: str, arguments: Sequence[str]) -> ModuleType:
     """Return a command's module, and say on a terminal that it is imported, since PyTorch takes seconds."""
-    is_said = name in _SLOW and sys.stderr is not None and sys.stderr.isatty() and not {"-h", "--help"} & set(arguments)
+    is_said = name in _SLOW and sys.stderr is not None and sys.stderr.isatty() and not _SILENT & set(arguments)
     start = time.monotonic()
     if is_said:
         print("Importing PyTorch and Transformers ...", end="", file=sys.stderr, flush=True)

@@ -15,7 +15,9 @@ from rlora.evaluation.config import MAX_PROMPT_TOKENS, OF_RUN, PRESETS, EvalConf
 from rlora.evaluation.run import evaluate_benchmarks
 from rlora.run_config import RunConfig
 from rlora.store.cohort_dir import member_dir
+from rlora.store.origin import is_supervised
 from rlora.store.run_dir import read_json
+from rlora.supervised.config import SupervisedConfig
 from rlora.tasks.source import data_folder
 
 DESCRIPTION = """\
@@ -65,14 +67,20 @@ def _run_of(arguments: Sequence[str]) -> Path | None:
 def run_defaults(run: Path) -> EvalConfig:
     """Return the defaults of an evaluation of a run: its sampler, temperature, lengths and threads.
 
-    Prompts may be longer than in training, since a benchmark's often are. The number of samples is that of the preset
+    A supervised run has sampled nothing, and only its threads and its folder of data are taken over. Prompts may be
+    longer than in training, since a benchmark's often are. The number of samples is that of the preset
     that is called as the run's. Raises RunDirError or ConfigError where there is no config.json that can be read.
     """
     if not (run / "config.json").is_file():
         raise RunDirError(f"{run} is not a run directory: it holds no config.json.")
-    stored = filled(read_json(run / "config.json"), to_json(RunConfig(run_dir=str(run))))
-    config = from_json(RunConfig, stored)
-    has_gpu = torch.cuda.is_available()
+    stored, has_gpu = read_json(run / "config.json"), torch.cuda.is_available()
+    if is_supervised(stored):
+        trained = from_json(SupervisedConfig, stored)
+        preset = PRESETS.get(trained.preset, PRESETS["gpu" if has_gpu else "cpu"])
+        return replace(
+            preset, preset=OF_RUN, model=None, data_dir=trained.data.data_dir, num_threads=trained.num_threads
+        )
+    config = from_json(RunConfig, filled(stored, to_json(RunConfig(run_dir=str(run)))))
     sampler = replace(
         config.sampler,
         max_prompt_tokens=max(MAX_PROMPT_TOKENS, config.sampler.max_prompt_tokens),

@@ -2,8 +2,9 @@
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,16 +24,20 @@ from rlora.run_config import RunConfig
 from rlora.store.checkpoint import Checkpoint, CheckpointFolder
 from rlora.store.cohort_dir import member_dir
 from rlora.store.merge import MAX_KL, mean_kl, save_merged
-from rlora.store.origin import refuse_other_base
+from rlora.store.origin import is_supervised, refuse_other_base
 from rlora.store.rollouts import RolloutFolder
 from rlora.store.run_dir import rollout_rows, write_snapshot
+from rlora.supervised.compared import load_compared, mean_exact_kl
+from rlora.supervised.config import SupervisedConfig
 from rlora.system.files import write_folder_atomically
 from rlora.tasks import task
+from rlora.tasks.conversations import messages_in
 from rlora.tasks.prompts import PromptRenderer
 from rlora.text import printable
 from rlora.train.policy import Policy
 from rlora.types import Completion, Problem, StopReason
 
+ExportedConfig = RunConfig | SupervisedConfig
 _NUM_COMPARED = 64  # completions on which the merged model is compared with the adapter
 _DESCRIPTION = """\
 Write the policy of a run: as an adapter in PEFT's format, which vLLM and other servers load beside the base, or with \
@@ -76,16 +81,20 @@ def main(arguments: Sequence[str]) -> None:
     if options.to.exists() and (not options.to.is_dir() or any(options.to.iterdir())):
         raise ConfigError(f"--to is {options.to}, which is not empty; choose another folder.")
     checkpoint = _checkpoint(options)
-    config = replace(from_json(RunConfig, checkpoint.config), run_dir=str(options.run))
-    if options.model is not None:
-        config = replace(config, model=replace(config.model, name=options.model))
+    config = _stored_config(checkpoint, options)
     with write_folder_atomically(options.to) as folder:
         note = _export(config, checkpoint, replace(options, to=folder))
         (folder / "README.md").write_text(model_card(options.run, config, checkpoint.step, note), encoding="utf-8")
     print(printable(f"{options.to}: step {checkpoint.step} of {options.run}. {note}".rstrip()))
 
 
-def _base_dir(config: RunConfig, checkpoint: Checkpoint) -> Path:
+def _stored_config(checkpoint: Checkpoint, options: ExportOptions) -> ExportedConfig:
+    kind = SupervisedConfig if is_supervised(checkpoint.config) else RunConfig
+    config = replace(from_json(kind, checkpoint.config), run_dir=str(options.run))
+    return config if options.model is None else replace(config, model=replace(config.model, name=options.model))
+
+
+def _base_dir(config: ExportedConfig, checkpoint: Checkpoint) -> Path:
     """Return the folder of the base that the checkpoint was trained on; RunDirError where another is there."""
     try:
         folder, stated = model_dir(config.model), checkpoint.environment.get("base", {})
@@ -97,7 +106,7 @@ def _base_dir(config: RunConfig, checkpoint: Checkpoint) -> Path:
     return folder
 
 
-def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -> str:
+def _export(config: ExportedConfig, checkpoint: Checkpoint, options: ExportOptions) -> str:
     """Write adapter or model and return what there is to say about it."""
     if config.adapters is None:
         if options.merge:
@@ -126,7 +135,7 @@ def _export(config: RunConfig, checkpoint: Checkpoint, options: ExportOptions) -
     return ""
 
 
-def _adapter(config: RunConfig, checkpoint: Checkpoint) -> Adapter:
+def _adapter(config: ExportedConfig, checkpoint: Checkpoint) -> Adapter:
     """Return the checkpoint's policy as it is served; PiSSA's start is found again in the base."""
     start = None
     if config.lora.variant == "pissa":
@@ -154,28 +163,37 @@ def _warn(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def _merge(config: RunConfig, folder: Path, adapter: Adapter, options: ExportOptions) -> str:
+def _merge(config: ExportedConfig, folder: Path, adapter: Adapter, options: ExportOptions) -> str:
     """Write the base in `folder` with the adapter merged into it, and return what was measured of it."""
-    samples = _samples(config, folder, options.run, adapter.version)
+    distance = _distance(config, folder, options.run, adapter.version)
     exact = replace(config.model, dtype="float32")
-    temperature = config.sampling.temperature
     with tempfile.TemporaryDirectory() as start:  # both are computed in fp32: what differs is the rounding alone
         save_adapter(adapter, Path(start))
         reference = Policy.load(folder, exact, adapter.config, seed=0, init_adapter=Path(start))
     dtype = config.model.dtype
     save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, dtype)
     merged = Policy.load(options.to, exact, LoraConfig(), seed=0)
-    kl = mean_kl(reference, merged, samples, temperature=temperature)
-    note = f"Merged in fp32 and rounded to {dtype}: {kl:.1e} nats a token (k3) from the adapter."
+    kl = distance(reference, merged)
+    note = f"Merged in fp32 and rounded to {dtype}: {kl:.1e} nats a token (KL) from the adapter."
     if kl <= MAX_KL or dtype == "float32":
         return note
     save_merged(folder, config.model, adapter.config, adapter.tensors, options.to, "float32")
     merged = Policy.load(options.to, exact, LoraConfig(), seed=0)
-    left = mean_kl(reference, merged, samples, temperature=temperature)
+    left = distance(reference, merged)
     return (
-        f"Merged weights are fp32 ({left:.1e} nats a token, k3, from the adapter): rounded to {dtype} they would be "
+        f"Merged weights are fp32 ({left:.1e} nats a token, KL, from the adapter): rounded to {dtype} they would be "
         f"{kl:.1e} away, more than {MAX_KL:.0e}."
     )
+
+
+def _distance(config: ExportedConfig, folder: Path, run_dir: Path, step: int) -> Callable[[Policy, Policy], float]:
+    """Return what measures how far a merged model is from the policy: on completions of the run's (k3), or on held-out
+    examples of supervised training (exact).
+    """
+    if isinstance(config, SupervisedConfig):
+        return partial(mean_exact_kl, examples=load_compared(run_dir))
+    samples = _samples(config, folder, run_dir, step)
+    return partial(mean_kl, samples=samples, temperature=config.sampling.temperature)
 
 
 def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[tuple[Sequence[int], Completion]]:
@@ -188,7 +206,13 @@ def _samples(config: RunConfig, folder: Path, run_dir: Path, step: int) -> list[
     found = []
     rows = rollout_rows(files[-1])
     for row in rows[:: max(1, len(rows) // _NUM_COMPARED)]:
-        problem = Problem(id=row["problem"], question=row["question"], answer=row["gold"], source=config.data.title)
+        problem = Problem(
+            id=row["problem"],
+            question=row["question"],
+            answer=row["gold"],
+            source=config.data.title,
+            messages=messages_in(row.get("messages", []), where=f"{files[-1]},"),
+        )
         completion = Completion(
             token_ids=tuple(row["token_ids"]),
             logprobs=tuple(row["logprobs"]),

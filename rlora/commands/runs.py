@@ -4,8 +4,9 @@ broken.
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +16,12 @@ from rich.console import Console
 
 from rlora.config import with_home
 from rlora.errors import CheckpointError, DataError, RunDirError
+from rlora.rewards import is_share
 from rlora.store.checkpoint import CheckpointFolder
 from rlora.store.cohort_dir import MEMBERS, member_dir
 from rlora.store.run_dir import metrics_rows, read_json
 from rlora.system.lock import holder
-from rlora.text import printable
+from rlora.text import printable, shown_score
 
 _COMPARED = {  # what runs are told apart by -> where it is in config.json
     "method": "method",
@@ -31,6 +33,7 @@ _COMPARED = {  # what runs are told apart by -> where it is in config.json
     "advantage": "advantage",
     "seed": "seed",
     "problems": "problems_per_step",
+    "examples": "examples_per_step",
     "samples": "samples_per_problem",
     "data": "data.name",
     "train": "data.train",
@@ -63,12 +66,17 @@ class RunState:
     num_steps: int
     reward: float | None
     accuracy: float | None
+    loss: float | None
     age_seconds: float | None
     data: str
     model: str
     setting: Mapping[str, str]
     """What the run was asked for, of what runs are compared by: method, rank, rate and the like."""
     why: str = ""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Of a reward that is a sum the mean of each part in the last step, before its weight."""
+    is_share: bool = True
+    """Whether `accuracy` is a share of problems, as it is not where rewards are numbers of another kind."""
 
 
 def state_of(run_dir: Path) -> RunState:
@@ -100,12 +108,27 @@ def state_of(run_dir: Path) -> RunState:
         num_steps=int(_number(config, "num_steps") or 0),
         reward=rows[-1].get("reward/mean") if rows else None,
         accuracy=_number(summary, "policy", "accuracy") if summary else accuracies[-1] if accuracies else None,
+        loss=_loss(rows, summary),
         age_seconds=_age(run_dir / "metrics.jsonl"),
         data=str(_at(config, "data", "name") or ""),
         model=str(_at(config, "model", "name") or ""),
         setting=_setting(config),
         why=why,
+        parts=_parts(rows),
+        is_share=is_share(_at(config, "reward")),
     )
+
+
+def _parts(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    last = rows[-1] if rows else {}
+    names = [name for name in last if name.startswith("reward/") and name.endswith("_mean")]
+    return {name.removeprefix("reward/").removesuffix("_mean"): last[name] for name in names}
+
+
+def _loss(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> float | None:
+    """Return the held-out loss of a supervised run, nats a token: the last one measured."""
+    measured = [row["evaluation/loss"] for row in rows if "evaluation/loss" in row]
+    return _number(summary, "policy", "nats", "mean") if summary else measured[-1] if measured else None
 
 
 def _setting(config: Mapping[str, Any]) -> dict[str, str]:
@@ -151,11 +174,8 @@ def main(arguments: Sequence[str]) -> None:
             values = {name: getattr(state, name) for name in RunState.__slots__}
             print(json.dumps({**values, "run_dir": str(state.run_dir)}))
         return
-    for line in _table(states, width=Console().width):
+    for line in _lines(states, folder, width=Console().width):
         print(printable(line))
-    for state in states:
-        if state.why:
-            print(printable(f"{state.run_dir}: {state.why}"))
 
 
 def _configs(folder: Path) -> Iterator[Path]:
@@ -164,28 +184,51 @@ def _configs(folder: Path) -> Iterator[Path]:
         yield from folder.glob(f"{place}/config.json")
 
 
-def _table(states: Sequence[RunState], *, width: int) -> Iterator[str]:
-    """Yield a line a run, with what differs between them; where that is too wide, a run's name has a line of its own.
+def _lines(states: Sequence[RunState], folder: Path, *, width: int) -> Iterator[str]:
+    """Yield the table and what is broken, in lines of at most `width` characters.
 
-    No name is cut. What still is too wide then stands below its run, in words.
+    A line a run, with what differs between them; where that is too wide, a run's name in the folder has a line of its
+    own, and what still is too wide stands below it in words. Nothing is cut: what is too long goes on below.
     """
     differing = [name for name in _COMPARED if len({state.setting[name] for state in states}) > 1]
-    rows = [["run", "state", "step", "reward", "held-out", "last step"], *map(_cells, states)]
-    columns = [[state.setting[name] or "-" for name in differing] for state in states]
-    whole = [[*row, *more] for row, more in zip(rows, [differing, *columns], strict=True)]
-    lines = _aligned(whole)
+    head = ["run", "state", "step", "reward", "held-out", "last step", *differing]
+    head += ["parts of the reward"] if any(state.parts for state in states) else []
+    rows = [dict(zip(head, _cells(state, differing), strict=False)) for state in states]
+    lines = _aligned([head, *([row[name] for name in head] for row in rows)])
     if max(map(len, lines)) <= width:
         yield from lines
-        return
-    below = _aligned([row[1:] for row in whole])
-    is_below = max(map(len, below)) + 2 <= width
-    below = below if is_below else _aligned([row[1:] for row in rows])
-    yield from (rows[0][0], f"  {below[0]}")
-    for state, values, line in zip(states, columns, below[1:], strict=True):
-        yield str(state.run_dir)
+    else:
+        yield from _broken(f"In {folder}:", width, "  ")
+        yield from _below(head[1:], states, rows, folder, width)
+    for state in states:
+        if state.why:
+            yield from _broken(f"{state.run_dir}: {state.why}", width, "  ")
+
+
+def _below(
+    columns: Sequence[str], states: Sequence[RunState], rows: Sequence[Mapping[str, str]], folder: Path, width: int
+) -> Iterator[str]:
+    """Yield two lines a run or more: its name, and the columns that fit; what does not fit in words below them."""
+    fitting = len(columns)
+    while fitting > 1 and _width(columns[:fitting], rows) + 2 > width:
+        fitting -= 1
+    shown, others = columns[:fitting], columns[fitting:]
+    head, *table = _aligned([shown, *([row[name] for name in shown] for row in rows)])
+    yield f"  {head}"
+    for state, row, line in zip(states, rows, table, strict=True):
+        name = state.run_dir.name if state.run_dir == folder else str(state.run_dir.relative_to(folder))
+        yield from _broken(name, width, "    ")
         yield f"  {line}"
-        if not is_below:
-            yield "  " + ", ".join(f"{name} {value}" for name, value in zip(differing, values, strict=True))
+        words = ", ".join(f"{name} {row[name]}" for name in others if row[name] not in ("", "-"))
+        yield from _broken(f"  {words}", width, "    ") if words else ()
+
+
+def _broken(text: str, width: int, indent: str) -> list[str]:
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def _width(names: Sequence[str], rows: Sequence[Mapping[str, str]]) -> int:
+    return max(map(len, _aligned([names, *([row[name] for name in names] for row in rows)])))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -193,15 +236,23 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def _cells(state: RunState) -> list[str]:
+def _cells(state: RunState, differing: Sequence[str]) -> list[str]:
     return [
         str(state.run_dir),
         state.state,
         f"{state.step}/{state.num_steps}",
         "" if state.reward is None else f"{state.reward:.3f}",
-        "" if state.accuracy is None else f"{100 * state.accuracy:.1f} %",
+        _held_out(state),
         "" if state.age_seconds is None else f"{_duration(state.age_seconds)} ago",
+        *(state.setting[name] or "-" for name in differing),
+        ", ".join(f"{name} {mean:.3f}" for name, mean in state.parts.items()),
     ]
+
+
+def _held_out(state: RunState) -> str:
+    if state.loss is not None:
+        return f"{state.loss:.3f} nats"
+    return "" if state.accuracy is None else shown_score(state.accuracy, is_share=state.is_share)
 
 
 def _duration(seconds: float) -> str:

@@ -50,7 +50,8 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(configs[0].run_dir if has_folder else f"{configs[0].run_dir}-sweep")
     cohort = Cohort(folder, rules=rules)
     cohort.add_all(configs, names)
-    say(estimate([member.config for member in cohort.members]).summary())
+    if own.dry_run or not configs[0].tracking.quiet:
+        say(estimate([member.config for member in cohort.members]).summary())
     if own.dry_run:
         for member in cohort.members:
             say(f"{folder / MEMBERS / member.name}")

@@ -4,7 +4,8 @@ import sys
 from collections.abc import Sequence
 
 from rlora import recipe
-from rlora.recipes import RECIPES, find_recipe
+from rlora.recipes import RECIPES, Recipe, find_any_recipe
+from rlora.supervised import recipe as supervised
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -13,14 +14,17 @@ def main(arguments: Sequence[str]) -> None:
         print(_usage(), file=sys.stdout if arguments else sys.stderr)
         raise SystemExit(0 if arguments else 2)
     name, *options = arguments
-    found = find_recipe(name)
-    recipe.main(found.presets, description=found.description, arguments=options, program=f"rlora train {name}")
+    found, program = find_any_recipe(name), f"rlora train {name}"
+    if isinstance(found, Recipe):
+        recipe.main(found.presets, description=found.description, arguments=options, program=program)
+    else:
+        supervised.main(found.presets, description=found.description, arguments=options, program=program)
 
 
 def _usage() -> str:
     lines = []
     for name in RECIPES:
-        about = find_recipe(name).description.partition("\n")[0]
+        about = find_any_recipe(name).description.partition("\n")[0]
         lines.append(f"  {name:<{max(map(len, RECIPES))}}  {about}")
     return "\n".join(
         [

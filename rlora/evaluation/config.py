@@ -7,9 +7,10 @@ from typing import Any
 from rlora.config import check_choices, to_json
 from rlora.errors import ConfigError
 from rlora.model.sources import BUNDLED, TOY, DtypeName
-from rlora.rewards import check_judge
+from rlora.rewards import CORRECT, JudgeConfig, RewardName, check_judge
 from rlora.sampler.base import SamplerConfig
 from rlora.tasks import task
+from rlora.tasks.data import OWN
 from rlora.tasks.files import check_own, is_own, own_title
 from rlora.tasks.prompts import TemplateName
 from rlora.types import MAX_TEMPERATURE, MIN_TEMPERATURE, SamplingParams
@@ -55,9 +56,9 @@ class EvalConfig:
     """Data sets whose test split is scored, joined by commas; FILE.jsonl (.json, .csv, .tsv, .parquet),
     hub:NAME[SPLIT] and my_module:my_task are your own.
     """
-    reward: str | None = None
-    """Who judges: mathematics, last_number, number, or your own my_module:my_function, as in training; each benchmark's
-    own judge when left out, of a run that was rewarded by another too.
+    reward: RewardName = None
+    """Who judges: mathematics, last_number, number, your own my_module:my_function, or a sum, as in training; each
+    benchmark's own judge, correct, when left out, of a run that was rewarded by another too.
     """
     worked_out: bool = False
     """Count an answer that is less worked out than its gold as wrong, as training does: a formula of the question is
@@ -104,6 +105,7 @@ class EvalConfig:
     sampler: SamplerConfig = field(
         default_factory=lambda: SamplerConfig(kv_cache_gb=0, max_num_seqs=0, max_prompt_tokens=MAX_PROMPT_TOKENS)
     )
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
 
     def check(self) -> None:
@@ -128,8 +130,7 @@ class EvalConfig:
             raise ConfigError(f"greedy decoding gives one completion a problem, not {self.samples}: add --samples 1.")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
-        if self.reward is not None:
-            check_judge(self.reward)
+        self.judge.check()
         if not self.benchmarks:
             raise ConfigError("benchmark is empty; name a data set, as in --benchmark aime2024,math500.")
         names = [title_of(name) for name in self.benchmarks]
@@ -138,8 +139,8 @@ class EvalConfig:
         for name in self.benchmarks:
             if is_own(name):
                 check_own(name, f"the benchmark {name}")
-            else:
-                check_judge(task(name).judge)
+            own = task(OWN if is_own(name) else name).judge
+            check_judge(self.reward or CORRECT, own=own, config=self.judge)
 
     @property
     def benchmarks(self) -> tuple[str, ...]:
@@ -156,6 +157,7 @@ class EvalConfig:
     def identity(self) -> dict[str, Any]:
         """Return the fields that samples depend on: two evaluations may share a folder if these are equal."""
         values = bound(to_json(self))
+        values["judge"] = {key: values["judge"][key] for key in ("failed_reward", "min_reward", "max_reward")}
         values["sampler"] = {key: values["sampler"][key] for key in ("kind", "max_prompt_tokens")}
         return values
 

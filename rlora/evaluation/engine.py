@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from rlora.errors import ConfigError
 from rlora.evaluation.config import EvalConfig
 from rlora.evaluation.samples import SampleFile
 from rlora.evaluation.subject import Subject
@@ -18,7 +19,7 @@ from rlora.model.limits import check_lengths
 from rlora.model.sources import DTYPES, empty_model, end_token_ids, load_tokenizer, model_title, num_weights
 from rlora.model.tokens import said_text
 from rlora.proof.hot_swap import HotSwap
-from rlora.rewards import Judge, open_judge
+from rlora.rewards import CORRECT, Judge, open_judge
 from rlora.rollout import RolloutEngine, Sampled
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.capabilities import capabilities_of, check_experts
@@ -200,6 +201,11 @@ def collect(
         if problem not in samples:
             left[samples.num_there(problem)].append(problem)
     for first, problems in left.items():
+        if first and engine.sees_groups:
+            raise ConfigError(
+                f"{first} completions of each problem of {benchmark.name} were judged as a group, which "
+                f"{config.samples - first} more cannot join; choose another --output."
+            )
         size = max(1, config.completions_per_batch // (config.samples - first))
         for start in range(0, len(problems), size):
             batch = problems[start : start + size]
@@ -242,4 +248,10 @@ def engine_of(config: EvalConfig, benchmark: Benchmark, served: Served, judge: J
 
 def judge_of(config: EvalConfig, benchmark: Benchmark, verifier: Verifier) -> Judge:
     """Return who judges a benchmark: whom the configuration names, else the benchmark's own."""
-    return open_judge(config.reward or benchmark.task.judge, verifier, is_worked_out=config.worked_out)
+    return open_judge(
+        config.reward or CORRECT,
+        verifier,
+        own=benchmark.task.judge,
+        is_worked_out=config.worked_out,
+        config=config.judge,
+    )

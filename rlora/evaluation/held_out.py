@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rlora.errors import ConfigError
 from rlora.evaluation.intervals import Estimate, mean_score, paired_difference
 from rlora.rollout import RolloutEngine
+from rlora.system.progress import counted_as
 from rlora.types import Problem, SamplingParams, StopReason, Verdict
 
 
@@ -67,8 +68,9 @@ def evaluate(
     engine: RolloutEngine, problems: Sequence[Problem], sampling: SamplingParams, *, seed: int, policy: int | None = 0
 ) -> Evaluation:
     """Sample one completion a problem and score it; `policy` None scores the base model."""
-    sampled = engine.sample(problems, sampling, num_samples=1, seed=seed, key=("evaluate",), policy=policy)
-    groups = engine.judge(sampled)
+    with counted_as("problems"):
+        sampled = engine.sample(problems, sampling, num_samples=1, seed=seed, key=("evaluate",), policy=policy)
+        groups = engine.judge(sampled)
     verdicts = {group.prompt.problem.id: group.rollouts[0].verdict for group in groups}
     texts = {group.prompt.problem.id: group.rollouts[0].completion.text for group in groups}
 

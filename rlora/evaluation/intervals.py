@@ -25,8 +25,12 @@ class Estimate:
     high: float
 
     def __str__(self) -> str:
-        """Return the estimate in per cent, or as it is where rewards are no shares."""
-        if max(abs(self.mean), abs(self.low), abs(self.high)) > 1:
+        """Return the estimate of a share."""
+        return self.text()
+
+    def text(self, *, is_share: bool = True) -> str:
+        """Return the estimate in per cent, or as it is: of what is no share, and of what cannot be one."""
+        if not is_share or max(abs(self.mean), abs(self.low), abs(self.high)) > 1:
             return f"{self.mean:.3g} [{self.low:.3g}, {self.high:.3g}]"
         return f"{100 * self.mean:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]"
 

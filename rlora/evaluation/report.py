@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rlora.evaluation.intervals import Estimate
+from rlora.rewards import is_share
 from rlora.text import printable
 
 _FEW_PROBLEMS = 100
@@ -30,6 +31,10 @@ def _has_difference(results: Mapping[str, Any]) -> bool:
     return any("difference" in one for one in results["benchmarks"].values())
 
 
+def _has_shares(results: Mapping[str, Any]) -> bool:
+    return is_share(results.get("config", {}).get("reward"))
+
+
 def table_rows(results: Mapping[str, Any]) -> list[list[str]]:
     """Return the header and the rows: a benchmark's measures, then its shares of truncation and lengths."""
     arms = [arm for arm in ("base", "policy") if any(arm in one["arms"] for one in results["benchmarks"].values())]
@@ -40,8 +45,10 @@ def table_rows(results: Mapping[str, Any]) -> list[list[str]]:
         measures = [key for key in next(filter(None, by_arm)) if "@" in key]
         for index, measure in enumerate(measures):
             title = f"{name} ({one['num_problems']} problems)" if index == 0 else ""
-            cells = [_text(arm and arm[measure]) for arm in by_arm]
-            difference = [_text(one.get("difference", {}).get(measure))] if has_both else []
+            of_reward = measure.startswith("avg@") and not _has_shares(results)
+            cells = [_text(arm and arm[measure], is_share=not of_reward) for arm in by_arm]
+            paired = one.get("difference", {}).get(measure)
+            difference = [_text(paired, is_share=not of_reward)] if has_both else []
             rows.append([title, measure, *cells, *difference])
         for measure, key in (("truncated", "truncated_share"), ("mean tokens", "mean_tokens")):
             cells = ["" if arm is None else _plain(key, arm[key]) for arm in by_arm]
@@ -53,11 +60,11 @@ def _plain(key: str, value: float) -> str:
     return f"{100 * value:.1f} %" if key.endswith("share") else f"{value:.0f}"
 
 
-def _text(estimate: Mapping[str, Any] | None) -> str:
+def _text(estimate: Mapping[str, Any] | None, *, is_share: bool = True) -> str:
     if not estimate:
         return ""
     low, high = estimate["ci95"]
-    return str(Estimate(mean=estimate["mean"], low=low, high=high))
+    return Estimate(mean=estimate["mean"], low=low, high=high).text(is_share=is_share)
 
 
 def terminal_tables(results: Mapping[str, Any]) -> Group:
@@ -93,10 +100,11 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
         if one.get("num_trained_on"):
             found.append(f"Warning: {name}: the run was trained on {one['num_trained_on']} of its problems.")
         for arm, scores in one["arms"].items():
+            score = _text(scores[f"avg@{one['samples']}"], is_share=_has_shares(results))
             if one["samples"] == 1 and one["num_problems"] <= _FEW_PROBLEMS:
                 found.append(
                     f"Warning: {name}, {arm}: one sample a problem on {one['num_problems']} problems says little, "
-                    f"{_text(scores['avg@1'])}; --samples 32 says more."
+                    f"{score}; --samples 32 says more."
                 )
             if scores["truncated_share"] > 0.1:
                 found.append(

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from rlora.evaluation.score import differences, estimate_json, score_arm
 from rlora.evaluation.subject import Subject, dated, identified, known_task, resolve
 from rlora.model.limits import longest_row
 from rlora.model.sources import empty_model, model_dir
-from rlora.rewards import Judge, measures_of
+from rlora.rewards import Judge, measures_of, opened
 from rlora.sampler.base import EngineSpec, Sampler
 from rlora.sampler.build import build_sampler
 from rlora.sampler.capabilities import check_gpu
@@ -142,6 +143,7 @@ def _changed(before: dict[str, Any], values: dict[str, Any]) -> list[str]:
     """
     before["config"] = bound(before["config"])  # an older rlora bound more
     base, same = before["subject"].setdefault("base", values["subject"]["base"]), values["subject"]["base"]
+    before["config"].setdefault("judge", values["config"]["judge"])
     before["subject"]["prompt"].setdefault("date", values["subject"]["prompt"]["date"])
     free = ("subject.model.name", "subject.model.revision", "subject.model_title") if base == same else ()
     return [line for line in config_differences(before, values) if line.partition(":")[0] not in free]
@@ -174,8 +176,8 @@ def _evaluate(
         "commit": _commit(),
         "environment": environment(),
     }
-    with Verifier(config.verifier) as verifier:
-        judges = {one.name: judge_of(config, one, verifier) for one in benchmarks}
+    with Verifier(config.verifier) as verifier, ExitStack() as stack:
+        judges = {one.name: stack.enter_context(opened(judge_of(config, one, verifier))) for one in benchmarks}
         prompts = {one.name: one.prompt_digests() for one in benchmarks}
         files = {
             (one.name, arm): SampleFile(

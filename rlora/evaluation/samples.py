@@ -182,6 +182,8 @@ def _judgement(verdict: Verdict) -> dict[str, Any]:
         values["reward"] = verdict.reward
     if verdict.reason:
         values["reason"] = verdict.reason
+    if verdict.parts:
+        values["parts"] = dict(verdict.parts)
     return values
 
 

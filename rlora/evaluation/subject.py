@@ -15,7 +15,7 @@ from rlora.lora.peft.foreign import stored_shape
 from rlora.lora.peft.peft_format import CONFIG_FILE, TENSOR_FILE
 from rlora.model.identity import base_digests
 from rlora.model.sources import ModelConfig, model_title
-from rlora.store.origin import date_of, inputs_of_run, other_base, refuse_other_base, version_of
+from rlora.store.origin import date_of, inputs_of_run, is_supervised, other_base, refuse_other_base, version_of
 from rlora.store.run_dir import read_json
 from rlora.system.screen import say
 from rlora.tasks import DataConfig, Task, task
@@ -203,8 +203,9 @@ def _of_full_run(run: Path, config: EvalConfig, stored: Mapping[str, Any], model
     )
 
 
-def _data(stored: Mapping[str, Any], run: Path) -> DataConfig:
-    return from_json(DataConfig, section(stored, "data", run))
+def _data(stored: Mapping[str, Any], run: Path) -> DataConfig | None:
+    """Return what a run trained on; None of a supervised one, which knows no task."""
+    return None if is_supervised(stored) else from_json(DataConfig, section(stored, "data", run))
 
 
 def section(stored: Mapping[str, Any], name: str, run: Path) -> Mapping[str, Any]:

@@ -43,6 +43,21 @@ def base_digests(folder: Path) -> dict[str, str]:
     }
 
 
+def sizes_of(folder: Path, *, num_train: int) -> dict[str, Any]:
+    """Return what the known learning rates depend on, of the model in `folder`, and how much a run trains on.
+
+    A model whose configuration states no hidden size, or states it elsewhere, has None.
+
+    Example:
+        >>> sizes_of(folder, num_train=7473)
+        {'model_type': 'llama', 'hidden_size': 576, 'num_train': 7473}
+    """
+    stored = _json_of(folder, "config.json")
+    shape = stored if "hidden_size" in stored else stored.get("text_config") or {}
+    found = {"model_type": shape.get("model_type"), "hidden_size": shape.get("hidden_size")}
+    return found | {"num_train": num_train}
+
+
 def changed_parts(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the parts in which two bases differ, of those that both state."""
     return sorted(part for part in before.keys() & now.keys() if before[part] != now[part])

@@ -47,6 +47,15 @@ def check_lengths(config: Any, *, prompt: int, completion: int, option: str) -> 
         raise ConfigError(f"{needs}, the model has {positions}; {lower}")
 
 
+def check_row(config: Any, length: int, *, option: str) -> None:
+    """Raise ConfigError where a row of `length` tokens, of a training without a sampler, does not fit into the model's
+    positions; `option` is what bounds it on the command line.
+    """
+    longest = longest_row(config)
+    if longest is not None and length > longest:
+        raise ConfigError(f"{option} is {length}, and the model has {longest} positions; lower {option}.")
+
+
 def longest_row(config: Any) -> int | None:
     """Return how many tokens `check_lengths` lets a prompt and its completion have, None where nothing bounds them."""
     config = config.get_text_config()

@@ -13,7 +13,7 @@ from rlora.model import attention
 from rlora.model.logprobs import logits
 from rlora.model.products import PLAIN, Products
 from rlora.model.sources import DTYPES, ModelConfig, cache_dir, told_as_config_errors
-from rlora.system.screen import say
+from rlora.system.screen import note, say
 
 _SAME = {torch.float32: 2e-5, torch.bfloat16: 0.02, torch.float16: 0.02}  # of the norm: some times what is rounding
 
@@ -143,7 +143,7 @@ def products_for(config: ModelConfig, device: torch.device) -> Products:
         return PLAIN
     folder = cache_dir() / "compiled"
     if not folder.exists():
-        say(f"Compiling kernels, which are kept in {folder}, once (about 20 s).")
+        note(f"Compiling kernels, which are kept in {folder}, once (about 20 s).")
     try:
         return Products(compiled_kernels(folder, device))
     except CompilerError as error:

@@ -31,6 +31,7 @@ from rlora.proof.scoring import Drawn, drawn, logprobs_of, rounding_of, score
 from rlora.sampler.base import Sampler
 from rlora.sampler.contract import check_completions
 from rlora.train.policy import Policy
+from rlora.train.token_log import TrainedTokens
 from rlora.types import Completion, Group, SampleRequest, SamplingParams
 
 MIN_UNCERTAIN = 3  # drawn tokens that must be uncertain before identical bits prove anything
@@ -188,14 +189,14 @@ class HotSwap:
             "proof/rollouts_surprise": self._draws.surprise,
         }
 
-    def check_tokens(self, trainer_N: torch.Tensor, sampler_N: torch.Tensor) -> None:
+    def check_tokens(self, tokens: TrainedTokens) -> None:
         """Check all tokens of a step, with the log-probabilities that the trainer has of them before it is updated.
 
         Raises ProofError where they are further apart than the noise explains.
         """
-        error = clipped_error(sampler_N - trainer_N, self._noise)
+        error = clipped_error(tokens.sampler_logprobs_N - tokens.trainer_logprobs_N, self._noise)
         if error > MAX_ERROR * self._noise:
-            raise ProofError(messages.far_off(self._policy, error, self._noise, len(sampler_N)))
+            raise ProofError(messages.far_off(self._policy, error, self._noise, len(tokens.sampler_logprobs_N)))
 
     def _some(self, groups: Sequence[Group]) -> list[tuple[tuple[int, ...], list[Completion]]]:
         """Return completions with their prompts that have about `_CHECKED_TOKENS` tokens: of one group, another one at

@@ -38,6 +38,15 @@ class AnswerJudge(Judge, Protocol):
 
 
 @runtime_checkable
+class Explains(Judge, Protocol):
+    """A judge that can say what led to a verdict."""
+
+    def explain(self, sample: Sample) -> Iterator[str]:
+        """Yield the verdict on a sample with what led to it, line by line, for a person."""
+        ...
+
+
+@runtime_checkable
 class DoubtsAnswers(Judge, Protocol):
     """A judge that can tell beforehand which answers of problems it hardly ever rewards."""
 
@@ -76,6 +85,11 @@ def measures_of(judge: Judge) -> Mapping[str, bool]:
     return judge.measures if isinstance(judge, AnswerJudge) else {}
 
 
+def sees_groups(judge: Judge) -> bool:
+    """Return whether a judge's rewards depend on a problem's other completions, as those of a `group_reward` do."""
+    return getattr(judge, "sees_groups", False) is True
+
+
 def doubts_of(judge: Judge, problems: Sequence[Problem]) -> Iterator[str]:
     """Yield what a judge says beforehand about problems' answers; nothing where it looks at none."""
     if isinstance(judge, DoubtsAnswers):
@@ -84,7 +98,7 @@ def doubts_of(judge: Judge, problems: Sequence[Problem]) -> Iterator[str]:
 
 def explain(judge: Judge, sample: Sample) -> Iterator[str]:
     """Yield the verdict on a sample, line by line, with what led to it where the judge says so."""
-    if isinstance(judge, AnswerJudge):
+    if isinstance(judge, Explains):
         yield from judge.explain(sample)
         return
     (verdict,) = judged(judge, [sample])

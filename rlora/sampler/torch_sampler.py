@@ -19,6 +19,7 @@ from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.distribution import log_probabilities
 from rlora.seeding import generator
+from rlora.system.progress import Count, counting
 from rlora.train.policy import Policy
 from rlora.types import Completion, SampleRequest, SamplingParams, StopReason, digest_of
 
@@ -66,16 +67,19 @@ class TorchSampler:
     ) -> list[list[Completion]]:
         """Return the completions of each request, in order."""
         results = []
-        for request in requests:
-            if request.policy is None:
-                with self._policy.adapter_off():
-                    results.append(self._sample_one(request, sampling, seed))
-            else:
-                self._compute_with(request.policy)
-                results.append(self._sample_one(request, sampling, seed))
+        with counting("completions", sum(request.num_samples for request in requests)) as count:
+            for request in requests:
+                if request.policy is None:
+                    with self._policy.adapter_off():
+                        results.append(self._sample_one(request, sampling, seed, count))
+                else:
+                    self._compute_with(request.policy)
+                    results.append(self._sample_one(request, sampling, seed, count))
         return results
 
-    def _sample_one(self, request: SampleRequest, sampling: SamplingParams, seed: int) -> list[Completion]:
+    def _sample_one(
+        self, request: SampleRequest, sampling: SamplingParams, seed: int, count: Count
+    ) -> list[Completion]:
         from transformers import DynamicCache
 
         if sampling.temperature == 0 and request.num_samples != 1:
@@ -88,7 +92,7 @@ class TorchSampler:
         log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B1, cache), sampling).expand(rows, -1)
         cache.batch_repeat_interleave(rows)
         tokens, logprobs = [], []
-        is_done_B = torch.zeros(rows, dtype=torch.bool, device=device)
+        is_done_B, num_done = torch.zeros(rows, dtype=torch.bool, device=device), 0
         while True:
             tokens_B = _draw(log_p_BV, sampling, random)
             tokens.append(tokens_B)
@@ -98,7 +102,11 @@ class TorchSampler:
                 is_done_B |= torch.tensor(
                     [self._has_stop_string(row, sampling) for row in torch.stack(tokens, 1)], device=device
                 )
-            if len(tokens) == sampling.max_tokens or bool(is_done_B.all()):
+            num_going, num_done = rows - num_done, int(is_done_B.sum())
+            if len(tokens) == sampling.max_tokens:
+                num_done = rows
+            count.add(num_going - (rows - num_done), tokens=num_going)
+            if num_done == rows:
                 break
             log_p_BV = log_probabilities(self._policy.next_token_logits(tokens_B[:, None], cache), sampling)
         tokens_BT, logprobs_BT = torch.stack(tokens, 1).cpu(), torch.stack(logprobs, 1).cpu()

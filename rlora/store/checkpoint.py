@@ -47,13 +47,22 @@ class CheckpointConfig:
     """Checkpoints of every n-th step are kept as well, to branch from or to export; 0 keeps none. Left out: 10 with
     adapters, 0 with --method full.
     """
+    trajectory: int | None = None
+    """Versions of the adapter that are kept, evenly spread over the run, 4 bytes a number each: `rlora report` draws
+    from them the path that it took. 0 keeps none. Left out: 32; none with --method full.
+    """
 
     def resolved(self, *, is_full: bool) -> "CheckpointConfig":
-        """Return the configuration with what was left out filled in."""
-        default = (10, 1, 0) if is_full else (1, 3, 10)
-        given = (self.every, self.keep_last, self.keep_every)
-        every, last, n_th = (d if g is None else g for g, d in zip(given, default, strict=True))
-        return CheckpointConfig(every=every, keep_last=last, keep_every=n_th)
+        """Return the configuration with what was left out filled in; ConfigError for a path of all weights."""
+        if is_full and self.trajectory:
+            raise ConfigError(
+                f"checkpoint.trajectory is {self.trajectory}: only versions of adapters are kept, and --method full "
+                "trains all weights. Leave it out; --checkpoint.keep-every keeps whole checkpoints."
+            )
+        default = (10, 1, 0, 0) if is_full else (1, 3, 10, 32)
+        given = (self.every, self.keep_last, self.keep_every, self.trajectory)
+        every, last, n_th, path = (d if g is None else g for g, d in zip(given, default, strict=True))
+        return CheckpointConfig(every=every, keep_last=last, keep_every=n_th, trajectory=path)
 
     def check(self) -> None:
         """Raise ConfigError for a value that breaks a rule."""
@@ -61,6 +70,10 @@ class CheckpointConfig:
         if every < 1 or last < 1 or n_th < 0:
             raise ConfigError(
                 "checkpoint.every and checkpoint.keep_last must be at least 1, checkpoint.keep_every at least 0."
+            )
+        if self.trajectory is not None and (self.trajectory < 0 or 0 < self.trajectory < 4):
+            raise ConfigError(
+                f"checkpoint.trajectory is {self.trajectory}; it must be at least 4 versions, or 0 for none. Try 32."
             )
 
 

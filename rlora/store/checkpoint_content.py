@@ -8,6 +8,7 @@ import torch
 
 _FINITE_ROWS = 2**24  # numbers that are looked at together, so that a large policy needs no mask of its size
 _MOST_A_STEP = 2**20  # problems that a step comes by, those that a curriculum passes over among them
+_TALLIED = {"num_steps", "reward", "first", "largest", "seconds", "bits"}
 _VECTORS = ("theta_D", "first_moment_D", "second_moment_D")
 
 
@@ -80,11 +81,12 @@ def _is_layout(layout: object) -> bool:
 def _is_tally(tally: object) -> bool:
     if tally is None:
         return True
-    if not isinstance(tally, dict) or tally.keys() != {"num_steps", "reward", "first", "largest", "seconds"}:
+    if not isinstance(tally, dict) or tally.keys() | {"bits"} != _TALLIED:  # older ones count no bits
         return False
     parts = [tally[name] for name in ("first", "largest", "seconds")]
     return (
         _is_count(tally["num_steps"])
+        and _is_finite(tally.get("bits", 0.0))
         and (tally["reward"] is None or _is_finite(tally["reward"]))
         and all(isinstance(part, dict) and all(map(_is_finite, part.values())) for part in parts)
     )

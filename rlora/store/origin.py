@@ -30,6 +30,11 @@ def inputs_of_run(run_dir: Path) -> dict[str, dict[str, str]]:
     return {name: found[name] for name in ("base", "data") if isinstance(found.get(name), dict)}
 
 
+def is_supervised(stored: Mapping[str, object]) -> bool:
+    """Whether a run's configuration, as it is stored, is that of supervised training."""
+    return "examples_per_step" in stored
+
+
 def states_date(run_dir: Path) -> bool:
     """Whether a run states the day that chat templates write in it, as all do since there is such a day."""
     stored = run_dir / "config.json"

@@ -28,7 +28,8 @@ from rlora.system.records import line_of
 from rlora.types import Group
 
 _HEADER = struct.Struct(">Q")
-_BEHIND = 2  # steps that may be handed over and not be written yet
+_BEHIND = 4  # files that may be handed over and not be written yet: two steps'
+TOKENS = ".tokens"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,10 @@ class RolloutsConfig:
         """Raise ConfigError for a value that breaks a rule."""
         if self.keep_last < 1 or self.keep_every < 0:
             raise ConfigError("rollouts.keep_last must be at least 1, rollouts.keep_every at least 0.")
+
+    def stays(self, step: int) -> bool:
+        """Return whether the rollouts of a step are kept for good."""
+        return self.keep_every > 0 and step % self.keep_every == 0
 
     def num_kept(self, num_steps: int) -> int:
         """Return of how many steps a run of `num_steps` keeps the rollouts."""
@@ -62,7 +67,14 @@ class RolloutFolder:
 
     def steps(self) -> dict[int, Path]:
         """Return the files by step, in order."""
-        names = ((file, file.stem.removeprefix("step-")) for file in sorted(self.path.glob("step-*.jsonl")))
+        return self._files(".jsonl")
+
+    def token_steps(self) -> dict[int, Path]:
+        """Return the files of token values (`rlora.store.token_values`) by step, in order."""
+        return self._files(TOKENS)
+
+    def _files(self, suffix: str) -> dict[int, Path]:
+        names = ((file, file.stem.removeprefix("step-")) for file in sorted(self.path.glob(f"step-*{suffix}")))
         return {int(step): file for file, step in names if step.isdecimal()}
 
     def save(self, step: int, groups: Sequence[Group]) -> None:
@@ -70,10 +82,21 @@ class RolloutFolder:
 
         Raises WriteError where those of this step or of one before could not be written: here, or at `flush`.
         """
+        self._hand_over(f"step-{step:06d}.jsonl", _plain(groups))
+        for old, file in (*self.steps().items(), *self.token_steps().items()):
+            if old <= step - self._config.keep_last and not self._config.stays(old):
+                with explained(file):
+                    file.unlink(missing_ok=True)
+
+    def save_tokens(self, step: int, content: bytes) -> None:
+        """Hand over the token values of a step whose rollouts were handed over; raises what `save` raises."""
+        self._hand_over(f"step-{step:06d}{TOKENS}", content)
+
+    def _hand_over(self, name: str, content: list[tuple[Any, ...]] | bytes) -> None:
         while self._num_behind >= _BEHIND:
             self._wait()
         process = self._started()
-        data = pickle.dumps((str(self.path / f"step-{step:06d}.jsonl"), _plain(groups)), protocol=5)
+        data = pickle.dumps((str(self.path / name), content), protocol=5)
         assert process.stdin is not None
         try:
             process.stdin.write(_HEADER.pack(len(data)))
@@ -82,12 +105,6 @@ class RolloutFolder:
         except OSError as error:
             raise self._ended() from error
         self._num_behind += 1
-        for old, file in self.steps().items():
-            if old <= step - self._config.keep_last and not (
-                self._config.keep_every and old % self._config.keep_every == 0
-            ):
-                with explained(file):
-                    file.unlink(missing_ok=True)
 
     def flush(self) -> None:
         """Return once all that was handed over is on disk; WriteError where it could not be written."""
@@ -96,7 +113,7 @@ class RolloutFolder:
 
     def remove_from(self, step: int) -> None:
         """Remove the rollouts of a step and of later ones, which a run that goes on from there writes again."""
-        for later, file in self.steps().items():
+        for later, file in (*self.steps().items(), *self.token_steps().items()):
             if later >= step:
                 with explained(file):
                     file.unlink()
@@ -145,8 +162,10 @@ def _plain(groups: Sequence[Group]) -> list[tuple[Any, ...]]:
     return [
         (
             (group.prompt.problem.id, group.prompt.problem.question, group.prompt.problem.answer),
+            [(message.role, message.content) for message in group.prompt.problem.messages],
             rollout.completion.text,
             (rollout.verdict.kind.value, rollout.verdict.extracted, rollout.verdict.reason, rollout.reward),
+            dict(rollout.verdict.parts),
             (rollout.completion.stop.value, rollout.completion.version),
             array("q", rollout.completion.token_ids).tobytes(),
             array("d", rollout.completion.logprobs).tobytes(),
@@ -157,16 +176,19 @@ def _plain(groups: Sequence[Group]) -> list[tuple[Any, ...]]:
 
 
 def _row(rollout: tuple[Any, ...]) -> dict[str, Any]:
-    (problem, question, gold), text, (kind, extracted, reason, reward), (stop, version), tokens, logprobs = rollout
+    asked, turns, text, (kind, extracted, reason, reward), parts, (stop, version), tokens, logprobs = rollout
+    problem, question, gold = asked
     return {
         "problem": problem,
         "question": question,
+        **({"messages": [{"role": role, "content": content} for role, content in turns]} if turns else {}),
         "gold": gold,
         "text": text,
         "verdict": kind,
         "extracted": extracted,
         **({"reason": reason} if reason else {}),
         "reward": reward,
+        **({"parts": parts} if parts else {}),
         "stop": stop,
         "version": version,
         "token_ids": array("q", tokens).tolist(),
@@ -203,13 +225,16 @@ def main() -> None:
 
     threading.Thread(target=take_in, daemon=True).start()
     while (data := frames.get()) is not None:
-        name, rollouts = pickle.loads(data)  # from the parent alone
+        name, content = pickle.loads(data)  # from the parent alone
         error = ""
         try:
             with write_atomically(Path(name)) as path:
-                with path.open("w", encoding="utf-8") as file:
-                    for rollout in rollouts:
-                        file.write(line_of(_row(rollout)) + "\n")
+                if isinstance(content, bytes):
+                    path.write_bytes(content)
+                else:
+                    with path.open("w", encoding="utf-8") as file:
+                        for rollout in content:
+                            file.write(line_of(_row(rollout)) + "\n")
                 if os.getppid() != parent:
                     raise SystemExit
         except WriteError as failure:

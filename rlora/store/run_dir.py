@@ -1,15 +1,17 @@
 """The folder of a run: everything a person needs to judge it, and the check that it is not another run's.
 
-`run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  adapter/  adapter-best/  summary.json
-log.txt  lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters. `log.txt` is what libraries
-wrote, a part for each start (`rlora.system.screen`).
+`run.json  config.json  environment.json  metrics.jsonl  rollouts/  checkpoints/  trajectory/  adapter/  adapter-best/
+summary.json  log.txt  lock`; with full fine-tuning `model/` and `model-best/` in place of the adapters. `log.txt` is
+what libraries wrote, a part for each start (`rlora.system.screen`); `end.json` is there while an error is what ended
+the run.
 """
 
 import json
 import math
 import shutil
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +26,7 @@ from rlora.lora.peft.peft_format import TENSOR_FILE, save_adapter, scale_fields
 from rlora.store.claim import CONFIG_FILE, claim
 from rlora.store.environment import environment
 from rlora.store.rollouts import RolloutFolder, RolloutsConfig
+from rlora.store.token_values import TokenValues
 from rlora.system.files import explained, write_atomically
 from rlora.system.records import line_of, object_in, rows_in
 from rlora.system.screen import say
@@ -31,6 +34,10 @@ from rlora.system.stamp import write_stamp
 from rlora.types import Group
 
 METRICS_FILE = "metrics.jsonl"
+END_FILE = "end.json"
+"""Why a run ended before its end: the error, its message and the finished steps; gone once the run goes on."""
+SIZES = "sizes"
+"""What `environment.json` states of the base and the data beside digests: model_type, hidden_size, num_train."""
 _WAY_OUT = (
     "Put the file back as it was, or move it away: it is a log, and a run goes on from its checkpoints without the "
     "rows of earlier steps."
@@ -50,6 +57,7 @@ class RunDir:
         parent: str | None = None,
         defaults: Mapping[str, Any] = MappingProxyType({}),
         inputs: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+        sizes: Mapping[str, Any] = MappingProxyType({}),
         rollouts: RolloutsConfig | None = None,
     ):
         """Claim `path` for a run of this configuration: a new one, or the one that it holds and that goes on.
@@ -57,13 +65,12 @@ class RunDir:
         `may_change` names the fields (or the sections of fields) in which the two may differ, `extends` those of them
         that give a finished run more to do: one that differs in others alone is left as it is. `parent` says what a new
         run branches from; `defaults` are those of fields that did not exist yet when an old run began; `inputs` are the
-        digests of what it is given, `base` and `data`, which are stated beside what it leaves, `rollouts` says which
-        of those are kept. Raises RunDirError
+        digests of what it is given, `base` and `data`, which are stated beside what it leaves, and so are its `sizes`,
+        of the base and of the data; `rollouts` says which of those are kept. Raises RunDirError
         when another process writes there, when it holds a run that differs in other fields (naming them), or something
         else than a run. A run that finished no step is nobody's: one that differs takes its place.
         """
-        self.path, stored, self._inputs = path, path / CONFIG_FILE, inputs
-        self.path, stored = path, path / CONFIG_FILE
+        self.path, stored, self._inputs, self._sizes = path, path / CONFIG_FILE, inputs, dict(sizes)
         self.rollouts = RolloutFolder(path / "rollouts", rollouts)
         self._lock = claim(path, holds="a run directory", option="--run-dir")
         try:
@@ -113,8 +120,9 @@ class RunDir:
         A killed run may have written rows and rollouts of later steps than its last checkpoint. RunDirError for a log
         that ends before it.
         """
-        with explained(self.path / "summary.json"):
-            (self.path / "summary.json").unlink(missing_ok=True)
+        for name in ("summary.json", END_FILE):
+            with explained(self.path / name):
+                (self.path / name).unlink(missing_ok=True)
         file = self.path / METRICS_FILE
         rows, is_as_written = _metrics_in(file)
         kept = [row for row in rows if row["step"] < step]
@@ -128,8 +136,9 @@ class RunDir:
         self.rollouts.remove_from(step)
         here, stored = environment(), self.path / "environment.json"
         before = read_json(stored) if stored.is_file() and step > 0 else here
-        write_json(stored, self.environment())
-        return differences({name: value for name, value in before.items() if name not in self._inputs}, here)
+        write_json(stored, self.environment() | ({SIZES: self._sizes} if self._sizes else {}))
+        stated = (SIZES, *self._inputs)
+        return differences({name: value for name, value in before.items() if name not in stated}, here)
 
     def environment(self) -> dict[str, Any]:
         """Return what the run's figures depend on beside its configuration: the machine, the software, the inputs."""
@@ -147,6 +156,10 @@ class RunDir:
         self.check_in_place()
         self.rollouts.save(step, groups)
 
+    def save_token_values(self, step: int, values: TokenValues) -> None:
+        """Have what is known of the tokens of a step's rollouts written beside them."""
+        self.rollouts.save_tokens(step, values.to_bytes())
+
     def save_policy(self, snapshot: Snapshot, *, is_best: bool = False) -> Path:
         """Write the newest (or best) policy into `adapter/`, in PEFT format, or into `model/` where all is trained."""
         self.check_in_place()
@@ -154,6 +167,18 @@ class RunDir:
         folder = self.path / (f"{name}-best" if is_best else name)
         write_snapshot(snapshot, folder, base=self._inputs.get("base", {}))
         return folder
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Write the error that ends the block into `end.json`, where the directory can still be written."""
+        try:
+            yield
+        except RloraError as error:
+            with suppress(RloraError, OSError):
+                self.check_in_place()
+                found = {"error": type(error).__name__, "message": str(error), "num_steps": len(self.rows())}
+                write_json(self.path / END_FILE, found)
+            raise
 
     def save_summary(self, summary: Mapping[str, Any]) -> None:
         """Write `summary.json`."""
@@ -180,9 +205,9 @@ def has_begun(run_dir: Path) -> bool:
 
 
 def _remove_leftovers(run_dir: Path) -> None:
-    for name in ("checkpoints", "rollouts", "adapter", "adapter-best", "model", "model-best"):
+    for name in ("checkpoints", "trajectory", "rollouts", "adapter", "adapter-best", "model", "model-best"):
         shutil.rmtree(run_dir / name, ignore_errors=True)
-    for name in ("run.json", "environment.json", "summary.json"):
+    for name in ("run.json", "environment.json", "summary.json", END_FILE):
         (run_dir / name).unlink(missing_ok=True)
 
 

@@ -41,9 +41,9 @@ class Diversion:
     of the engine, and one that nobody foresaw, then has a note that names the log (`__notes__`; a traceback shows it).
     """
 
-    def __init__(self, *, is_on: bool = True):
-        """Divert nothing yet; where it is not to be on, nothing ever is."""
-        self._is_on = is_on
+    def __init__(self, *, is_on: bool = True, is_quiet: bool = False):
+        """Divert nothing yet; where it is not to be on, nothing ever is. The user's screen may be a quiet one."""
+        self._is_on, self._is_quiet = is_on, is_quiet
         self.path: Path | None = None
         """The log, once it lies in a folder of the user's."""
         self._begin = 0  # of this start in the log
@@ -59,7 +59,7 @@ class Diversion:
         _flush()
         self._saved = {descriptor: _copy(descriptor) for descriptor in _DESCRIPTORS}
         self._users = tuple(map(self._users_stream, self._streams, _DESCRIPTORS))
-        self.screen = Screen(self._users[1])
+        self.screen = Screen(self._users[1], is_quiet=self._is_quiet)
         for descriptor in _DESCRIPTORS:
             os.dup2(self._file.fileno(), descriptor)
         self._ours = tuple(_LogStream(descriptor, self) for descriptor in _DESCRIPTORS)
@@ -114,7 +114,7 @@ class Diversion:
             os.dup2(file.fileno(), descriptor)
         self._file.close()
         self._file, self.path = file, path
-        self.screen.say(f"What libraries write goes to {path}.")
+        self.screen.note(f"What libraries write goes to {path}.")
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -206,6 +206,11 @@ def screen() -> Screen:
 def say(text: str) -> None:
     """Print a line of rlora's own to the user's screen, diverted or not."""
     screen().say(text)
+
+
+def note(text: str) -> None:
+    """Print a line of rlora's own that a quiet screen leaves out."""
+    screen().note(text)
 
 
 @contextmanager

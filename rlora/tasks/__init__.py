@@ -1,15 +1,17 @@
 """The data sets, by name. A new one is a file with `INSTRUCTION` and `load`, and one line in `TASKS`.
 
-A user's own data set is a Task in a module of theirs, `--data my_module:my_task`.
+A user's own data set is a Task in a module of theirs, `--data my_module:my_task`; `--data reasoning_gym:NAME` is any
+task of that package.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rlora.errors import ConfigError, DataError
 from rlora.registry import find
 from rlora.tasks.data import GIVEN, OWN, DataConfig
-from rlora.tasks.sets import aime, arithmetic, deepmath, gsm8k, hendrycks_math, own
+from rlora.tasks.sets import aime, arithmetic, deepmath, gsm8k, gym, hendrycks_math, own
 from rlora.types import Problem
 
 __all__ = ["TASKS", "DataConfig", "Task", "task"]
@@ -58,11 +60,14 @@ TASKS: dict[str, Task] = {
 
 
 def task(name: str) -> Task:
-    """Return the task of this name: one of `TASKS`, or a user's `module:name`, a Task or a function that returns one.
+    """Return the task of this name: one of `TASKS`, a `reasoning_gym:NAME`, or a user's `module:name`, a Task or a
+    function that returns one.
 
     Raises:
         ConfigError: Nothing has this name, or what has it is no Task.
     """
+    if name.startswith(gym.PREFIX):
+        return _of_gym(name.removeprefix(gym.PREFIX))
     found = find(name, TASKS, unknown=f"the data set {name!r} is unknown")
     if not isinstance(found, Task) and callable(found):
         found = found()
@@ -72,3 +77,8 @@ def task(name: str) -> Task:
             "that returns one."
         )
     return found
+
+
+def _of_gym(name: str) -> Task:
+    gym.check_gym(name)
+    return Task(read=partial(gym.load_gym, name), instruction=gym.INSTRUCTION, judge=gym.JUDGE)

@@ -19,8 +19,8 @@ class DataConfig:
     """The data set, where it lies, and what of it is taken for training."""
 
     name: Annotated[str, tyro.conf.arg(name="data")] = "gsm8k"
-    """What to train and test on: arithmetic, gsm8k, math or deepmath, or your own my_module:my_task. Files given by
-    train or test take its place.
+    """What to train and test on: arithmetic, gsm8k, math or deepmath, a generated reasoning_gym:NAME (with rlora[gym]),
+    or your own my_module:my_task. Files given by train or test take its place.
     """
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
@@ -38,7 +38,7 @@ class DataConfig:
     test_title: str | None = None
     """The same of your own test problems."""
     question_field: str = "question"
-    """Field of your files that holds the question."""
+    """Field of your files that holds the question: a text, or messages that end with the user's."""
     answer_field: str = "answer"
     """Field of your files that holds the answer."""
     min_difficulty: float | None = None

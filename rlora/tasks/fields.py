@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlora.errors import DataError
+from rlora.tasks.conversations import check_asks
 from rlora.types import Problem
 
+_TEXTS = ("id", "question", "answer", "source", "level")
 _HALF_PAIR = re.compile("[\ud800-\udfff]")  # a surrogate that no text in UTF-8 can hold
 
 
@@ -48,16 +50,25 @@ def whole(value: Any) -> Any:
 
 
 def check_problems(problems: Sequence[Problem]) -> None:
-    """Raise DataError for the first problem whose fields are not texts that UTF-8 can hold."""
+    """Raise DataError for the first problem whose fields are not texts that UTF-8 can hold, or whose messages do not
+    end with its question.
+    """
     for problem in problems:
-        for name in ("id", "question", "answer", "source", "level"):
-            text = getattr(problem, name)
+        said = [(f"message {number}", each.content) for number, each in enumerate(problem.messages, start=1)]
+        for name, text in [*((name, getattr(problem, name)) for name in _TEXTS), *said]:
             if not isinstance(text, str):
                 raise DataError(f"the problem {problem.id!r} has {_kind(text)} as its {name}, which must be a text.")
             if _HALF_PAIR.search(text):
                 raise DataError(
                     f"the problem {problem.id!a} has half of a surrogate pair in its {name}, which is no text: "
                     "replace it, as by U+FFFD."
+                )
+        if problem.messages:
+            check_asks(problem.messages, where=f"the problem {problem.id!r}")
+            if problem.messages[-1].content != problem.question:
+                raise DataError(
+                    f"the problem {problem.id!r} asks {problem.question[:40]!r}, and its last message is "
+                    f"{problem.messages[-1].content[:40]!r}; they must be the same text."
                 )
 
 
@@ -79,7 +90,7 @@ def _text(value: Any) -> str | None:
 def _kind(value: Any) -> str:
     if isinstance(value, list) and value and all(isinstance(one, dict) and "role" in one for one in value):
         roles = ", ".join(str(one["role"]) for one in value)
-        return f"messages of {roles} (one turn of the user's is read; a system message is given by --prompt.system)"
+        return f"messages of {roles} (a text is read, or one turn of the user's or the assistant's)"
     if isinstance(value, list):
         return f"a list of {len(value)}"
     names = {dict: "an object", bool: "a truth value", type(None): "nothing"}

@@ -23,13 +23,21 @@ def _is_between_numbers(match: re.Match[str]) -> bool:
 
 
 def drop_overlap(train: Sequence[Problem], test: Sequence[Problem]) -> tuple[list[Problem], list[Problem]]:
-    """Return the training problems whose question is not in the test, and those dropped because it is."""
-    tested = {normalized(problem.question) for problem in test}
+    """Return the training problems whose question is not in the test, and those dropped because it is.
+
+    The question of a conversation is all that was said, but for a system message.
+    """
+    tested = {_asked(problem) for problem in test}
     kept: list[Problem] = []
     dropped: list[Problem] = []
     for problem in train:
-        (dropped if normalized(problem.question) in tested else kept).append(problem)
+        (dropped if _asked(problem) in tested else kept).append(problem)
     return kept, dropped
+
+
+def _asked(problem: Problem) -> str:
+    turns = [message.content for message in problem.messages if message.role != "system"]
+    return normalized("\n".join(turns) if turns else problem.question)
 
 
 def overlap_report(dropped: Sequence[Problem], *, shown: int = 3) -> str:

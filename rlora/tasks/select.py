@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from rlora.errors import DataError
 from rlora.seeding import derive_seed
 from rlora.tasks.data import DataConfig
-from rlora.types import Problem
 
 HELD_OUT_SHARE = 10  # one problem in so many
 MOST_HELD_OUT = 500
@@ -73,8 +72,21 @@ def level_text(value: Any) -> str:
     return "" if math.isnan(number) else f"{number:g}"
 
 
-def hold_out(problems: Sequence[Problem], *, name: str) -> tuple[list[Problem], list[Problem]]:
-    """Return training and held-out problems: a tenth, at most `MOST_HELD_OUT`, chosen by a seed of each id alone.
+class Named(Protocol):
+    """What has an id: a problem, or an example."""
+
+    @property
+    def id(self) -> str:
+        """The name that tells it from others."""
+        ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def hold_out(problems: Sequence[N], *, name: str) -> tuple[list[N], list[N]]:
+    """Return training and held-out problems (or examples): a tenth, at most `MOST_HELD_OUT`, chosen by a seed of each
+    id alone.
 
     Chosen before any filter, so that the held-out part is the same whatever is trained on.
     """

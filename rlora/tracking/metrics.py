@@ -36,6 +36,14 @@ class StepMetrics:
     def finished(self) -> dict[str, float]:
         """Return all numbers, with the step's seconds, tokens a second, and the process's peak memory in bytes."""
         total = time.perf_counter() - self._start
+        if "rollout/num_tokens" not in self.values and "batch/num_trained_tokens" in self.values:  # nothing was sampled
+            return {
+                "step": self.step,
+                **self.values,
+                "seconds/step": total,
+                **_throughput(self.values),
+                "memory/peak_resident_bytes": peak_resident_bytes(),
+            }
         tokens = self.values.get("rollout/num_tokens", 0)
         sampling = self.values.get("seconds/sample", 0.0)
         return {
@@ -46,6 +54,16 @@ class StepMetrics:
             "throughput/tokens_per_second": tokens / total,
             "memory/peak_resident_bytes": peak_resident_bytes(),
         }
+
+
+def _throughput(values: Mapping[str, float]) -> dict[str, float]:
+    """Return what supervised training computes a second: trained tokens, and positions without padding."""
+    seconds = max(values["seconds/train"], 1e-9)
+    used = values["batch/num_positions"] * (1 - values["batch/padding_share"])
+    return {
+        "throughput/trained_tokens_per_second": values["batch/num_trained_tokens"] / seconds,
+        "throughput/positions_per_second": used / seconds,
+    }
 
 
 def peak_resident_bytes() -> int:

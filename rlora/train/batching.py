@@ -5,14 +5,16 @@ prompt is computed once for them all. A rollout whose advantage is zero has no g
 stay in the denominator, so leaving it out is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
 from rlora.errors import ConfigError, StaleBatchError
 from rlora.types import Completion, Group, Prompt, StopReason
 
+R = TypeVar("R", bound=Sized)
 MAX_PADDING_SHARE = 0.05  # of a micro-batch's positions
 
 
@@ -23,8 +25,8 @@ class BatchConfig:
     tokens_per_micro_batch: int = 2048
     """Positions computed at once, padding included; bounds the trainer's memory and changes nothing but rounding."""
     tokens_per_row: int = 512
-    """Completions share one computation of their prompt up to this row length; attention costs its square. 0 shares
-    nothing.
+    """Completions share one computation of their prompt up to this row length; attention costs its square. In
+    supervised training examples share a row, and see themselves alone. 0 shares nothing.
     """
     recompute: bool = False
     """Keep only the input of each layer and compute the layer again in the backward pass: much less memory, a third
@@ -48,7 +50,9 @@ class MicroBatch:
     `tokens_BT` are the inputs and `positions_BT` their places in prompt + completion; `segments_BT` is 0 in the prompt,
     c in the row's c-th completion and -1 in padding. Of a trained token, `source_N` is
     the index into the flattened (B, T) of the position that predicts it, `target_N` its id, `sampler_logprobs_N` and
-    `advantages_N` what the loss needs, `completion_N` its completion, numbered within the micro-batch.
+    `advantages_N` what the loss needs, `completion_N` its completion, numbered within the micro-batch. Supervised rows
+    (`rlora.train.packing`) have neither prompt nor completions: examples are segments 1, 2, ..., which `completion_N`
+    numbers, and the two that the loss needs are empty.
     """
 
     tokens_BT: torch.Tensor
@@ -76,7 +80,8 @@ class Batch:
 
     `num_trained_tokens` counts the completion tokens of every sampled rollout, those left out for lack of signal
     included. `num_positions` and `num_padding` count what is computed; `num_unshared_positions` what would be
-    if every completion had its prompt computed for itself.
+    if every completion had its prompt computed for itself. `completions` are those that are trained, in the order of
+    their tokens in the micro-batches. A supervised batch has examples in place of rollouts.
     """
 
     micro_batches: tuple[MicroBatch, ...]
@@ -85,6 +90,8 @@ class Batch:
     num_positions: int
     num_padding: int
     num_unshared_positions: int
+    completions: tuple[Completion, ...] = ()
+    is_supervised: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +134,7 @@ def build_batch(
                 kept.append((completion, advantage))
                 num_unshared += len(group.prompt.token_ids) + len(completion.token_ids) - 1
         rows += share_prompt(group.prompt, kept, config.tokens_per_row)
-    parts = _cut(sorted(rows, key=len, reverse=True), config.tokens_per_micro_batch)
+    parts = cut(sorted(rows, key=len, reverse=True), config.tokens_per_micro_batch)
     num_positions = sum(len(part) * len(part[0]) for part in parts)
     return Batch(
         micro_batches=tuple(stack(part) for part in parts),
@@ -136,6 +143,7 @@ def build_batch(
         num_positions=num_positions,
         num_padding=num_positions - sum(map(len, rows)),
         num_unshared_positions=num_unshared,
+        completions=tuple(completion for part in parts for row in part for completion in row.completions),
     )
 
 
@@ -156,9 +164,9 @@ def share_prompt(prompt: Prompt, kept: Sequence[tuple[Completion, float]], limit
     return rows
 
 
-def _cut(rows: Sequence[Row], budget: int) -> list[list[Row]]:
+def cut(rows: Sequence[R], budget: int) -> list[list[R]]:
     """Cut rows, longest first, so that each part fits the budget (or is one row) and holds little padding."""
-    parts: list[list[Row]] = []
+    parts: list[list[R]] = []
     used = 0
     for row in rows:
         if parts:

@@ -125,6 +125,11 @@ def _clipped_surrogate(ratio_N: torch.Tensor, advantages_N: torch.Tensor, config
     return _outputs(-torch.minimum(free_N, bound_N), is_clipped_N=bound_N < free_N)
 
 
+def cross_entropy(logprobs_N: torch.Tensor) -> torch.Tensor:
+    """Return -log p, nats: the loss of supervised training, which needs neither a sampler nor a reward."""
+    return -logprobs_N
+
+
 def k3(logprobs_N: torch.Tensor, reference_logprobs_N: torch.Tensor) -> torch.Tensor:
     """Return r - 1 - ln r with r = p_reference / p: an unbiased, non-negative estimate of KL(p || reference), nats a
     token.

@@ -5,11 +5,12 @@ out.
 import gc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from rlora.errors import OutOfMemoryError
+from rlora.lora.linear import forget_shared_inputs
 from rlora.model.attention import BLOCK
 from rlora.model.base import Base
 from rlora.model.logprobs import chunk_tokens
@@ -18,6 +19,7 @@ from rlora.train.batch_memory import BLOCK_SCORES, LOGITS, BatchMemory, batch_me
 from rlora.train.batching import BatchConfig, MicroBatch, made_up_row, stack
 from rlora.train.policy import Policy
 
+T = TypeVar("T")
 LEAST_TOKENS = 16  # below it a micro-batch is one completion anyway
 _PROBED_TOKENS = 512  # positions of the row that is measured
 _SIGNS = (  # in messages of PyTorch's allocator, C++, oneDNN (which says no more) and CUDA's libraries
@@ -54,7 +56,8 @@ class TokenBudget:
             raise OutOfMemoryError(
                 f"memory ran out with micro-batches of {self.tokens} tokens ({reason}), also with layers computed "
                 "again. Go on in a branch (--branch NEW_DIR) with a lower --sampling.max-tokens or "
-                "--sampler.kv-cache-gb, or free memory and start the same command again."
+                "--sampler.kv-cache-gb (in supervised training: --max-tokens), or free memory and start the same "
+                "command again."
             )
         self.say(
             f"Out of memory with micro-batches of {self.tokens} tokens ({reason}); going on with {self.tokens // 2}, "
@@ -77,6 +80,25 @@ def is_out_of_memory(error: BaseException) -> bool:
             return True
         found = found.__cause__ or found.__context__
     return False
+
+
+def within_memory(budget: TokenBudget, policy: Policy, work: Callable[[BatchConfig], T]) -> tuple[T, int]:
+    """Return what `work` makes with micro-batches that memory has room for, and how often it ran out before.
+
+    Where it runs out, the work is done again with micro-batches half as large. Raises OutOfMemoryError where the
+    smallest do not fit, and what `work` raises.
+    """
+    num_failures = 0
+    while True:
+        try:
+            return work(budget.limits()), num_failures
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own say nothing
+        num_failures += 1
+        forget_shared_inputs(policy.model)
+        budget.halve(policy.base, reason)
 
 
 def measured_batch_memory(policy: Policy, *, row_tokens: int) -> tuple[BatchMemory, BatchMemory]:

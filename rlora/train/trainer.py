@@ -9,19 +9,20 @@ import torch
 
 from rlora.errors import CheckpointError, NonFiniteError, StaleBatchError
 from rlora.lora.flat import Slot, norm
-from rlora.lora.linear import forget_shared_inputs
 from rlora.system.exactness import deterministic
 from rlora.system.memory import give_back_freed_memory, keep_freed_memory
+from rlora.system.progress import Count, counting
 from rlora.train.batching import Batch, BatchConfig, MicroBatch, build_batch
-from rlora.train.losses import LossConfig, LossInputs, find_loss, k3
+from rlora.train.losses import LossConfig, LossInputs, cross_entropy, find_loss, k3
 from rlora.train.optimizer import FlatAdamW, OptimizerConfig, OptimizerState, learning_rate_at
+from rlora.train.packing import TokenExample, pack_batch
 from rlora.train.policy import Policy, TokenScores
-from rlora.train.token_budget import TokenBudget, is_out_of_memory
-from rlora.train.token_log import TokenLog, token_metrics
+from rlora.train.token_budget import TokenBudget, within_memory
+from rlora.train.token_log import TokenLog, TrainedTokens, token_metrics
 from rlora.types import Group
 
-TokenCheck = Callable[[torch.Tensor, torch.Tensor], None]
-"""Told the trainer's and the sampler's log-probabilities of N tokens, in nats; raises where they do not fit."""
+TokenCheck = Callable[[TrainedTokens], None]
+"""Shown the tokens that a policy is about to be updated by; raises where sampler and trainer do not fit."""
 
 
 class Trainer:
@@ -78,8 +79,8 @@ class Trainer:
     ) -> dict[str, float]:
         """Train on a step's groups, advance the policy's version, and return the metrics of docs/metrics.md.
 
-        `check_tokens` is told the trainer's and the sampler's log-probabilities of all trained tokens before the policy
-        is updated; what it raises leaves the policy as it was.
+        `check_tokens` is shown all trained tokens before the policy is updated; what it raises leaves the policy as it
+        was. Where nothing is trained it is not called.
 
         The groups are cut into micro-batches that memory has room for; where it runs out, they are cut again, half as
         large. With a KL term rollouts without advantage are trained on too.
@@ -87,21 +88,26 @@ class Trainer:
         Raises:
             OutOfMemoryError: single completions do not fit; the policy is as it was. And what `apply` raises.
         """
-        num_failures, keep_all = 0, self._loss.kl_coefficient > 0
-        while True:
-            limits, version = self.budget.limits(), self.policy.version
-            batch = build_batch(groups, advantages_PG, limits, version=version, keep_all=keep_all)
-            try:
-                metrics = self.apply(batch, check_tokens=check_tokens)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                reason = next(iter(str(error).splitlines()), type(error).__name__)  # Python's own say nothing
-            else:
-                return metrics | {"batch/tokens_allowed": self.budget.tokens, "batch/num_out_of_memory": num_failures}
-            num_failures += 1
-            forget_shared_inputs(self.policy.model)
-            self.budget.halve(self.policy.base, reason)
+        keep_all = self._loss.kl_coefficient > 0
+        return self._within_memory(
+            lambda limits: build_batch(groups, advantages_PG, limits, version=self.policy.version, keep_all=keep_all),
+            check_tokens,
+        )
+
+    def step_supervised(self, examples: Sequence[TokenExample]) -> dict[str, float]:
+        """Train on examples by cross-entropy of their trained tokens, advance the policy's version, and return the
+        metrics of docs/supervised.md. Raises what `step` raises.
+        """
+        squares = self.policy.base.has_materialised_scores
+        return self._within_memory(
+            lambda limits: pack_batch(examples, limits, version=self.policy.version, squares=squares), None
+        )
+
+    def _within_memory(self, make: Callable[[BatchConfig], Batch], check_tokens: TokenCheck | None) -> dict[str, float]:
+        metrics, num_failures = within_memory(
+            self.budget, self.policy, lambda limits: self.apply(make(limits), check_tokens=check_tokens)
+        )
+        return metrics | {"batch/tokens_allowed": self.budget.tokens, "batch/num_out_of_memory": num_failures}
 
     def apply(self, batch: Batch, *, check_tokens: TokenCheck | None = None) -> dict[str, float]:
         """Apply one batch, advance the policy's version, and return the metrics of docs/metrics.md; see `step`.
@@ -117,7 +123,7 @@ class Trainer:
         if batch.micro_batches:
             micro_batches = [micro_batch.to(self.policy.device) for micro_batch in batch.micro_batches]
             with self._unchanged_on_error(is_on=not self._has_one_large_update), deterministic(is_on=self._is_exact):
-                metrics = self._updates(micro_batches, batch.num_trained_tokens, check_tokens)
+                metrics = self._updates(micro_batches, batch, check_tokens)
         metrics["optimizer/learning_rate"] = learning_rate_at(self._config, batch.version)
         rate_of_b = metrics["optimizer/learning_rate"] * self._config.b_rate_ratio
         metrics["optimizer/step_size"] = rate_of_b * self.policy.parametrization.rate_factor
@@ -130,7 +136,8 @@ class Trainer:
             part.num_positions for part in batch.micro_batches if above is not None and part.num_positions > above
         ]
         metrics["batch/recomputed_share"] = sum(recomputed) / max(1, batch.num_positions)
-        metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
+        if not batch.is_supervised:
+            metrics["batch/sharing"] = batch.num_unshared_positions / max(1, batch.num_positions)
         metrics["batch/num_micro_batches"] = len(batch.micro_batches)
         self.policy.version += 1
         give_back_freed_memory()
@@ -161,16 +168,17 @@ class Trainer:
             raise
 
     def _updates(
-        self, micro_batches: Sequence[MicroBatch], num_trained: int, check_tokens: TokenCheck | None
+        self, micro_batches: Sequence[MicroBatch], batch: Batch, check_tokens: TokenCheck | None
     ) -> dict[str, float]:
         old = self._old_logprobs(micro_batches)
         metrics: dict[str, float] = {}
-        for update in range(self._config.updates_per_batch):
-            # agreement with the sampler is meant at the version that sampled
-            update_metrics = self._update(micro_batches, old, num_trained, None if update else check_tokens)
-            if update == 0:
-                metrics = update_metrics
-            metrics |= {name: value for name, value in update_metrics.items() if _is_of_last_update(name)}
+        with counting("micro-batches", self._config.updates_per_batch * len(micro_batches)) as count:
+            for update in range(self._config.updates_per_batch):
+                # agreement with the sampler is meant at the version that sampled
+                update_metrics = self._update(micro_batches, old, batch, None if update else check_tokens, count)
+                if update == 0:
+                    metrics = update_metrics
+                metrics |= {name: value for name, value in update_metrics.items() if _is_of_last_update(name)}
         return metrics
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[torch.Tensor]:
@@ -189,11 +197,12 @@ class Trainer:
         self,
         micro_batches: Sequence[MicroBatch],
         old: Sequence[torch.Tensor],
-        num_trained: int,
+        batch: Batch,
         check_tokens: TokenCheck | None,
+        count: Count,
     ) -> dict[str, float]:
         """Make one update and return its metrics, which are made first: what fails leaves the policy as it was."""
-        flat = self.policy.flat
+        flat, num_trained, is_supervised = self.policy.flat, batch.num_trained_tokens, batch.is_supervised
         flat.zero_grad()
         # powers of two move no bit, and keep what a token adds to the gradient from underflow in float16
         scale = 2.0 ** math.floor(math.log2(max(1, num_trained)))
@@ -201,29 +210,15 @@ class Trainer:
         weight = 1 / torch.tensor(num_trained, dtype=torch.float32, device=self.policy.device)
         for micro_batch, old_logprobs_N in zip(micro_batches, old, strict=True):
             scores = self._score(micro_batch)
-            inputs = LossInputs(
-                logprobs_N=scores.logprobs_N,
-                sampler_logprobs_N=micro_batch.sampler_logprobs_N,
-                old_logprobs_N=old_logprobs_N,
-                advantages_N=micro_batch.advantages_N,
-                completion_N=micro_batch.completion_N,
-            )
-            outputs = find_loss(self._loss.name)(inputs, self._loss)
-            loss_N = outputs.loss_N
-            if self._loss.kl_coefficient:
-                with torch.no_grad(), self.policy.adapter_off():
-                    base_logprobs_N = self._score(micro_batch).logprobs_N
-                kl_N = k3(scores.logprobs_N, base_logprobs_N)
-                loss_N = loss_N + self._loss.kl_coefficient * kl_N
-                log.kls_to_base.append((kl_N.detach() * weight).sum())
+            if is_supervised:
+                loss_N = cross_entropy(scores.logprobs_N)
+            else:
+                loss_N = self._policy_gradient(micro_batch, scores, old_logprobs_N, weight, log)
             micro_loss = (loss_N * weight).sum()
             (micro_loss * scale).backward()
             log.losses.append(micro_loss.detach())
-            log.trainer_logprobs.append(inputs.logprobs_N.detach())
-            log.sampler_logprobs.append(inputs.sampler_logprobs_N)
             log.entropies.append(scores.entropy_N)
-            for name, values_N in outputs.logged.items():
-                log.of_loss[name].append(values_N.detach())
+            count.add()
         loss = sum(torch.stack(log.losses).tolist())
         flat.grad_D.div_(scale)
         grad_norm = norm(flat.grad_D)
@@ -234,12 +229,49 @@ class Trainer:
                 "--optimizer.learning-rate or another --seed."
             )
         if check_tokens is not None:
-            check_tokens(torch.cat(log.trainer_logprobs).cpu(), torch.cat(log.sampler_logprobs).cpu())
+            check_tokens(
+                TrainedTokens(
+                    completions=batch.completions,
+                    trainer_logprobs_N=torch.cat(log.trainer_logprobs).cpu(),
+                    sampler_logprobs_N=torch.cat(log.sampler_logprobs).cpu(),
+                    entropies_N=torch.cat(log.entropies).cpu(),
+                )
+            )
         metrics = token_metrics(log) | {"loss/value": loss, "optimizer/grad_norm": float(grad_norm)}
         if self._loss.kl_coefficient:
             metrics["loss/kl_to_base"] = sum(torch.stack(log.kls_to_base).tolist())
         self._apply(grad_norm)
         return metrics
+
+    def _policy_gradient(
+        self,
+        micro_batch: MicroBatch,
+        scores: TokenScores,
+        old_logprobs_N: torch.Tensor,
+        weight: torch.Tensor,
+        log: TokenLog,
+    ) -> torch.Tensor:
+        """Return the loss (N) of tokens that a sampler drew, and note what is logged of them."""
+        inputs = LossInputs(
+            logprobs_N=scores.logprobs_N,
+            sampler_logprobs_N=micro_batch.sampler_logprobs_N,
+            old_logprobs_N=old_logprobs_N,
+            advantages_N=micro_batch.advantages_N,
+            completion_N=micro_batch.completion_N,
+        )
+        outputs = find_loss(self._loss.name)(inputs, self._loss)
+        loss_N = outputs.loss_N
+        if self._loss.kl_coefficient:
+            with torch.no_grad(), self.policy.adapter_off():
+                base_logprobs_N = self._score(micro_batch).logprobs_N
+            kl_N = k3(scores.logprobs_N, base_logprobs_N)
+            loss_N = loss_N + self._loss.kl_coefficient * kl_N
+            log.kls_to_base.append((kl_N.detach() * weight).sum())
+        log.trainer_logprobs.append(inputs.logprobs_N.detach())
+        log.sampler_logprobs.append(inputs.sampler_logprobs_N)
+        for name, values_N in outputs.logged.items():
+            log.of_loss[name].append(values_N.detach())
+        return loss_N
 
     def _apply(self, grad_norm: torch.Tensor) -> None:
         applied = float(grad_norm)

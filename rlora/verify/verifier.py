@@ -1,6 +1,5 @@
 """The verifier: from a completion and its gold answer to a verdict."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +7,7 @@ from types import TracebackType
 from typing import Self, TypeVar, final
 
 from rlora.errors import ConfigError
+from rlora.system.progress import Count, counting
 from rlora.types import Verdict, VerdictKind
 from rlora.verify.comparison.decide import Step
 from rlora.verify.comparison.equal import cheap_verdict
@@ -16,10 +16,13 @@ from rlora.verify.extraction.extract import gold_text
 from rlora.verify.judging import JudgeRequest, Outcome, judge_cheaply
 from rlora.verify.reading.normalize import INVISIBLE
 from rlora.verify.workers.faults import RAISED, Fault, Faults, described
-from rlora.verify.workers.pool import Pool
-from rlora.verify.workers.protocol import Task
+from rlora.verify.workers.pool import Failure, Job, Limits, Pool
+from rlora.verify.workers.task import Reply, Task, reply_of
+from rlora.verify.workers.threads import for_each
 
 _Found = TypeVar("_Found")
+_JOB = Job(module="rlora.verify.workers.judge_pair", title="the verifier")
+_WALL_FACTOR = 5
 _END = 200  # characters of a completion that could not be judged, in place of its answer
 
 
@@ -52,7 +55,12 @@ class Verifier:
         """Keep the configuration; workers start when first needed."""
         self.config = config
         self._faults = Faults()
-        self._pool = Pool(config.num_workers, config.deadline_seconds, config.memory_mb, self._faults)
+        limits = Limits(
+            cpu_seconds=config.deadline_seconds,
+            wall_seconds=_WALL_FACTOR * config.deadline_seconds,
+            memory_mb=config.memory_mb,
+        )
+        self._pool = Pool(_JOB, limits, num_workers=config.num_workers)
 
     def judge(
         self,
@@ -84,12 +92,16 @@ class Verifier:
         that rule goes the same way, which is known from how the answer was found, it is the same verdict; the others
         alone are judged a second time.
         """
-        started = [self._judge_here(item) for item in items]
         verdicts: list[Verdict | None] = [None] * len(items)
-        for i, (found, seconds) in enumerate(started):
-            if found.kind is not None:
-                verdicts[i] = self._finish(found, seconds)
-        self._judge_slow(started, verdicts)
+        started: list[tuple[Outcome, float]] = []
+        with counting("completions", len(items)) as count:
+            for i, item in enumerate(items):
+                found, seconds = self._judge_here(item)
+                started.append((found, seconds))
+                if found.kind is not None:
+                    verdicts[i] = self._finish(found, seconds)
+                    count.add()
+            self._judge_slow(started, verdicts, count)
         judged = [verdict for verdict in verdicts if verdict is not None]
         if not with_strict:
             return judged
@@ -98,37 +110,20 @@ class Verifier:
         strict |= zip(again, self.judge_many([replace(items[i], last_number=False) for i in again]), strict=True)
         return [replace(verdict, measures={"strict": strict[i]}) for i, verdict in enumerate(judged)]
 
-    def _judge_slow(self, started: list[tuple[Outcome, float]], verdicts: list[Verdict | None]) -> None:
+    def _judge_slow(self, started: list[tuple[Outcome, float]], verdicts: list[Verdict | None], count: Count) -> None:
         slow = [i for i, (found, _) in enumerate(started) if found.kind is None]
-        queue = iter(slow)
-        lock = threading.Lock()
-        errors: list[BaseException] = []
 
-        def work() -> None:
-            while not errors:
-                with lock:
-                    i = next(queue, None)
-                if i is None:
-                    return
-                try:
-                    verdicts[i] = self._finish(*started[i])
-                except BaseException as error:
-                    errors.append(error)
+        def work(index: int) -> None:
+            verdicts[index] = self._finish(*started[index])
+            count.add()
 
-        threads = [threading.Thread(target=work) for _ in range(min(self.config.num_workers, len(slow)) - 1)]
-        for thread in threads:
-            thread.start()
-        work()
-        for thread in threads:
-            thread.join()
-        if errors:
-            raise errors[0]
+        for_each(slow, work, num_threads=self.config.num_workers)
 
     def equal(self, a: str, b: str) -> bool:
         """Whether two answers are the same, exactly and symmetrically, within the deadline; else False."""
         found = self._guarded(lambda: _equal_here(a, b), answer=b, gold=a)
         if isinstance(found, Task):
-            return self._pool.ask(found).kind is VerdictKind.CORRECT
+            return self._asked(found).kind is VerdictKind.CORRECT
         return found is True
 
     def _judge_here(self, request: JudgeRequest, trace: list[Step] | None = None) -> tuple[Outcome, float]:
@@ -162,12 +157,22 @@ class Verifier:
             return _verdict(found.kind, found.extracted, seconds, found.fault)
         start = time.perf_counter()
         task = Task(gold=found.gold, answer=found.extracted, is_rounding=True, is_traced=trace is not None)
-        answer = self._pool.ask(task)
+        answer = self._asked(task)
         if trace is not None:
             trace.extend(answer.steps)
             if answer.error:
                 trace.append(Step(rule=f"the worker's comparison raised {answer.error}", verdict=None))
         return _verdict(answer.kind, found.extracted, seconds + time.perf_counter() - start, answer.error)
+
+    def _asked(self, task: Task) -> Reply:
+        """Return a worker's reply: TIMEOUT if the task passed a deadline or the memory limit."""
+        message = self._pool.ask(task.message())
+        if isinstance(message, Failure):  # whatever ends worker after worker at this task may be the task after all
+            return Reply(kind=VerdictKind.TIMEOUT)
+        reply = reply_of(message)
+        if reply.error:
+            self._faults.add(reply.error, task.answer, task.gold)
+        return reply
 
     def explain(self, request: JudgeRequest) -> Explanation:
         """Return the verdict on a completion with what led to it, from the code that judges."""

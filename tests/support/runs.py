@@ -65,6 +65,10 @@ def assert_same_run(run_dir: Path, straight: Path, *, but: tuple[str, ...] = (),
         found = {str(path.relative_to(run_dir)): path.read_bytes() for path in run_dir.glob(files_of)}
         assert found == expected
         assert expected
+    path, straight_path = (
+        {file.name: file.read_bytes() for file in folder.glob("trajectory/*")} for folder in (run_dir, straight)
+    )
+    assert path == straight_path
     scores = [json.loads((folder / "summary.json").read_text()) for folder in (run_dir, straight)]
     for name in ("base", "policy", "difference", "num_steps", "max_kl_k3"):
         assert name in but or scores[0][name] == scores[1][name]

@@ -139,7 +139,12 @@ def check_adapter(folder: Path, config: LoraConfig) -> None:
         raise AdapterError(f"{folder} has alpha_pattern={stored['alpha_pattern']!r}; only one scale for all is read.")
     (rank, expert_rank), alpha = stored_ranks(folder / TENSOR_FILE, stored), stored["lora_alpha"]
     if rank != config.rank:
-        raise AdapterError(f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}.")
+        run = folder.parent if (folder.parent / "run.json").is_file() else "RUN"
+        raise AdapterError(
+            f"{folder} has rank {rank}, the run has {config.rank}; pass --lora.rank {rank}, or merge it into its base, "
+            f"on which any rank can be trained: rlora export {run} --merge --to NEW, and then --model.name NEW "
+            "in place of --init-adapter."
+        )
     scale = alpha / rank**0.5 if stored.get("use_rslora") else alpha / rank
     if not math.isclose(scale, config.scale):
         needed = scale / config.scale * config.alpha

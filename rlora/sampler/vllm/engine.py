@@ -32,6 +32,7 @@ from rlora.model.tokens import said_text
 from rlora.sampler.base import EngineSpec
 from rlora.sampler.vllm import cpu_head, cpu_lora, handover
 from rlora.sampler.vllm.cache_memory import model_of, only_the_cache_sleeps, zero_cache
+from rlora.sampler.vllm.counted import counted_steps
 from rlora.sampler.vllm.options import engine_options, how_long_a_start_takes, why_not_started
 from rlora.sampler.vllm.shared_base import base_views, check_rows
 from rlora.sampler.vllm.weights import put_weights, weights_of
@@ -153,7 +154,8 @@ class VllmSampler:
         adapters: Any = [self._current[r.policy] if has_adapters and r.policy is not None else None for r in requests]
         prompts: Any = [{"prompt_token_ids": list(request.token_ids)} for request in requests]
         params = [self._params(request, sampling, seed) for request in requests]
-        with _failing_as_an_engine("sampling"):
+        num_completions = sum(request.num_samples for request in requests)
+        with _failing_as_an_engine("sampling"), counted_steps(self._llm.llm_engine, num_completions):
             outputs = self._llm.generate(prompts, params, lora_request=adapters, use_tqdm=False)
         results = []
         for request, output in zip(requests, outputs, strict=True):

@@ -1,15 +1,21 @@
-"""A person's own problems: a file, or a data set of the hub, with a question and an answer in each row."""
+"""A person's own problems: a file, or a data set of the hub, with a question and an answer in each row.
 
+A question is a text, or the messages of a conversation that ends with what the user asks.
+"""
+
+from dataclasses import replace
 from itertools import compress
 
 from rlora.errors import DataError
+from rlora.tasks.conversations import check_asks, is_conversation, messages_in
 from rlora.tasks.data import OWN, DataConfig
 from rlora.tasks.fields import id_of, text_of
 from rlora.tasks.files import own_title, read_own_rows
 from rlora.tasks.select import Row, hold_out, level_text, selected
-from rlora.types import Problem
+from rlora.types import Message, Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{answer}."
+_QUESTION_FIELDS = ("question", "messages", "prompt")  # looked for in this order, unless a field is named
 _DIFFICULTY_FIELDS, _TOPIC_FIELDS = ("difficulty", "level"), ("topic", "type", "subject")
 
 
@@ -45,12 +51,16 @@ def read_own(name: str, data: DataConfig, *, split: str, title: str | None = Non
     """
     rows, title = read_own_rows(name, split=split), title or own_title(name)
     difficulty = _first_field(rows, _DIFFICULTY_FIELDS)
+    is_named = data.question_field != _QUESTION_FIELDS[0]
+    asked = data.question_field if is_named else _first_field(rows, _QUESTION_FIELDS) or data.question_field
     problems: dict[str, Problem] = {}
     for index, row in enumerate(rows):
         where = f"{name}, object {index + 1},"
+        messages = _messages(row, asked, where=where)
         problem = Problem(
             id=f"{title}/{id_of(row, where=where) or index + 1}",
-            question=_text(row, data.question_field, where=where, option="--question-field"),
+            question=messages[-1].content if messages else _text(row, asked, where=where, option="--question-field"),
+            messages=messages,
             answer=_text(row, data.answer_field, where=where, option="--answer-field"),
             source=title,
             level=level_text(row.get(difficulty)),
@@ -61,6 +71,16 @@ def read_own(name: str, data: DataConfig, *, split: str, title: str | None = Non
     if not problems:
         raise DataError(f"{name} holds no problem.")
     return list(problems.values()), rows
+
+
+def _messages(row: Row, field: str, *, where: str) -> tuple[Message, ...]:
+    """Return the turns of a question that is a conversation, () of one that is a text or a single turn."""
+    if not is_conversation(row.get(field)):
+        return ()
+    messages = messages_in(row[field], where=where)
+    check_asks(messages, where=where)
+    last = messages[-1]
+    return (*messages[:-1], replace(last, content=last.content.strip()))
 
 
 def _text(row: Row, field: str, *, where: str, option: str) -> str:

@@ -1,1 +1,1 @@
-"""Processes with a deadline for answers that only slow arithmetic can compare."""
+"""Processes with deadlines and a memory limit: for answers that only slow arithmetic compares, and for rewards."""

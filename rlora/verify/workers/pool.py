@@ -1,9 +1,9 @@
-"""Worker processes with a deadline and a memory limit, for answers that only slow arithmetic can compare.
+"""Worker processes with deadlines and a memory limit, for work that may take forever or end its process.
 
 Workers are fresh interpreters (never forks: the parent may have threads, torch and vLLM) that import this package and
-mpmath alone, and never the user's script. The deadline counts a worker's CPU time (see worker.py); wall time, five
-times as long, is the backstop; it starts when the worker takes the task up. Callers may be any threads:
-each takes an idle worker, or starts one, or waits.
+what their job needs, and never the user's script. One deadline counts a worker's CPU time (see worker.py), the other
+wall time; both start when the worker takes the task up. Callers may be any threads: each takes an idle worker, or
+starts one, or waits.
 """
 
 import contextlib
@@ -15,33 +15,77 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import rlora
 from rlora.errors import RloraError
-from rlora.types import VerdictKind
 from rlora.verify.workers import protocol
-from rlora.verify.workers.faults import Faults
-from rlora.verify.workers.protocol import Reply, Task
+from rlora.verify.workers.protocol import Message
 
-_WALL_FACTOR = 5
-_START_SECONDS = 120.0  # wall time that importing Python and mpmath may take on a busy machine
+_START_SECONDS = 120.0  # wall time that importing Python and what the job needs may take on a busy machine
 _MAX_DEATHS = 2  # workers that may die at one task by something outside it
+_END_SECONDS = 1.0  # wall time in which a worker that is told to end ends what is below it
 
 
 class VerifierError(RloraError, RuntimeError):
-    """The verifier cannot start its workers, or was closed."""
+    """Workers cannot be started, or were closed."""
+
+
+class Ended(StrEnum):
+    """What ended a task in place of a reply."""
+
+    CPU = "cpu"  # it passed its deadline of CPU time
+    WALL = "wall"  # it passed its deadline of wall time
+    MEMORY = "memory"
+    LEFT = "left"  # it was done and left processes behind, which were ended
+    DIED = "died"  # its process ended, and so did that of a second try
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """How a task ended without a reply; `how` says it in words where the kind does not."""
+
+    kind: Ended
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a task may take: seconds of CPU and of wall time, and MiB of its worker's address space."""
+
+    cpu_seconds: float
+    wall_seconds: float
+    memory_mb: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What workers do: the module whose `job(settings)` they call, what they are called in errors, what is set in their
+    environment.
+
+    Example:
+        >>> Job(module="rlora.verify.workers.judge_pair", title="the verifier").settings
+        {}
+    """
+
+    module: str
+    title: str
+    settings: Message = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class _DiedError(Exception):
-    """A worker was ended by something outside its task, which says nothing about the task."""
+    """A worker was ended by something that may lie outside its task."""
 
 
 class _Worker:
     """A worker process and its pipes; used by one thread at a time."""
 
-    def __init__(self, deadline_seconds: float, memory_mb: int) -> None:
+    def __init__(self, job: Job, limits: Limits) -> None:
         root = str(Path(rlora.__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # -P keeps the working directory off the module path: a user's own mpmath.py there must not be imported.
@@ -51,8 +95,9 @@ class _Worker:
             "-m",
             "rlora.verify.workers.worker",
             str(os.getpid()),
-            str(deadline_seconds),
-            str(memory_mb),
+            str(limits.cpu_seconds),
+            str(limits.memory_mb),
+            job.module,
         ]
         self.process = subprocess.Popen(
             command,
@@ -60,32 +105,37 @@ class _Worker:
             stdout=subprocess.PIPE,
             bufsize=0,
             process_group=0,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **job.environment, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.owner = os.getpid()
         try:
-            is_ready = self._receive(_START_SECONDS) is not None
+            self._send(job.settings)
+            first = self._receive(_START_SECONDS)
         except _DiedError:
-            is_ready = False
-        if not is_ready:
+            first = None
+        if first is None or "refused" in first:
             self.kill()
-            raise VerifierError(
-                f"the verifier's worker did not start ({' '.join(command)}); its error is above on stderr"
-            )
+            why = "its error is above on stderr" if first is None else f"it raised\n{first['refused']}"
+            raise VerifierError(f"{job.title}'s worker did not start ({' '.join(command)}); {why}")
 
-    def ask(self, task: Task, seconds: float) -> Reply | None:
+    def ask(self, task: Message, seconds: float) -> Message | None:
         """Return the reply, or None if it was late; then, and after _DiedError, the worker must be killed."""
-        try:
-            assert self.process.stdin is not None
-            self.process.stdin.write(protocol.pack(task.message()))
-        except OSError as error:
-            raise _DiedError from error
+        self._send(task)
         message = self._receive(_START_SECONDS)  # it says when it takes the task up
         if message is not None and "loaded" in message:
             message = self._receive(seconds)
-        if message == protocol.DIED:
-            raise _DiedError
-        return None if message is None else protocol.reply_of(message)
+        if message is not None and message.get("ended") == Ended.DIED:
+            raise _DiedError(message["how"])
+        return message
+
+    def _send(self, message: Message) -> None:
+        assert self.process.stdin is not None
+        data = memoryview(protocol.pack(message))
+        try:
+            while data:  # a raw pipe may take a part
+                data = data[self.process.stdin.write(data) :]
+        except OSError as error:
+            raise _DiedError("its process was ended") from error
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         assert self.process.stdout is not None
@@ -96,13 +146,16 @@ class _Worker:
             if poll.poll(left * 1000):
                 message = protocol.read(cast(BinaryIO, self.process.stdout))
                 if message is None:
-                    raise _DiedError
+                    raise _DiedError("its process was ended")
                 return message
         return None
 
     def kill(self) -> None:
-        """End the process and free its pipes."""
+        """End the process, with all that is below it, and free its pipes."""
         if self.owner_is_self():
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it is stopped itself
+                self.process.wait(_END_SECONDS)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)  # the worker and its child
             self.process.wait()
@@ -118,43 +171,36 @@ class _Worker:
 class Pool:
     """At most `num_workers` workers, started when first needed and replaced when they pass a limit."""
 
-    def __init__(self, num_workers: int, deadline_seconds: float, memory_mb: int, faults: Faults) -> None:
-        """Keep the limits, CPU seconds a task and MiB of address space a worker, and where exceptions are counted."""
+    def __init__(self, job: Job, limits: Limits, *, num_workers: int) -> None:
+        """Keep what workers do, and within which limits."""
         self.num_workers = num_workers
-        self._deadline_seconds = deadline_seconds
-        self._wall_seconds = _WALL_FACTOR * deadline_seconds
-        self._memory_mb = memory_mb
+        self._job, self._limits = job, limits
         self._idle: list[_Worker] = []
         self._num_started = 0
         self._owner = os.getpid()
         self._condition = threading.Condition()
         self._is_closed = False
-        self._faults = faults
         self._finalizer = weakref.finalize(self, _kill_all, self._idle)
 
-    def ask(self, task: Task) -> Reply:
-        """Return a worker's reply: TIMEOUT if the task passed the deadline or the memory limit."""
-        reply = self._ask(task)
-        if reply is None:
-            return Reply(kind=VerdictKind.TIMEOUT)
-        if reply.error:
-            self._faults.add(reply.error, task.answer, task.gold)
-        return reply
+    def ask(self, task: Message) -> Message | Failure:
+        """Return a worker's reply to a task, or how the task ended without one.
 
-    def _ask(self, task: Task) -> Reply | None:
+        A task at which its process ended is tried once more: something else may have ended it.
+        """
         worker = self._acquire()
-        is_kept = False
+        is_kept, how = False, ""
         try:
             for _ in range(_MAX_DEATHS):
                 try:
-                    answer = worker.ask(task, self._wall_seconds)
-                    is_kept = answer is not None
-                    return answer
-                except _DiedError:
+                    reply = worker.ask(task, self._limits.wall_seconds)
+                    is_kept = reply is not None
+                    return _outcome(reply)
+                except _DiedError as error:
+                    how = str(error)
                     worker.kill()
-                    worker = _Worker(self._deadline_seconds, self._memory_mb)
+                    worker = _Worker(self._job, self._limits)
             is_kept = True
-            return None  # whatever ends worker after worker at this task may be the task after all
+            return Failure(kind=Ended.DIED, how=how)
         finally:
             self._release(worker, is_kept)
 
@@ -166,12 +212,12 @@ class Pool:
             while not self._is_closed and not self._idle and self._num_started >= self.num_workers:
                 self._condition.wait()
             if self._is_closed:
-                raise VerifierError("the verifier is closed; make a new Verifier")
+                raise VerifierError(f"{self._job.title} is closed; make a new one")
             if self._idle:
                 return self._idle.pop()
             self._num_started += 1
         try:
-            return _Worker(self._deadline_seconds, self._memory_mb)
+            return _Worker(self._job, self._limits)
         except BaseException:
             with self._condition:
                 self._num_started -= 1
@@ -198,6 +244,12 @@ class Pool:
             self._num_started -= len(idle)
             self._idle.clear()
         _kill_all(idle)
+
+
+def _outcome(reply: Message | None) -> Message | Failure:
+    if reply is None:
+        return Failure(kind=Ended.WALL)
+    return Failure(kind=Ended(reply["ended"])) if "ended" in reply else reply
 
 
 def _kill_all(workers: list[_Worker]) -> None:
