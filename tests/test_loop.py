@@ -43,6 +43,7 @@ def test_run_directory_holds_everything_needed_to_judge_the_run(finished) -> Non
         "run.json",
         "lock",
         "log.txt",
+        "trajectory",
         "checkpoints",
         "rollouts",
         "adapter",

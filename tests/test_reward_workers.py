@@ -18,6 +18,7 @@ from rlora.verify import Verifier
 from rlora.verify.workers.pool import VerifierError
 
 pytestmark = pytest.mark.unit
+WORKER = "rlora.verify.workers.worker"
 LIMITS = JudgeConfig(num_workers=2, seconds=0.5, wall_seconds=1.5, memory_mb=1024)
 GOING_ON = replace(LIMITS, on_failure="go_on", failed_reward=-0.5)
 
@@ -219,10 +220,9 @@ def test_an_exception_shows_where_it_was_raised() -> None:
 def test_a_process_that_left_its_session_is_ended_with_the_deadline() -> None:
     (verdict,) = verdicts("sleep_away", "bad", config=GOING_ON)
     assert verdict.kind is VerdictKind.TIMEOUT
-    sleeping = [
-        each for each in psutil.process_iter(["status", "cmdline"]) if str(os.getpid()) in (each.info["cmdline"] or [])
-    ]
-    assert [each for each in sleeping if each.info["status"] != psutil.STATUS_ZOMBIE] == []
+    found = psutil.process_iter(["status", "cmdline"])
+    workers = [each for each in found if {str(os.getpid()), WORKER} <= {*(each.info["cmdline"] or [])}]
+    assert [each for each in workers if each.info["status"] != psutil.STATUS_ZOMBIE] == []
 
 
 def test_a_function_may_start_a_process_that_it_waits_for() -> None:

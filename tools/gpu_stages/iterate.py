@@ -157,8 +157,14 @@ class ClockedLog:
         """Measure nothing of a start."""
         return nullcontext()
 
-    def write(self, values: dict[str, float]) -> None:
+    def say(self, line: str) -> None:
         """Keep nothing: the stage says what it measured."""
+
+    def write(self, values: dict[str, float]) -> None:
+        """Keep nothing."""
+
+    def write_rollouts(self, step: int, groups: Sequence[Any]) -> None:
+        """Keep nothing."""
 
 
 def _unsaved(**parts: Any) -> Any:
