@@ -11,8 +11,9 @@ that should be served, and b the trainer's under another one:
   what the trainer's whole distribution expects of it, in deviations; the cut bounds what one rare token can say. And
   they are counted in its tail: a tenth of all draws lies behind the likeliest nine tenths, unless these were cut off.
 
-The last two are sums, so they are pooled over steps. A fourth question needs no trainer: how many completions of a
-group are copies of each other, against what their own probabilities allow.
+The last two are sums, so they are pooled over steps. Two more questions need no trainer: how many completions of a
+group are copies of each other, and how many are drawn again with another seed, against what their own probabilities
+allow.
 """
 
 import math
@@ -104,15 +105,16 @@ class Scores:
     """The trainer's view of N drawn tokens: log-probabilities (nats), and of the surprise that is cut at `SURPRISE`
     what its distribution expects, and the variance.
 
-    `gap_N` is how far the token lies below the likeliest one, nats; `rank_N` the probability of all likelier tokens,
-    and a random part of its own: uniform between 0 and 1 for honest draws.
+    `gap_N` is how far the token lies below the likeliest one, nats; `above_N` the probability of all likelier tokens,
+    and `level_N` that of the tokens as likely as it is, itself among them.
     """
 
     logprobs_N: torch.Tensor
     expected_N: torch.Tensor
     variance_N: torch.Tensor
     gap_N: torch.Tensor
-    rank_N: torch.Tensor
+    above_N: torch.Tensor
+    level_N: torch.Tensor
 
     @classmethod
     def joined(cls, parts: Sequence["Scores"]) -> "Scores":
@@ -120,8 +122,8 @@ class Scores:
         return cls(**{name: torch.cat([getattr(part, name) for part in parts]).cpu() for name in cls.__slots__})
 
 
-def scores_of(log_p_NV: torch.Tensor, tokens_N: torch.Tensor, random_N: torch.Tensor) -> Scores:
-    """Return what a distribution (N, V) says of drawn tokens; `random_N`, between 0 and 1, spreads what has mass."""
+def scores_of(log_p_NV: torch.Tensor, tokens_N: torch.Tensor) -> Scores:
+    """Return what a distribution (N, V) says of drawn tokens."""
     surprise_NV = (-log_p_NV).clamp(max=SURPRISE)
     p_NV = log_p_NV.exp()
     expected_N = (p_NV * surprise_NV).sum(-1)
@@ -131,7 +133,8 @@ def scores_of(log_p_NV: torch.Tensor, tokens_N: torch.Tensor, random_N: torch.Te
         expected_N=expected_N,
         variance_N=((p_NV * surprise_NV.square()).sum(-1) - expected_N.square()).clamp(min=0),
         gap_N=log_p_NV.amax(-1) - logprobs_N,
-        rank_N=(p_NV * (log_p_NV > logprobs_N[:, None])).sum(-1) + random_N * logprobs_N.exp(),
+        above_N=(p_NV * (log_p_NV > logprobs_N[:, None])).sum(-1),
+        level_N=(p_NV * (log_p_NV == logprobs_N[:, None])).sum(-1),
     )
 
 
@@ -145,9 +148,18 @@ def surprise_sums(scores: Scores) -> Sums:
 
 
 def tail_sums(scores: Scores) -> list[Sums]:
-    """Return, for each of `TAILS`, how many tokens lie behind it (deviation), and how many are expected (weight)."""
+    """Return, for each of `TAILS`, how many tokens lie behind it (deviation), and how many are expected (weight).
+
+    A token counts by the part of its level that lies behind the tail's beginning, so an honest draw counts 1 - tail on
+    average, from whatever distribution: of a token without doubt that much lies behind.
+    """
+    end_N, level_N = (scores.above_N + scores.level_N).double(), scores.level_N.double()
     return [
-        Sums(deviation=float((scores.rank_N > tail).sum()), variance=0.0, weight=len(scores.rank_N) * (1 - tail))
+        Sums(
+            deviation=float(((end_N - tail) / level_N).nan_to_num(1.0).clamp(0, 1).sum()),
+            variance=0.0,
+            weight=len(end_N) * (1 - tail),
+        )
         for tail in TAILS
     ]
 
@@ -210,9 +222,26 @@ def chance_of_copies(completions: Sequence[Completion]) -> float:
     return 1.0 if num_copies <= expected else chance_of_count(num_copies, expected)
 
 
+def chance_of_repeats(some: Sequence[Completion], others: Sequence[Completion]) -> float:
+    """Return the probability that so many of `some` are drawn once more, each by the draw in its place of `others`.
+
+    That of one is the product of its tokens' probabilities; of a count, that of independent events (Poisson binomial).
+    """
+    num_repeats = sum(one.token_ids == other.token_ids for one, other in zip(some, others, strict=True))
+    chances = [1.0]  # of each count
+    for one in some:
+        chance = min(1.0, math.exp(sum(one.logprobs)))
+        chances = [
+            (chances[count] if count < len(chances) else 0.0) * (1 - chance)
+            + (chances[count - 1] * chance if count else 0.0)
+            for count in range(len(chances) + 1)
+        ]
+    return min(1.0, math.fsum(chances[num_repeats:]))
+
+
 def chance_of_count(count: float, expected: float) -> float:
     """Return a bound on the probability of a count as far from what is expected, of events that are independent or
-    expected each given those before: Chernoff's, on either side.
+    expected each given those before: Chernoff's, on either side. An event may count for a part.
     """
     if count == 0 or expected == 0:
         return 0.0 if expected == 0 < count else math.exp(-expected)

@@ -17,7 +17,9 @@ from rlora.proof import messages
 from rlora.proof.canary import Canary
 from rlora.proof.draws import Draws, refuse_copies
 from rlora.proof.evidence import (
+    CHANCE,
     MAX_NOISE,
+    chance_of_repeats,
     clipped_error,
     root_mean_square,
 )
@@ -51,7 +53,7 @@ _SEED = 0
 _SHORT = 2  # tokens of the draws beside
 _MEASURED = 4  # samples by which the sizes of a probe are measured
 _NEARLY_ALL = 0.9  # of first tokens, where the same was asked of another place
-_MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal, with two fewer
+_MOST_EQUAL = 0.5  # of first tokens: with one seed more are equal
 
 Draw = Callable[[Sequence[SampleRequest], SamplingParams, int], list[list[Completion]]]
 
@@ -233,11 +235,11 @@ class Rehearser:
         policy = self._policy
         mixed, beside = (drawn(self._answers(one), length=_SHORT) for one in (answers.mixed, answers.beside))
         with computing(policy, probe.theta_D):
-            scores = score(policy, mixed, self._sampling)
+            policy_N = logprobs_of(policy, mixed, self._sampling)
         with policy.adapter_off():
             base_N = logprobs_of(policy, beside, self._sampling)
         for tokens, found_N, message in (
-            (mixed, scores.logprobs_N, messages.policy_beside),
+            (mixed, policy_N, messages.policy_beside),
             (beside, base_N, messages.base_beside),
         ):
             error = clipped_error((tokens.sampler_N - found_N)[tokens.is_first_N], noise)
@@ -245,8 +247,8 @@ class Rehearser:
                 raise ProofError(message(error, noise))
         if share_of_equal(alone, answers.mixed) < _MOST_EQUAL:
             raise ProofError(messages.OTHER_DRAWS)
-        is_uncertain = float(scores.expected_N.mean()) > 1.0  # else equal draws are likely
-        if is_uncertain and share_of_equal(alone, answers.with_other_seed) > 1 - _MOST_EQUAL / 4:
+        beginnings = [beginning_of(one) for group in alone for one in group]
+        if chance_of_repeats(beginnings, list(chain.from_iterable(answers.with_other_seed))) < CHANCE:
             raise ProofError(messages.SAME_DRAWS)
 
 
@@ -266,6 +268,12 @@ def are_alike(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Co
     if share_of_equal(some, others) < _NEARLY_ALL:
         return False
     return clipped_error(torch.tensor(differences), noise) <= noise / 2
+
+
+def beginning_of(completion: Completion) -> Completion:
+    """Return what is left of a completion where only `_SHORT` tokens may be drawn."""
+    ids, logprobs = completion.token_ids[:_SHORT], completion.logprobs[:_SHORT]
+    return replace(completion, token_ids=ids, logprobs=logprobs)
 
 
 def share_of_equal(some: Sequence[Sequence[Completion]], others: Sequence[Sequence[Completion]]) -> float:

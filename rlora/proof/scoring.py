@@ -7,7 +7,6 @@ import torch
 
 from rlora.proof.evidence import LEAST_NOISE, Scores, first_occurrences, scores_of
 from rlora.sampler.distribution import log_probabilities
-from rlora.seeding import generator
 from rlora.train.batching import MicroBatch, Row, stack
 from rlora.train.policy import Policy
 from rlora.types import Completion, SamplingParams
@@ -76,12 +75,11 @@ def score_with_gradient(
 
 @torch.no_grad()
 def _scores_at(policy: Policy, hidden_NH: torch.Tensor, micro_batch: MicroBatch, sampling: SamplingParams) -> Scores:
-    random_N = torch.rand(len(hidden_NH), generator=generator("ranks", *micro_batch.target_N.tolist()))
-    parts = zip(hidden_NH.split(_CHUNK), micro_batch.target_N.split(_CHUNK), random_N.split(_CHUNK), strict=True)
+    parts = zip(hidden_NH.split(_CHUNK), micro_batch.target_N.split(_CHUNK), strict=True)
     return Scores.joined(
         [
-            scores_of(log_probabilities(policy.logits(part_NH), sampling), targets_N, random_N.to(policy.device))
-            for part_NH, targets_N, random_N in parts
+            scores_of(log_probabilities(policy.logits(part_NH), sampling), targets_N)
+            for part_NH, targets_N in parts
         ]
     )
 
