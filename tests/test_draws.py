@@ -9,8 +9,8 @@ from support.rollouts import completion
 
 from rlora.errors import ProofError
 from rlora.proof.draws import Draws
-from rlora.proof.evidence import CHANCE, TAILS, chance_of_repeats, scores_of, tail_sums
-from rlora.proof.scoring import drawn
+from rlora.proof.evidence import CHANCE, TAILS, Scores, chance_of_repeats, scores_of, tail_sums
+from rlora.proof.scoring import Drawn, drawn
 from rlora.types import Completion
 
 pytestmark = pytest.mark.unit
@@ -43,17 +43,21 @@ def test_draws_of_a_cut_distribution_have_no_tail() -> None:
     assert [sums.deviation for sums in tail_sums(scores)] == [0.0, 0.0]
 
 
+def steps(draws: Draws, tokens: Drawn, scores: Scores, *, number: int) -> None:
+    for _ in range(number):
+        draws.add("the policy", tokens, scores, trainer_noise=0.01)
+
+
 def test_a_policy_that_always_says_the_same_is_not_accused_over_many_steps() -> None:
     """Once each token was given a random place within its mass, by the tokens: the same step, 64 times, added up."""
     draws = Draws()
-    for first in (5, 7, 11):
+    for first in (5, 7, 11, 13):
         answer = replace(completion([first, 3]), logprobs=(-1e-4, -1e-4))
         tokens = drawn([(range(9), [answer] * 64)], length=8)
         p_NV = torch.full((128, 16), 1e-4 / 15)
         ids_N = tokens.micro_batch.target_N
         p_NV[torch.arange(128), ids_N] = 1 - 1e-4
-        for _ in range(64):
-            draws.add("the policy", tokens, scores_of(p_NV.log(), ids_N), trainer_noise=0.01)
+        steps(draws, tokens, scores_of(p_NV.log(), ids_N), number=64)
 
 
 def test_a_cut_tail_is_still_seen_beside_certain_tokens() -> None:
@@ -62,9 +66,9 @@ def test_a_cut_tail_is_still_seen_beside_certain_tokens() -> None:
     tokens = drawn([(range(9), answers)], length=8)
     scores = scores_of(p_V.log().repeat(64, 1), tokens.micro_batch.target_N)
     draws = Draws()
-    with pytest.raises(ProofError, match="top-p, top-k or min-p is on|likelier than draws"):
-        for _ in range(8):
-            draws.add("the policy", tokens, scores, trainer_noise=0.01)
+    draws.add("the policy", tokens, scores, trainer_noise=0.01)
+    with pytest.raises(ProofError, match=r"top-p, top-k or min-p is on|likelier than draws"):
+        steps(draws, tokens, scores, number=8)
 
 
 def answers_of(*chances: float) -> list[Completion]:

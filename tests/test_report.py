@@ -22,7 +22,7 @@ from rlora.report.mathematics import Formulas, formulas_in
 from rlora.report.panels import RL_PANELS, SUPERVISED_PANELS, columns_of
 from rlora.report.rollouts import PROBABILITY_EDGES, pack_runs, packed
 from rlora.report.runs import read_run, read_runs, settings_of
-from rlora.report.write import diagnosis_html, page_of, with_intervals
+from rlora.report.write import diagnosis_html, page_of, panels_of, with_intervals
 from rlora.store.run_dir import metrics_rows
 from rlora.supervised import loop as supervised_loop
 
@@ -107,6 +107,17 @@ def test_the_page_of_a_run_stands_alone_and_says_what_came_out(trained) -> None:
     outside = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)  # Bokeh's own text names its site
     assert not re.search(r"(src|href)=(?![\"'](#|data:))", outside)
     assert "default-src &#39;none&#39;" in html
+
+
+@pytest.mark.loop
+def test_a_mean_reward_that_is_no_share_is_not_written_in_per_cent(tmp_path) -> None:
+    folder = run(toy(tmp_path / "run", **SIZE), reward=lambda completion, problem: 0.25 + 0.5 * (len(completion) % 2))
+    page = page_of([read_run(folder)], {"run": []})
+    assert page.html.count("0.25 [") + page.html.count("0.75 [") + page.html.count("0.5 [") >= 1
+    assert not re.search(r"[0-9] % \[", page.html)
+    assert "forest" not in page.html.split("</style>")[1].split("<script")[0]
+    held_out = next(panel for panel in panels_of([read_run(folder)]) if panel.name == "held_out")
+    assert (held_out.unit, held_out.factor) == ("", 1.0)
 
 
 @pytest.mark.loop

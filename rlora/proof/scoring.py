@@ -77,10 +77,7 @@ def score_with_gradient(
 def _scores_at(policy: Policy, hidden_NH: torch.Tensor, micro_batch: MicroBatch, sampling: SamplingParams) -> Scores:
     parts = zip(hidden_NH.split(_CHUNK), micro_batch.target_N.split(_CHUNK), strict=True)
     return Scores.joined(
-        [
-            scores_of(log_probabilities(policy.logits(part_NH), sampling), targets_N)
-            for part_NH, targets_N in parts
-        ]
+        [scores_of(log_probabilities(policy.logits(part_NH), sampling), targets_N) for part_NH, targets_N in parts]
     )
 
 

@@ -74,32 +74,32 @@ def chart(panel: Panel, rows: Sequence[Sequence[Row]], names: Sequence[str]) -> 
     return dict(json_item(plot))
 
 
-def scatter(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def scatter(points: Sequence[Mapping[str, Any]], *, are_shares: bool) -> dict[str, Any]:
     """Return held-out score against learning rate, a line a rank; `points` have rate, rank, accuracy, low, high, name.
 
-    Shares are drawn in per cent.
+    Scores that are shares are drawn in per cent.
     """
-    plot = _figure(
-        Panel(name="rates", title="", help="", metrics={}, unit="held-out score, %"), x="learning rate", x_axis="log"
-    )
+    factor, unit = (100, "held-out score, %") if are_shares else (1, "held-out reward")
+    plot = _figure(Panel(name="rates", title="", help="", metrics={}, unit=unit), x="learning rate", x_axis="log")
     for number, rank in enumerate(sorted({point["rank"] for point in points})):
         of_rank = sorted((point for point in points if point["rank"] == rank), key=lambda point: point["rate"])
         rates = sorted({point["rate"] for point in of_rank})
         means = [
-            100 * sum(p["accuracy"] for p in of_rank if p["rate"] == rate) / sum(p["rate"] == rate for p in of_rank)
+            factor * sum(p["accuracy"] for p in of_rank if p["rate"] == rate) / sum(p["rate"] == rate for p in of_rank)
             for rate in rates
         ]
         source = ColumnDataSource(
             data={
                 "rate": [point["rate"] for point in of_rank],
                 "name": [point["name"] for point in of_rank],
-                **{key: [100 * point[key] for point in of_rank] for key in ("accuracy", "low", "high")},
+                **{key: [factor * point[key] for point in of_rank] for key in ("accuracy", "low", "high")},
             }
         )
         plot.line(rates, means, line_color=colour(number), line_width=2, legend_label=f"rank {rank}")
         plot.segment("rate", "low", "rate", "high", source=source, line_color=colour(number), line_alpha=0.5)
         dots = plot.scatter("rate", "accuracy", source=source, size=7, fill_color=colour(number), line_color=None)
-        plot.add_tools(HoverTool(renderers=[dots], tooltips=[("run", "@name"), ("score", "@accuracy{0.0} %")]))
+        score = "@accuracy{0.0} %" if are_shares else "@accuracy{0.000}"
+        plot.add_tools(HoverTool(renderers=[dots], tooltips=[("run", "@name"), ("score", score)]))
     return dict(json_item(plot))
 
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from rlora.config import differences
 from rlora.errors import RunDirError
+from rlora.evaluation.intervals import Estimate
+from rlora.rewards import is_share
 from rlora.store.cohort_dir import MEMBERS, member_dir
 from rlora.store.origin import is_supervised
 from rlora.store.rollouts import RolloutFolder
@@ -42,6 +44,11 @@ class ReportedRun:
     def rollouts(self) -> RolloutFolder:
         """The rollouts that are kept."""
         return RolloutFolder(self.path / "rollouts")
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether its mean reward is a share of problems, written in per cent."""
+        return is_share(self.config.get("reward"))
 
     @property
     def accuracy(self) -> Mapping[str, Any] | None:
@@ -94,6 +101,12 @@ def _names(folders: Sequence[Path]) -> list[str]:
             length += 1
         names.append("/".join(parts[-length:]))
     return names
+
+
+def score_text(run: ReportedRun, mean: float, interval: Sequence[float]) -> str:
+    """Return a score, or a difference of scores, with its interval: in per cent where the run's rewards are shares."""
+    low, high = interval
+    return Estimate(mean=mean, low=low, high=high).text(is_share=run.has_shares)
 
 
 def settings_of(runs: Sequence[ReportedRun]) -> list[dict[str, str]]:

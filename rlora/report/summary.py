@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlora.report.charts import COLOURS
-from rlora.report.runs import ReportedRun
+from rlora.report.runs import ReportedRun, score_text
 
 _LEFT, _RIGHT = 170, 620  # of the axis, in the picture's own pixels
 
@@ -100,7 +100,7 @@ def scores_of(runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
             if len(runs) > 1 and how == "sampled":
                 continue
             one = run.summary[how]
-            rows.append([words if len(runs) == 1 else run.name, *_cells(one)])
+            rows.append([words if len(runs) == 1 else run.name, *_cells(run, one)])
     return {
         "head": [*first, "base", "policy", "difference"],
         "rows": rows,
@@ -109,18 +109,12 @@ def scores_of(runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
     }
 
 
-def _cells(one: Mapping[str, Any]) -> list[str]:
+def _cells(run: ReportedRun, one: Mapping[str, Any]) -> list[str]:
     texts = []
     for name in ("base", "policy", "difference"):
         value = one[name]
-        texts.append(_text(value["mean" if name == "difference" else "accuracy"], value["ci95"]))
+        texts.append(score_text(run, value["mean" if name == "difference" else "accuracy"], value["ci95"]))
     return texts
-
-
-def _text(mean: float, interval: Sequence[float]) -> str:
-    if max(abs(mean), *map(abs, interval)) > 1:  # rewards that are no shares
-        return f"{mean:.3g} [{interval[0]:.3g}, {interval[1]:.3g}]"
-    return f"{100 * mean:.1f} % [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def _loss_row(run: ReportedRun, name: str) -> list[str]:
@@ -132,7 +126,7 @@ def forest_of(runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
     """Return scores with their intervals as points on one axis: base and policy, greedy and drawn; None where a page
     has several runs, or none that was scored in shares.
     """
-    if len(runs) > 1 or not runs[0].summary or runs[0].kind != "rl":
+    if len(runs) > 1 or not runs[0].summary or runs[0].kind != "rl" or not runs[0].has_shares:
         return None
     arms = [
         (f"{arm}, {words}", runs[0].summary[how][arm])
@@ -140,8 +134,6 @@ def forest_of(runs: Sequence[ReportedRun]) -> dict[str, Any] | None:
         for arm in ("base", "policy")
     ]
     ends = [end for _, arm in arms for end in arm["ci95"]]
-    if min(ends) < 0 or max(ends) > 1:
-        return None
     low, high = _axis(min(ends), max(ends))
 
     def at(value: float) -> float:

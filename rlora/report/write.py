@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
@@ -20,7 +20,7 @@ from rlora.evaluation.report import caption, table_rows
 from rlora.report import charts
 from rlora.report.panels import RL_PANELS, SUPERVISED_PANELS, Panel, Row
 from rlora.report.rollouts import Pack, pack_runs, packed
-from rlora.report.runs import ReportedRun, settings_of
+from rlora.report.runs import ReportedRun, score_text, settings_of
 from rlora.report.summary import forest_of, lead_of, scores_of, tiles_of, title_of
 from rlora.system.files import write_atomically
 
@@ -130,8 +130,12 @@ def with_intervals(run: ReportedRun, number: int, pack: Pack) -> list[Row]:
 
 
 def panels_of(runs: Sequence[ReportedRun]) -> Sequence[Panel]:
-    """Return the charts of runs of this kind."""
-    return RL_PANELS if runs[0].kind == "rl" else SUPERVISED_PANELS
+    """Return the charts of runs of this kind, with scores in per cent where all have shares."""
+    if runs[0].kind != "rl":
+        return SUPERVISED_PANELS
+    if all(run.has_shares for run in runs):
+        return RL_PANELS
+    return [replace(one, unit="", factor=1.0) if one.name == "held_out" else one for one in RL_PANELS]
 
 
 def _charts(runs: Sequence[ReportedRun], rows: Sequence[Sequence[Row]]) -> list[Drawn]:
@@ -151,16 +155,17 @@ def _charts(runs: Sequence[ReportedRun], rows: Sequence[Sequence[Row]]) -> list[
                 )
             )
     points = [_point(run) for run in runs if run.accuracy is not None]
+    are_shares = all(run.has_shares for run in runs)
     if len({point["rate"] for point in points}) > 1:
         drawn.insert(
             0,
             Drawn(
                 name="rates",
                 title="Score against learning rate",
-                unit="%",
+                unit="%" if are_shares else "",
                 help="A dot is a run with its 95 % interval; a line joins the means of one rank.",
                 alt=f"Held-out scores of {len(points)} runs against their learning rates",
-                item=charts.scatter(points),
+                item=charts.scatter(points, are_shares=are_shares),
             ),
         )
     return drawn
@@ -234,8 +239,7 @@ def _runs_table(runs: Sequence[ReportedRun]) -> dict[str, Any]:
 
 def _score(run: ReportedRun) -> str:
     if run.accuracy is not None:
-        low, high = run.accuracy["ci95"]
-        return f"{100 * run.accuracy['accuracy']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        return score_text(run, run.accuracy["accuracy"], run.accuracy["ci95"])
     nats = run.summary.get("policy", {}).get("nats")
     return "" if nats is None else f"{nats['mean']:.4f} [{nats['ci95'][0]:.4f}, {nats['ci95'][1]:.4f}]"
 
