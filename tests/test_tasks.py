@@ -8,6 +8,7 @@ from rlora.errors import ConfigError, DataError
 from rlora.tasks import TASKS, task
 from rlora.tasks.curriculum import LEAST, SolveRates
 from rlora.tasks.prompts import PromptConfig, PromptRenderer
+from rlora.tasks.sets.gsm8k import solved
 from rlora.tasks.source import VARIABLE, data_folder, read_jsonl
 from rlora.tasks.stream import ProblemStream
 from rlora.types import Completion, Group, Problem, Prompt, Rollout, StopReason, Verdict, VerdictKind
@@ -42,6 +43,14 @@ def test_a_unicode_line_separator_inside_a_row_does_not_cut_it(tmp_path) -> None
 def test_unknown_data_set_lists_the_known() -> None:
     with pytest.raises(ConfigError, match=f"'gsm9k' is unknown; it must be one of {', '.join(TASKS)}"):
         task("gsm9k")
+
+
+def test_a_worked_solution_of_gsm8k_loses_the_calculators_marks_and_has_its_answer_in_a_box() -> None:
+    answer = "He has 48/2 = <<48/2=24>>24 clips.\nThat is $<<24*100=2400>>2,400 cents.\n#### 2,400"
+    expected = "He has 48/2 = 24 clips.\nThat is $2,400 cents.\nThe answer is \\boxed{2400}."
+    assert solved({"question": "How much?", "answer": answer}) == {"question": "How much?", "answer": expected}
+    other = {"messages": [{"role": "user", "content": "Hi"}]}
+    assert solved(other) == other
 
 
 @pytest.mark.data

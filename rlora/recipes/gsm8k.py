@@ -2,6 +2,7 @@
 
     rlora train gsm8k --model.name Qwen/Qwen3-1.7B-Base          (one GPU; defaults below)
     rlora train gsm8k --preset cpu                               (two CPU cores, the bundled 135M model)
+    rlora train gsm8k --preset cpu-reason                        (the same, after `rlora train sft --preset cpu-reason`)
     rlora train gsm8k --preset toy                               (random weights, seconds; for tests)
 
 Data: the hub's openai/gsm8k, or a folder with gsm8k/train.jsonl and gsm8k/test.jsonl named by --data-dir or
@@ -54,6 +55,20 @@ CPU = replace(
     sampler=SamplerConfig(max_prompt_tokens=320),
     evaluation=EvaluationConfig(every=25, num_problems=200, num_problems_during_training=200),
 )
+CPU_REASON = replace(
+    CPU,
+    run_dir="runs/gsm8k-reason",
+    preset="cpu-reason",
+    num_steps=40,
+    samples_per_problem=8,
+    consensus_penalty=0.0,
+    model=ModelConfig(name="runs/sft-gsm8k-merged"),
+    optimizer=OptimizerConfig(learning_rate=3e-4),
+    prompt=PromptConfig(),
+    sampling=SamplingParams(max_tokens=192),
+    batch=BatchConfig(tokens_per_micro_batch=2048),
+    evaluation=EvaluationConfig(every=10, num_problems=0, num_problems_during_training=200),
+)
 TOY_PRESET = replace(
     CPU,
     run_dir="runs/gsm8k-toy",
@@ -66,4 +81,4 @@ TOY_PRESET = replace(
     sampler=SamplerConfig(kind="torch", max_prompt_tokens=400),
     evaluation=EvaluationConfig(num_problems=8),
 )
-PRESETS = {"gpu": GPU, "cpu": CPU, "toy": TOY_PRESET}
+PRESETS = {"gpu": GPU, "cpu": CPU, "cpu-reason": CPU_REASON, "toy": TOY_PRESET}

@@ -3,6 +3,7 @@
     rlora train sft --train mine.jsonl --model.name Qwen/Qwen3-1.7B-Base      (one GPU; defaults below)
     rlora train sft --train mine.jsonl --preset cpu                           (two CPU cores, the bundled 135M model)
     rlora train sft --data tulu3 --limit 50000                                (allenai/tulu-3-sft-mixture, of the hub)
+    rlora train sft --preset cpu-reason                                       (GSM8K's worked solutions, then RL)
     rlora train sft --train mine.jsonl --preset toy                           (random weights, seconds; for tests)
 
 A row of mine.jsonl is {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}.
@@ -17,6 +18,9 @@ from dataclasses import replace
 from rlora.lora.config import LoraConfig
 from rlora.model.sources import BUNDLED, TOY, ModelConfig
 from rlora.supervised.config import HeldOutConfig, SupervisedConfig
+from rlora.supervised.data import ConversationsConfig
+from rlora.tasks.prompts import PromptConfig
+from rlora.tasks.sets import gsm8k
 from rlora.train.batching import BatchConfig
 from rlora.train.optimizer import OptimizerConfig
 
@@ -39,6 +43,17 @@ CPU = replace(
     batch=BatchConfig(tokens_per_micro_batch=2048, tokens_per_row=512),
     evaluation=HeldOutConfig(every=20, num_examples=100),
 )
+CPU_REASON = replace(
+    CPU,
+    run_dir="runs/sft-gsm8k",
+    preset="cpu-reason",
+    data=ConversationsConfig(name="gsm8k"),
+    epochs=2,
+    examples_per_step=32,
+    max_tokens=512,
+    prompt=PromptConfig(instruction=gsm8k.INSTRUCTION),
+    evaluation=HeldOutConfig(every=50, num_examples=200),
+)
 TOY_PRESET = replace(
     CPU,
     run_dir="runs/sft-toy",
@@ -50,4 +65,4 @@ TOY_PRESET = replace(
     lora=LoraConfig(rank=2),
     evaluation=HeldOutConfig(every=2, num_examples=20),
 )
-PRESETS = {"gpu": GPU, "cpu": CPU, "toy": TOY_PRESET}
+PRESETS = {"gpu": GPU, "cpu": CPU, "cpu-reason": CPU_REASON, "toy": TOY_PRESET}

@@ -1,6 +1,6 @@
 """The examples of a run: read, turned into tokens, split into training and test."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from rlora.tasks.conversations import Unfit, conversation_of
 from rlora.tasks.examples import Encoder, Example, Intake, digest
 from rlora.tasks.files import check_own, own_title, read_own_rows
 from rlora.tasks.select import hold_out
+from rlora.tasks.sets import gsm8k
 from rlora.tasks.source import read_rows
 
 GIVEN = "given"
@@ -20,15 +21,27 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedSet:
-    """Conversations of the hub, or a file of the same rows in the local data folder."""
+    """Conversations of the hub, or a file of the same rows in the local data folder; `read` makes a row's conversation
+    of it where it is none yet.
+    """
 
     hub: str
     file: str
+    subset: str | None = None
+    columns: tuple[str, ...] = ("id", "messages", "conversations")
+    read: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
 
 NAMED = {
     "tulu3": NamedSet(hub="allenai/tulu-3-sft-mixture", file="tulu3/train.jsonl"),
     "openthoughts3": NamedSet(hub="open-thoughts/OpenThoughts3-1.2M", file="openthoughts3/train.jsonl"),
+    "gsm8k": NamedSet(
+        hub="openai/gsm8k",
+        file="gsm8k/train.jsonl",
+        subset="main",
+        columns=("question", "answer"),
+        read=gsm8k.solved,
+    ),
 }
 
 
@@ -37,8 +50,9 @@ class ConversationsConfig:
     """Which conversations are trained and tested on."""
 
     name: Annotated[str, tyro.conf.arg(name="data")] = "tulu3"
-    """tulu3 (allenai/tulu-3-sft-mixture) or openthoughts3 (open-thoughts/OpenThoughts3-1.2M, thoughts of some ten
-    thousand tokens: raise --max-tokens). A file given by train takes its place.
+    """tulu3 (allenai/tulu-3-sft-mixture), openthoughts3 (open-thoughts/OpenThoughts3-1.2M, thoughts of some ten
+    thousand tokens: raise --max-tokens), or gsm8k (the worked solutions of its training set, answers in a box). A file
+    given by train takes its place.
     """
     data_dir: str | None = None
     """Folder of local data sets; $RLORA_DATA or ../shared/data when left out, and the hub when there is none."""
@@ -133,8 +147,16 @@ def _rows(config: ConversationsConfig) -> Rows:
     part = f"[:{config.limit}]" if config.limit else ""
     if config.train is None:
         named = NAMED[config.name]
-        columns = ("id", "messages", "conversations")
-        rows = read_rows(named.file, hub=named.hub, split=f"train{part}", columns=columns, data_dir=config.data_dir)
+        rows = read_rows(
+            named.file,
+            hub=named.hub,
+            subset=named.subset,
+            split=f"train{part}",
+            columns=named.columns,
+            data_dir=config.data_dir,
+        )
+        if named.read is not None:
+            return [named.read(row) for row in rows[: config.limit or None]]
     else:
         rows = read_own_rows(config.train, split=f"train{part}")
     return rows[: config.limit or None]

@@ -1,5 +1,9 @@
 """GSM8K: grade-school word problems whose gold answer follows "#### " (Cobbe et al. 2021, arXiv 2110.14168)."""
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from rlora.errors import DataError
 from rlora.tasks.data import DataConfig
 from rlora.tasks.fields import text_of
@@ -8,6 +12,7 @@ from rlora.tasks.source import read_rows
 from rlora.types import Problem
 
 INSTRUCTION = "Solve it step by step. End with the answer as \\boxed{number}."
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
 def load(split: str, data: DataConfig) -> list[Problem]:
@@ -29,3 +34,18 @@ def load(split: str, data: DataConfig) -> list[Problem]:
             )
         )
     return problems
+
+
+def solved(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with its worked solution as `INSTRUCTION` asks for it: without the marks of the calculator
+    (`<<48/2=24>>`), and the answer in a box. A row that is none of GSM8K's is returned as it is.
+
+    Example:
+        >>> solved({"question": "...", "answer": "She sold 48/2 = <<48/2=24>>24 clips.\\n#### 24"})["answer"]
+        'She sold 48/2 = 24 clips.\\nThe answer is \\\\boxed{24}.'
+    """
+    steps, separator, gold = str(row.get("answer")).rpartition("\n#### ")
+    if not separator:
+        return dict(row)
+    answer = gold.strip().replace(",", "")
+    return {**row, "answer": f"{_CALCULATOR.sub('', steps).rstrip()}\nThe answer is \\boxed{{{answer}}}."}
