@@ -281,18 +281,22 @@ def count_syncs(config, monkeypatch) -> int:
 
 @pytest.mark.parametrize(
     ("number", "is_short", "first"),
-    [(errno.ENOSPC, True, 1), (errno.EACCES, False, 2)],
-    ids=["full", "denied"],
+    [
+        pytest.param(errno.ENOSPC, True, 1, id="full"),
+        pytest.param(errno.EACCES, False, 3, id="denied"),
+        pytest.param(errno.ENOSPC, True, 2, id="full, too", marks=pytest.mark.long),
+        pytest.param(errno.EACCES, False, 4, id="denied, too", marks=pytest.mark.long),
+    ],
 )
-def test_each_second_write_failing_in_turn_loses_nothing(tmp_path, monkeypatch, number, is_short, first) -> None:
-    """Of the writes of a run, the odd ones meet a full disk and the even ones a refusal: each fails once."""
+def test_each_fourth_write_failing_in_turn_loses_nothing(tmp_path, monkeypatch, number, is_short, first) -> None:
+    """Each write of a run fails once in the four, for a full disk or for a refusal."""
     few = {"problems_per_step": 1, "samples_per_problem": 4, "num_steps": 2}  # what matters here are the writes
     short = {"evaluation": EvaluationConfig(num_problems=1, every=1), "sampling": SamplingParams(max_tokens=2)}
     size = {**few, **short}
     expected = tmp_path / "expected"
     total = count_syncs(toy(expected, **size), monkeypatch)
     assert total > 20
-    for at in range(first, total + 1, 2):
+    for at in range(first, total + 1, 4):
         run_dir = tmp_path / f"{number}-{at}"
         with monkeypatch.context() as patch:
             patch.setattr(files.os, "fsync", _Failing(at, number, is_short=is_short))
