@@ -119,6 +119,14 @@ def test_health_is_one_clause_and_cheap() -> None:
     assert best < 1e-3
 
 
+def test_health_of_a_supervised_run_sees_its_held_out_loss_rise() -> None:
+    rows = [{"step": step, "loss/value": 2.0 - 0.01 * step} for step in range(61)]
+    for step in range(0, 61, 10):
+        rows[step]["evaluation/loss"] = 2.0 + (-0.02 * step if step < 30 else 0.02 * (step - 40))
+    assert health(rows) == "the held-out loss rises since step 20, while the trained one falls"
+    assert health(rows[:31]) is None
+
+
 def _seconds(work) -> float:
     start = time.perf_counter()
     work()

@@ -21,6 +21,7 @@ from rlora.cohort.fates import Rules, Watch, fate_of, rolled_back
 from rlora.cohort.meeting import Meeting, Seat
 from rlora.cohort.members import Member, members_of
 from rlora.cohort.table import Table, table_of
+from rlora.diagnosis import health
 from rlora.errors import ConfigError, RunDirError
 from rlora.inputs import check_inputs
 from rlora.library import with_problems
@@ -206,7 +207,7 @@ class Cohort:
             if fate is None or (fate.kind == "frozen" and not (Path(config.run_dir) / "summary.json").is_file()):
                 Path(config.run_dir).parent.mkdir(parents=True, exist_ok=True)
                 with (self.folder / MEMBERS / f"{name}.txt").open("a", encoding="utf-8") as report:
-                    carry_out(config, site, point=point, screen=Screen(report), drive=watch.drive)
+                    carry_out(config, site, point=point, screen=Screen(report), drive=watch.drive, health=health)
             fate = fate_of(Path(config.run_dir))
             if fate is not None:
                 say(f"{name} {fate.kind} after step {fate.step}, at version {fate.version}: {fate.why}")

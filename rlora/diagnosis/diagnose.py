@@ -37,7 +37,10 @@ DISEASES: tuple[Disease, ...] = (  # causes before what they lead to
     overfitting,
     few_problems,
 )
-_SEEN_IN_ROWS: tuple[Disease, ...] = (no_signal, truncation, refused_format, below_precision, part_served)
+_SEEN_IN_ROWS: tuple[Disease, ...] = (
+    *(no_signal, truncation, refused_format, below_precision, part_served),
+    overfitting,
+)
 
 
 def diagnose(run_dir: Path) -> list[Finding]:

@@ -10,7 +10,8 @@ _WORSE = 0.02  # relative rise of the held-out loss
 
 def overfitting(evidence: Evidence) -> Finding | None:
     """The held-out score falls while what is trained on gets better."""
-    return _of_losses(evidence) if evidence.is_supervised else _of_scores(evidence)
+    has_losses = any("evaluation/loss" in row for row in evidence.rows)
+    return _of_losses(evidence) if has_losses else _of_scores(evidence)
 
 
 def _of_scores(evidence: Evidence) -> Finding | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rlora.config import to_json, with_home
+from rlora.diagnosis import health
 from rlora.model.identity import base_digests, sizes_of
 from rlora.model.sources import model_dir, model_title
 from rlora.resume import BranchPoint, begin_at, branched, dated, find_start, same_inputs
@@ -120,7 +121,12 @@ def _carry_out(
 ) -> None:
     """Train the run of a directory from where it is to its end, and score it."""
     with MetricsLog(
-        run_dir.path, config.tracking, num_steps=config.num_steps, run_id=run_dir.run_id, run_config=to_json(config)
+        run_dir.path,
+        config.tracking,
+        num_steps=config.num_steps,
+        run_id=run_dir.run_id,
+        run_config=to_json(config),
+        health=health,
     ) as log:
         start = find_start(config, point, log)
         if config.num_threads is not None:
