@@ -9,6 +9,7 @@ import argparse
 import json
 import random
 import shutil
+import statistics
 import sys
 import tempfile
 import time
@@ -21,8 +22,9 @@ import numpy as np
 from benchmarks.figures import Figure
 from rlora.loop import run
 from rlora.recipes import find_recipe
+from rlora.report.live import LiveRun
 from rlora.report.runs import read_run
-from rlora.report.write import page_of, write_report
+from rlora.report.write import json_text, page_of, write_report
 from rlora.store.rollouts import RolloutFolder, RolloutsConfig
 from rlora.store.token_values import TokenValues
 from rlora.system.records import line_of
@@ -135,6 +137,45 @@ def make_run(folder: Path, *, num_steps: int = NUM_STEPS) -> Path:
     return path
 
 
+def _append(path: Path, step: int, numbers: random.Random, noise: np.random.Generator, row: dict[str, float]) -> None:
+    """Write a step as a run does: its rollouts, then its row."""
+    rollouts = RolloutFolder(path / "rollouts", RolloutsConfig(keep_last=10**6))
+    groups = list(_groups(numbers, step))
+    rollouts.save(step, groups)
+    rollouts.save_tokens(step, _values(noise, groups).to_bytes())
+    rollouts.flush()
+    rollouts.close()
+    with (path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(line_of({**row, "step": step}) + "\n")
+
+
+def watch_figures(path: Path, *, num_steps: int = 20, polls: int = 5) -> Iterator[Figure]:
+    """Yield the CPU time that `rlora watch` takes of a run that has steps already and goes on; a page asks for more
+    every 2 s.
+    """
+    live, numbers, noise = LiveRun(path), random.Random(1), np.random.default_rng(1)
+    row = dict(read_run(path).rows[-1])
+    first = int(row["step"]) + 1
+    live.page("/more")
+    after = live.more("")["next"]
+    of_steps, of_polls = [], []
+    for step in range(first, first + num_steps):
+        _append(path, step, numbers, noise, row)
+        start = time.process_time()
+        answer = live.more(after)
+        json_text(answer)
+        of_steps.append(time.process_time() - start)
+        assert answer["hasMore"]
+        assert answer["rollouts"]
+        after, start = answer["next"], time.process_time()
+        for _ in range(polls):
+            live.more(after)
+        of_polls.append((time.process_time() - start) / polls)
+    about = f"CPU time after {first:,} steps, {NUM_PROBLEMS * NUM_SAMPLES} rollouts each"
+    yield _figure("watch, a step that is new", 1e3 * statistics.median(of_steps), "ms", 200, about)
+    yield _figure("watch, nothing new", 1e3 * statistics.median(of_polls), "ms", 20, about)
+
+
 def _figure(name: str, value: float, unit: str, target: float, note: str) -> Figure:
     return Figure(name=f"report: {name}", value=value, unit=unit, target=target, against="fixed", note=note)
 
@@ -153,6 +194,7 @@ def figures(*, num_steps: int) -> Iterator[Figure]:
         about = f"{count:,} rollouts of {num_tokens:.0f} tokens"
         yield _figure("written in", seconds, "s", 20, f"read and written, {about}")
         yield _figure("size", file.stat().st_size / 1e6, "MB", 30, about)
+        yield from watch_figures(path)
         if shutil.which("chromium") is None:
             print("No Chromium here: make setup-browser, to measure the page in it.", file=sys.stderr)
             return

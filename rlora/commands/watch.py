@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
     options = with_home(tyro.cli(WatchOptions, args=arguments, prog="rlora watch", description=DESCRIPTION))
     options.check()
     with suppress(OSError):
-        os.nice(10)  # what is watched goes first
+        os.nice(19)  # what is watched goes first
     live = LiveRun(member_dir(options.run), max_rollouts=options.max_rollouts)
     with LiveServer(live, host=options.host, port=options.port) as server:
         if options.host not in ("127.0.0.1", "localhost", "::1"):

@@ -456,10 +456,9 @@
     }
     if (!browser && more.rollouts) location.reload();
     if (browser && more.rollouts) await browser.append(more.rollouts);
-    byId("diagnosis").replaceChildren(...more.diagnosis.map((line) => element("p", { textContent: line })));
   };
   const watch = async (address) => {
-    let after = head.watch.next;
+    let after = head.watch.next, said = "";
     for (;;) {
       try {
         const answer = await fetch(`${address}&after=${encodeURIComponent(after)}`);
@@ -469,6 +468,10 @@
         byId("live").textContent = more.isRunning ? `live, ${more.step} steps` : `ended after ${more.step} steps`;
         if (more.isNew) location.reload();
         if (more.hasMore) await append(more);
+        if (said && said !== more.diagnosis.join()) {
+          byId("diagnosis").replaceChildren(...more.diagnosis.map((line) => element("p", { textContent: line })));
+        }
+        said = more.diagnosis.join();
       } catch (error) {
         byId("live").textContent = `not answering (${error.message}); the page stays as it is`;
       }
