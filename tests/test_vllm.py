@@ -38,6 +38,23 @@ def bench():
     made.sampler.close()
 
 
+def test_what_is_finished_is_counted_while_the_engine_steps(bench) -> None:
+    bench.put(version=5)
+    engine, counts = bench.sampler._llm.llm_engine, []
+    real = engine.step
+
+    def noted_step():
+        counts.append(watch.counts[0])
+        return real()
+
+    with watching() as watch, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "step", noted_step)
+        completions = [one for group in bench.draw() for one in group]
+    assert watch.text() == ""
+    assert counts[-1].total == counts[-1].done == len(completions)
+    assert counts[-1].tokens == sum(len(one.token_ids) for one in completions)
+
+
 def test_a_swap_changes_the_next_sample_to_the_new_adapters_logprobs(bench) -> None:
     for version in (1, 2):
         bench.put(version=version)
@@ -254,20 +271,3 @@ def test_another_process_samples_the_same_bits_with_a_cold_or_a_warm_cache() -> 
         results.append(json.loads(line.removeprefix("RESULT")))
     assert results[0] == results[1]
     assert len(results[0]) == 32
-
-
-def test_what_is_finished_is_counted_while_the_engine_steps(bench) -> None:
-    bench.put(version=20)
-    engine, counts = bench.sampler._llm.llm_engine, []
-    real = engine.step
-
-    def noted_step():
-        counts.append(watch.counts[0])
-        return real()
-
-    with watching() as watch, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "step", noted_step)
-        completions = [one for group in bench.draw() for one in group]
-    assert watch.text() == ""
-    assert counts[-1].total == counts[-1].done == len(completions)
-    assert counts[-1].tokens == sum(len(one.token_ids) for one in completions)
